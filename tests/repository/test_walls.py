@@ -1,0 +1,192 @@
+"""The walls between the rooms of docs/architecture.md: who may import whom."""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "pytest_quantcheck"
+OURS = "pytest_quantcheck"
+
+NUMERIC = {"torch", "numpy", "scipy"}
+HUGGING_FACE = {"transformers", "bitsandbytes"}
+HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors"}
+PURE = {"profiles", "storage", "reporting", "comparing", "judging"}
+LIGHT = {"__init__", "plugin", "options", "metrics", "errors"}
+
+
+def room_of(source: str) -> str:
+    """Return the top folder or module of the package that a file belongs to."""
+    return Path(source).parts[0].removesuffix(".py")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of `target` in `source`; a late one runs inside a function or is there for types only."""
+
+    source: str
+    line: int
+    target: str
+    late: bool
+
+    @property
+    def room(self) -> str:
+        return room_of(self.source)
+
+    @property
+    def library(self) -> str:
+        return self.target.partition(".")[0]
+
+    @property
+    def our_room(self) -> str:
+        """The room that is imported, when it is one of ours; a name of the package itself is its own room."""
+        return [*self.target.split("."), "__init__"][1] if self.library == OURS else ""
+
+    def breaks(self, rule: str) -> str:
+        return f"{self.source}:{self.line} imports {self.target}: {rule}"
+
+
+class _Collector(ast.NodeVisitor):
+    """Collects the imports of one module, given as its path inside the package."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.folder = source, [OURS, *Path(source).parts[:-1]]
+        self.late = False
+        self.found: list[Import] = []
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self._add(node, [alias.name for alias in node.names])
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        above = self.folder[: len(self.folder) - node.level + 1] if node.level else []
+        base = ".".join([*above, *filter(None, [node.module])])
+        self._add(node, [f"{base}.{alias.name}" for alias in node.names])
+
+    def visit_FunctionDef(self, node: ast.AST) -> None:
+        before, self.late = self.late, True
+        self.generic_visit(node)
+        self.late = before
+
+    def visit_AsyncFunctionDef(self, node: ast.AST) -> None:
+        self.visit_FunctionDef(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        visit = self.visit_FunctionDef if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit
+        visit(node)
+
+    def _add(self, node: ast.stmt, targets: list[str]) -> None:
+        self.found += [Import(self.source, node.lineno, target, self.late) for target in targets]
+
+
+def imports_of(package: Path) -> dict[str, list[Import]]:
+    """Return the imports of every module of a package, by its path inside the package."""
+    return {str(path.relative_to(package)): _imports_in(path, package) for path in sorted(package.rglob("*.py"))}
+
+
+def _imports_in(path: Path, package: Path) -> list[Import]:
+    collector = _Collector(str(path.relative_to(package)))
+    collector.visit(ast.parse(path.read_text(encoding="utf-8")))
+    return collector.found
+
+
+def analyses_are_pure_numerics(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """Of our rooms, analyses knows errors and records."""
+    rule = "analyses takes tensors and returns numbers; of ours it may know `errors` and `records` only"
+    for found in _all(imports):
+        if found.room == "analyses" and found.our_room not in {"", "analyses", "errors", "records"}:
+            yield found.breaks(rule)
+
+
+def analyses_know_three_libraries(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """Beside the standard library, analyses knows torch, numpy and scipy."""
+    rule = "analyses computes with torch, numpy and scipy alone"
+    for found in _all(imports):
+        if found.room == "analyses" and found.library not in sys.stdlib_module_names | {OURS, *NUMERIC}:
+            yield found.breaks(rule)
+
+
+def only_models_knows_hugging_face(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """Nothing but models/ imports transformers or bitsandbytes, not even late."""
+    rule = "only models/ knows Hugging Face; ask it for what you need"
+    for found in _all(imports):
+        if found.room != "models" and found.library in HUGGING_FACE:
+            yield found.breaks(rule)
+
+
+def records_are_judged_without_pytest(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """The rooms behind a measurement know neither pytest nor a model."""
+    rule = f"{', '.join(sorted(PURE))} work without pytest and without a model; hand them a record"
+    for found in _all(imports):
+        if found.room in PURE and (found.library in {"pytest", "_pytest"} or found.our_room in {"models", "plugin"}):
+            yield found.breaks(rule)
+
+
+def starting_pytest_is_cheap(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """What runs when a light module is imported, through our other modules too, is light."""
+    rule = f"importing one of {', '.join(sorted(LIGHT))} runs this, and every pytest run would pay; import it late"
+    waiting, seen = [source for source in imports if room_of(source) in LIGHT], set()
+    while waiting:
+        source = waiting.pop()
+        if source in seen or source not in imports:
+            continue
+        seen.add(source)
+        now = [found for found in imports[source] if not found.late]
+        yield from (found.breaks(rule) for found in now if found.library in HEAVY)
+        waiting += [module for found in now for module in _modules_run_by(found)]
+
+
+def _modules_run_by(found: Import) -> list[str]:
+    """Return the files of ours that an import may run: the target, and the packages above it."""
+    parts = found.target.split(".")[1:] if found.library == OURS else []
+    paths = [Path(*parts[:n]) for n in range(1, len(parts) + 1)]
+    return [name for path in paths for name in (f"{path}.py", f"{path}/__init__.py")]
+
+
+def _all(imports: dict[str, list[Import]]) -> Iterator[Import]:
+    return (found for module in imports.values() for found in module)
+
+
+WALLS = (
+    analyses_are_pure_numerics,
+    analyses_know_three_libraries,
+    only_models_knows_hugging_face,
+    records_are_judged_without_pytest,
+    starting_pytest_is_cheap,
+)
+
+BREACHES = [
+    (analyses_are_pure_numerics, "analyses/redundancy.py", "from pytest_quantcheck.models import loading"),
+    (analyses_are_pure_numerics, "analyses/redundancy.py", "from ..gate import Gate"),
+    (analyses_know_three_libraries, "analyses/redundancy.py", "import msgspec"),
+    (only_models_knows_hugging_face, "measuring.py", "def load():\n    import transformers.models"),
+    (records_are_judged_without_pytest, "reporting/terminal.py", "from pytest import TerminalReporter"),
+    (records_are_judged_without_pytest, "judging.py", "from .models.loading import load"),
+    (starting_pytest_is_cheap, "options/table.py", "if True:\n    import numpy as np"),
+    (starting_pytest_is_cheap, "plugin.py", "from .gate import Gate"),
+]
+
+
+@pytest.mark.parametrize("wall", WALLS, ids=lambda wall: wall.__name__)
+def test_wall_stands(wall: Callable[[dict[str, list[Import]]], Iterator[str]]):
+    """The package keeps the wall; the failure names file, line, import and rule."""
+    assert not (breaches := list(wall(imports_of(PACKAGE)))), "\n".join(breaches)
+
+
+@pytest.mark.parametrize(("wall", "source", "text"), BREACHES)
+def test_breach_is_seen(wall, source, text, tmp_path):
+    """Each wall sees an import that breaks it, late ones and those behind another module included."""
+    (tmp_path / "gate.py").write_text("import torch\n")
+    (tmp_path / source).parent.mkdir(exist_ok=True)
+    (tmp_path / source).write_text(text)
+    assert len(list(wall(imports_of(tmp_path)))) == 1
+
+
+def test_late_import_costs_nothing_at_the_start(tmp_path):
+    """A heavy import inside a function, or for types only, is allowed in a light module."""
+    (tmp_path / "plugin.py").write_text(
+        "from typing import TYPE_CHECKING\n\n\ndef hook():\n    import torch\n\n\nif TYPE_CHECKING:\n    import numpy\n"
+    )
+    assert list(starting_pytest_is_cheap(imports_of(tmp_path))) == []
