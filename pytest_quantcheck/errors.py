@@ -1,0 +1,33 @@
+"""What can go wrong, by the place where the user can mend it."""
+
+
+class QuantcheckError(Exception):
+    """Something the user must know; the message says what was expected, what came and what to do."""
+
+
+class SettingsError(QuantcheckError):
+    """An option, or a combination of options, that cannot be used."""
+
+
+class PromptError(QuantcheckError):
+    """A prompt set that cannot be read or does not hold what it must."""
+
+
+class ProfileError(QuantcheckError):
+    """A threshold profile that cannot be read, or that says something it must not say."""
+
+
+class ModelError(QuantcheckError):
+    """A model that cannot be found, loaded or understood."""
+
+
+class MeasurementError(QuantcheckError):
+    """A model that was loaded and gave nothing that can be measured."""
+
+
+class ComparisonError(QuantcheckError):
+    """Two measurements that must not be compared."""
+
+
+class StorageError(QuantcheckError):
+    """A stored record that cannot be written, read or trusted."""

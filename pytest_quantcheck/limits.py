@@ -1,0 +1,34 @@
+"""What may stand as a metric and as its limit: one rule for the command line and for profiles."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from pytest_quantcheck.metrics import METRICS, Metric
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question that offers the most similar known word, or nothing when none is similar.
+
+    >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
+    " Did you mean 'ace_drift'?"
+    """
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name; `ValueError` lists the known ones and the nearest."""
+    if name not in METRICS:
+        known = ", ".join(METRICS)
+        raise ValueError(f"unknown metric {name!r}; known metrics are {known}.{nearest(name, METRICS)}")
+    return METRICS[name]
+
+
+def check_limit(metric: Metric, value: float) -> float:
+    """Hand back a limit that can decide; `ValueError` when it is NaN, infinite, negative or out of reach."""
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"expected a finite limit of at least 0 for {metric.name}, got {value}")
+    if metric.name == "salient_overlap" and value > 1:
+        raise ValueError(f"expected a limit of at most 1 for {metric.name} (an overlap is a share), got {value}")
+    return value

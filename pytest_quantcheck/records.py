@@ -1,0 +1,192 @@
+"""What one room hands to the next: frozen, typed records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .profiles.records import Profile
+
+SCHEMA = 1
+"""Version of the measurement's file format; a measurement of another schema is not compared."""
+
+Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a measurement comes from: all that must agree, or be known, when two are compared."""
+
+    model: str
+    bits: str
+    revision: str | None
+    content_hash: str | None
+    dtype: str
+    module_types: dict[str, int]
+    quantization: dict[str, Any] | None
+    gradient_path: str
+    architecture: str
+    n_layers: int
+    tokenizer_hash: str
+    prompt_set: str
+    prompt_hash: str
+    template: str
+    readout: str
+    layers: tuple[int, ...]
+    attribution: str
+    seed: int
+    batch_size: int
+    device: str
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model answered to each prompt.
+
+    `index` (n,) int64: position of the prompt in its prompt set, ascending; `token` (n,) int64: the answer's
+    token id; `confidence` (n,) float64 in [0, 1]; `correct` (n,) bool; `support` (n, k) int32: token ids of the
+    *reference's* k most probable tokens; `log_probs` (n, k) float32: this model's log-probabilities of those;
+    `rest` (n,) float32: log-probability of everything else. `exact`: the support is the whole distribution, so
+    nothing is left in `rest`.
+    """
+
+    index: NDArray[np.int64]
+    token: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    support: NDArray[np.int32]
+    log_probs: NDArray[np.float32]
+    rest: NDArray[np.float32]
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Correlations:
+    """Sums from which Pearson correlations of d neurons follow; sums of disjoint tokens can be merged.
+
+    `count`: tokens seen; `mean` (d,) float64; `comoment` (d, d) float32: sum over tokens of the products of
+    deviations from the mean.
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    comoment: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What one layer's d neurons did over all non-padding tokens of all prompts.
+
+    Prompts fall into g groups (position in the prompt set modulo g) from which intervals are made. `minimum`,
+    `maximum` (g, d) float32: each neuron's extremes within a group, +inf and -inf where a group is empty;
+    `correlations`: of all neurons over all tokens; `sample` (s,) int64: the neurons followed in each group;
+    `groups`: their correlations, one entry for each of the g groups; `rectified`: the activation function is of
+    the ReLU family.
+    """
+
+    minimum: NDArray[np.float32]
+    maximum: NDArray[np.float32]
+    correlations: Correlations
+    sample: NDArray[np.int64]
+    groups: tuple[Correlations, ...]
+    rectified: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Saliency:
+    """Which of one layer's d neurons an answer rests on, for m prompts.
+
+    `index` (m,) int64: positions in the prompt set; `target` (m,) int64: token whose log-probability was
+    attributed; `salient` (m, d) bool; `error` (m,) float32: relative completeness error; `nodes` (m,) int32:
+    quadrature nodes used; `converged` (m,) bool.
+    """
+
+    index: NDArray[np.int64]
+    target: NDArray[np.int64]
+    salient: NDArray[np.bool_]
+    error: NDArray[np.float32]
+    nodes: NDArray[np.int32]
+    converged: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What one model did on one prompt set; measurements of disjoint shards merge into that of the whole."""
+
+    provenance: Provenance
+    answers: Answers
+    activations: dict[int, Activations]
+    saliency: dict[int, Saliency]
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one candidate on one prompt set (and layer), with its confidence interval.
+
+    `value`, `low` and `high` are finite or None; None means that nothing could be measured, and `reason` says
+    why. `applicable` is False where the reference itself gives no definition for this layer: it takes no part.
+    `reference` and `candidate` are the two models' own quantities where the metric is a difference of such.
+    """
+
+    metric: str
+    layer: int | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    confidence: float
+    n_prompts: int
+    method: str
+    reference: float | None = None
+    candidate: float | None = None
+    applicable: bool = True
+    reason: str = ""
+    details: dict[str, float] = {}
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Reference against candidate on one prompt set: every metric's estimates.
+
+    `identical`: not one answer, activation or attribution differs, as if the candidate were never quantized.
+    `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`. `profile` is
+    what the gate that made the comparison judges it by.
+    """
+
+    candidate: str
+    prompt_set: str
+    n_prompts: int
+    estimates: tuple[Estimate, ...]
+    identical: bool
+    reference_provenance: Provenance
+    candidate_provenance: Provenance
+    histograms: dict[int, dict[str, tuple[int, ...]]]
+    profile: Profile | None = None
+    notes: tuple[str, ...] = ()
+
+    def of(self, metric: str) -> tuple[Estimate, ...]:
+        """The estimates of one metric, one for each layer if it has layers."""
+        return tuple(estimate for estimate in self.estimates if estimate.metric == metric)
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a profile says of one metric of one candidate on one prompt set.
+
+    `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule
+    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word.
+    """
+
+    metric: str
+    candidate: str
+    prompt_set: str
+    status: Status
+    acceptable: bool
+    warning: bool
+    estimate: Estimate
+    limit: float
+    direction: Literal["max", "min"]
+    limit_source: str
+    profile: str
+    prompts_needed: int | None = None
+    message: str = ""

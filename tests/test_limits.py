@@ -1,0 +1,36 @@
+"""One rule for what may stand as a metric and as its limit."""
+
+import math
+
+import pytest
+
+from pytest_quantcheck.limits import check_limit, find_metric, nearest
+from pytest_quantcheck.metrics import METRICS
+
+
+def test_unknown_metric_lists_all_and_offers_the_nearest():
+    """A mistyped metric is answered with the known ones and the one that was probably meant."""
+    with pytest.raises(ValueError, match="Did you mean 'ace_drift'") as caught:
+        find_metric("ACE-drfit")
+    assert all(name in str(caught.value) for name in METRICS)
+
+
+def test_nothing_similar_offers_nothing():
+    """A word that resembles no known one gets no suggestion."""
+    assert nearest("zzz", METRICS) == ""
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-9])
+def test_limits_that_cannot_decide_are_refused(metric, value):
+    """NaN, infinite and negative limits are refused for every metric."""
+    with pytest.raises(ValueError, match="expected a finite limit of at least 0"):
+        check_limit(metric, value)
+
+
+def test_overlap_above_one_is_refused():
+    """No overlap can reach a limit above 1, other metrics may."""
+    assert check_limit(METRICS["salient_overlap"], 1.0) == 1.0
+    assert check_limit(METRICS["kl_divergence"], 1.1) == 1.1
+    with pytest.raises(ValueError, match="at most 1"):
+        check_limit(METRICS["salient_overlap"], 1.1)
