@@ -1,0 +1,64 @@
+"""How `--quantcheck-attribution` is spelled and what it asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pytest_quantcheck.limits import nearest
+
+PAPER_NODES = 50
+_METHODS = ("adaptive", "paper", "off")
+_CHOICES = {"baseline": ("token", "zero"), "target": ("reference", "own")}
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How salient neurons are found.
+
+    `method`: `adaptive` adds quadrature nodes until the attribution is complete, `paper` takes the paper's 50,
+    `fixed` takes `nodes`, `off` attributes nothing; `nodes` is None where the number is not fixed. `baseline`:
+    the path starts at the activations of token id 0 or at the zero vector. `target`: the log-probability of the
+    reference's answer in both models, or of each model's own answer.
+    """
+
+    method: Literal["adaptive", "paper", "off", "fixed"] = "adaptive"
+    nodes: int | None = None
+    baseline: Literal["token", "zero"] = "token"
+    target: Literal["reference", "own"] = "reference"
+
+    def __str__(self) -> str:
+        """The canonical spelling, which `parse_attribution` reads back."""
+        if self.method == "off":
+            return "off"
+        method = f"nodes={self.nodes}" if self.method == "fixed" else self.method
+        return f"{method},baseline={self.baseline},target={self.target}"
+
+
+def parse_attribution(raw: str) -> Attribution:
+    """Read `adaptive`, `paper`, `off` or `nodes=N`, with `baseline=` and `target=` behind commas.
+
+    >>> parse_attribution("paper,target=own")
+    Attribution(method='paper', nodes=50, baseline='token', target='own')
+    """
+    fields: dict[str, Any] = {}
+    for part in (part.strip() for part in raw.split(",")):
+        for name, value in _read_part(part).items():
+            if name in fields:
+                raise ValueError(f"{raw!r} says its {name} twice; say it once")
+            fields[name] = value
+    if fields.get("method") == "off" and len(fields) > 1:
+        raise ValueError(f"'off' takes nothing beside it, got {raw!r}")
+    return Attribution(**fields)
+
+
+def _read_part(part: str) -> dict[str, Any]:
+    name, equals, value = part.partition("=")
+    if not equals and name in _METHODS:
+        return {"method": "paper", "nodes": PAPER_NODES} if name == "paper" else {"method": name}
+    if name == "nodes" and value.isdecimal() and int(value) > 0:
+        return {"method": "fixed", "nodes": int(value)}
+    if name in _CHOICES and value in _CHOICES[name]:
+        return {name: value}
+    known = [*_METHODS, "nodes=N", *(f"{key}={choice}" for key, choices in _CHOICES.items() for choice in choices)]
+    raise ValueError(f"expected {', '.join(known)}, joined by commas, got {part!r}.{nearest(part, known)}")

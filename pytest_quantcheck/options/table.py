@@ -1,0 +1,147 @@
+"""The one table of options from which the command line and the ini file are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.options.attribution import parse_attribution
+from pytest_quantcheck.options.values import (
+    DTYPES,
+    parse_bits,
+    parse_device,
+    parse_directory,
+    parse_layers,
+    parse_limit,
+    parse_metric,
+    parse_name,
+    parse_template,
+    parse_text,
+    parse_whole,
+)
+
+READOUTS = {name: name for name in ("token", "choices", "substring")}
+_ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
+_INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: `--quantcheck-NAME` on the command line, `quantcheck_NAME` in the ini file.
+
+    `default` is spelled as a user would spell it; None means that nothing is set.
+    """
+
+    name: str
+    summary: str
+    default: str | None = None
+    parse: Callable[[str], Any] = parse_text
+    metavar: str | None = None
+    kind: Literal["text", "list", "flag"] = "text"
+
+    @property
+    def field(self) -> str:
+        """Name of its field in `Settings`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def flag(self) -> str:
+        """How it is spelled on the command line."""
+        return f"--quantcheck-{self.name}"
+
+    @property
+    def dest(self) -> str:
+        """How it is spelled in the ini file and in pytest's option namespace."""
+        return f"quantcheck_{self.field}"
+
+    @property
+    def help(self) -> str:
+        """One sentence that states the default."""
+        default = "off" if self.kind == "flag" else self.default or "none"
+        again = ", may be repeated" if self.kind == "list" else ""
+        return f"{self.summary} (default: {default}{again})."
+
+    def read(self, config: pytest.Config) -> Any:
+        """The option's value: from the command line, else from the ini file, else its default."""
+        said = config.getoption(self.dest)
+        place = self.flag if said is not None else f"{self.dest} in {config.inipath or 'the ini settings'}"
+        try:
+            return self._value(said if said is not None else config.getini(self.dest) or self._default)
+        except (ValueError, pytest.UsageError) as problem:  # the latter from an ini flag, unnamed
+            raise SettingsError(f"{place}: {problem}") from None
+
+    @property
+    def _default(self) -> str | list[str] | None:
+        return [self.default] if self.kind == "list" and self.default else self.default
+
+    def _value(self, raw: Any) -> Any:
+        if self.kind == "flag":
+            return bool(raw)
+        if self.kind == "list":
+            return tuple(self.parse(item) for item in raw or ())
+        return None if raw is None else self.parse(raw)
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("model", "model to gate: hub id, directory, .gguf file or 'builtin'", metavar="MODEL"),
+    Option("revision", "revision of the model on the hub", metavar="REVISION"),
+    Option("bits", "bit-widths of the candidates: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4", "8,4", parse_bits),
+    Option("dtype", "precision of the reference: bf16, fp16, fp32 or the checkpoint's", "auto", parse_name(DTYPES)),
+    Option(
+        "prompts",
+        "prompt set: 'builtin', a CSV or JSONL file with prompt and gold, or hf:NAME",
+        "builtin",
+        metavar="SOURCE",
+        kind="list",
+    ),
+    Option("template", "auto, chat, raw or a format with {prompt}", "auto", parse_template),
+    Option(
+        "samples",
+        "measure at most so many prompts of each set",
+        "1000",
+        parse_whole(10, "ten calibration bins need ten prompts"),
+        "N",
+    ),
+    Option("seed", "seed of the order and choice of prompts", "0", parse_whole(0), "N"),
+    Option("layers", "blocks to look into: paper (first, middle, last), all, or numbers", "paper", parse_layers),
+    Option("readout", "how an answer is read: token, choices or substring", "token", parse_name(READOUTS)),
+    Option(
+        "attribution",
+        "adaptive, paper, off or nodes=N, then baseline=token|zero and target=reference|own behind commas",
+        "adaptive",
+        parse_attribution,
+    ),
+    Option(
+        "attribution-samples",
+        "attribute the answers of so many prompts",
+        "64",
+        parse_whole(1, "--quantcheck-attribution=off attributes none"),
+        "N",
+    ),
+    Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@1"),
+    Option("fail", "replace one limit of the profile", None, parse_limit, "METRIC:VALUE", "list"),
+    Option("allow-unmeasured", "let a metric pass that could not be measured", None, parse_metric, "METRIC", "list"),
+    Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", parse_device),
+    Option("batch-size", "prompts in one forward pass", "16", parse_whole(1), "N"),
+    Option("report", "write the report into this directory", None, parse_directory, "DIR"),
+    Option("only", "collect the packaged suite and nothing else", kind="flag"),
+    Option("dry-run", "check everything, say what would be measured, load nothing", kind="flag"),
+    Option("neurons", "names of the modules whose outputs are neurons, for unknown architectures", metavar="PATTERN"),
+    Option("trust-remote-code", "run code that the model brings", kind="flag"),
+    Option("allow-pickle", "load weights that are pickled, which can run any code", kind="flag"),
+)
+
+
+def register(parser: pytest.Parser) -> None:
+    """Give pytest every option and its ini twin."""
+    group = parser.getgroup("quantcheck", "acceptance tests for quantized language models")
+    for option in OPTIONS:
+        shown = {} if option.kind == "flag" else {"metavar": option.metavar or option.field.upper()}
+        group.addoption(
+            option.flag, dest=option.dest, action=_ARGPARSE[option.kind], default=None, help=option.help, **shown
+        )
+        parser.addini(option.dest, option.help, type=_INI[option.kind], default=None)

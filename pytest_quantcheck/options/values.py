@@ -1,0 +1,139 @@
+"""From the text of one option to its value; each `ValueError` says what was expected and what came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pytest_quantcheck.limits import check_limit, find_metric, nearest
+
+BIT_WIDTHS: Mapping[str, str] = {
+    **{name: name for name in ("bf16", "fp16", "fp32", "int8", "nf4", "fp4")},
+    "16": "bf16",
+    "8": "int8",
+    "4": "nf4",
+}
+"""Each spelling of a bit-width and its exact name."""
+
+DTYPES: Mapping[str, str] = {
+    **{name: name for name in ("auto", "bf16", "fp16", "fp32")},
+    "16": "bf16",
+    "32": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+}
+"""Each spelling of the reference's precision and its exact name; `auto` is the checkpoint's own."""
+
+_NAMED_LAYERS: Mapping[str, Literal["paper", "all"]] = {"paper": "paper", "all": "all"}
+
+
+def parse_text(raw: str) -> str:
+    """Text that is not blank."""
+    if not raw.strip():
+        raise ValueError("expected a value, got nothing; name one or leave the option out")
+    return raw.strip()
+
+
+def parse_template(raw: str) -> str:
+    r"""A template; shells and ini files hand over a literal `\n` or `\t`, which become newline and tab."""
+    if not raw.strip():
+        raise ValueError("expected auto, chat, raw or a format with {prompt}, got nothing")
+    return raw.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def parse_name(known: Mapping[str, str]) -> Callable[[str], str]:
+    """A reader of one of the known spellings, which gives its exact name."""
+
+    def parse(raw: str) -> str:
+        word = raw.strip().lower()
+        if word not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, got {raw!r}.{nearest(word, known)}")
+        return known[word]
+
+    return parse
+
+
+def parse_bits(raw: str) -> tuple[str, ...]:
+    """Bit-widths by their exact names, in the order given.
+
+    >>> parse_bits("8,4")
+    ('int8', 'nf4')
+    """
+    names = tuple(parse_name(BIT_WIDTHS)(word) for word in raw.split(","))
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"expected each bit-width once, got {raw!r}, which names {', '.join(sorted(twice))} twice")
+    return names
+
+
+def parse_whole(minimum: int, why: str = "") -> Callable[[str], int]:
+    """A reader of whole numbers from `minimum` up; `why` explains the minimum to the user."""
+
+    def parse(raw: str) -> int:
+        expected = f"expected a whole number of at least {minimum}{why and f' ({why})'}, got {raw!r}"
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ValueError(expected) from None
+        if value < minimum:
+            raise ValueError(expected)
+        return value
+
+    return parse
+
+
+def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
+    """`paper` (first, middle, last), `all`, or block numbers, ascending.
+
+    >>> parse_layers("29,0,14")
+    (0, 14, 29)
+    """
+    word = raw.strip()
+    if word in _NAMED_LAYERS:
+        return _NAMED_LAYERS[word]
+    if not all(part.strip().isdecimal() for part in word.split(",")):
+        raise ValueError(f"expected paper, all or block numbers counted from 0, such as 0,14,29, got {raw!r}")
+    layers = sorted(int(part) for part in word.split(","))
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"expected each layer once, got {raw!r}")
+    return tuple(layers)
+
+
+def parse_metric(raw: str) -> str:
+    """The name of a metric."""
+    return find_metric(raw.strip()).name
+
+
+def parse_limit(raw: str) -> tuple[str, float]:
+    """A metric and its limit.
+
+    >>> parse_limit("ace_drift:0.05")
+    ('ace_drift', 0.05)
+    """
+    name, colon, number = raw.partition(":")
+    if not colon:
+        raise ValueError(f"expected METRIC:VALUE, such as ace_drift:0.05, got {raw!r}")
+    metric = find_metric(name.strip())
+    try:
+        value = float(number)
+    except ValueError:
+        raise ValueError(f"expected a number after {metric.name}:, got {number!r}") from None
+    return metric.name, check_limit(metric, value)
+
+
+def parse_device(raw: str) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", raw.strip()):
+        raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {raw!r}")
+    return raw.strip()
+
+
+def parse_directory(raw: str) -> str:
+    """A directory that exists or can be made."""
+    directory = parse_text(raw)
+    if Path(directory).is_file():
+        raise ValueError(f"expected a directory, got the file {directory!r}; name another place")
+    return directory

@@ -1,0 +1,23 @@
+"""Threshold profiles: read, checked, and asked for the limit of one case."""
+
+from pytest_quantcheck.profiles.published import (
+    changed_profiles,
+    checksum,
+    load_profile,
+    published_checksums,
+    thresholds_directory,
+)
+from pytest_quantcheck.profiles.reading import read_profile
+from pytest_quantcheck.profiles.records import Limit, Profile, Rule
+
+__all__ = [
+    "Limit",
+    "Profile",
+    "Rule",
+    "changed_profiles",
+    "checksum",
+    "load_profile",
+    "published_checksums",
+    "read_profile",
+    "thresholds_directory",
+]

@@ -1,0 +1,169 @@
+"""A threshold profile and the limits it gives."""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.limits import check_limit, find_metric
+
+BitWidth = Literal["bf16", "fp16", "fp32", "int8", "nf4", "fp4"]
+LayerName = Literal["first", "middle", "last"]
+Inconclusive = Literal["fail", "warn", "point"]
+
+_NAMED_KEYS = ("bits", "model", "prompts")
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one metric must keep to in one case.
+
+    `direction` is `"max"` when a `value` above the limit fails and `"min"` when one below it does; `evidence`
+    says what was measured to set it; `source` says which table of which profile, or which option, it is from.
+    """
+
+    metric: str
+    value: float
+    direction: Literal["max", "min"]
+    evidence: str
+    source: str
+
+
+class Case(NamedTuple):
+    """What a limit is asked for: a candidate, a block of the model, the model and the prompt set."""
+
+    bits: str | None
+    layer: int | None
+    n_layers: int | None
+    model: str | None
+    prompts: str | None
+
+    @property
+    def layer_names(self) -> tuple[int | LayerName | None, ...]:
+        """The block's number and its name, if it has one."""
+        if self.layer is None or self.n_layers is None:
+            return ()
+        return (self.layer, block_name(self.layer, self.n_layers))
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit and the cases it is for: those that agree with every key that is set.
+
+    `layer` is a block number, or the name of a block; a block has one name: a model of one block has only a first.
+    """
+
+    limit: Limit
+    bits: BitWidth | None = None
+    layer: int | LayerName | None = None
+    model: str | None = None
+    prompts: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of keys that are set: the most specific rule wins."""
+        return sum(getattr(self, key) is not None for key in (*_NAMED_KEYS, "layer"))
+
+    def matches(self, case: Case) -> bool:
+        """Whether the rule is for this case."""
+        named = all(getattr(self, key) in (None, getattr(case, key)) for key in _NAMED_KEYS)
+        return named and (self.layer is None or self.layer in case.layer_names)
+
+    def may_meet(self, other: "Rule") -> bool:
+        """Whether some case matches both rules: there is no key on which they differ."""
+        named = ((getattr(self, key), getattr(other, key)) for key in _NAMED_KEYS)
+        if any(one is not None and two is not None and one != two for one, two in named):
+            return False
+        return _layers_may_meet(self.layer, other.layer)
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a threshold profile.
+
+    `confidence` is the level of every interval; `inconclusive` says what a verdict does whose interval holds the
+    limit: `fail`, `warn` (pass with a word) or `point` (decide by the point estimate).
+    """
+
+    name: str
+    version: int
+    description: str
+    confidence: float
+    inconclusive: Inconclusive
+    rules: tuple[Rule, ...]
+    path: str
+    allow_unmeasured: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name and version, as `--quantcheck-profile` takes them."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that the profile gates by, in the order of its file."""
+        return tuple(dict.fromkeys(rule.limit.metric for rule in self.rules))
+
+    def limit(
+        self,
+        metric: str,
+        *,
+        bits: str | None,
+        layer: int | None = None,
+        n_layers: int | None = None,
+        model: str | None = None,
+        prompts: str | None = None,
+    ) -> Limit | None:
+        """The most specific limit for this case, or None when the profile does not gate by this metric.
+
+        `bits` is the candidate's exact bit-width, `layer` a block out of `n_layers`, `model` the reference as it
+        was named, `prompts` the name of the prompt set.
+        """
+        if layer is not None and n_layers is None:
+            raise ValueError("expected n_layers beside layer: without it no block is known to be the last")
+        find_metric(metric)
+        case = Case(bits, layer, n_layers, model, prompts)
+        matching = [rule for rule in self.rules if rule.limit.metric == metric and rule.matches(case)]
+        return max(matching, key=lambda rule: rule.rank).limit if matching else None
+
+    def with_limits(self, pairs: Iterable[tuple[str, float]], source: str = "--quantcheck-fail") -> "Profile":
+        """The same profile with other limits: each pair's limit replaces all limits of its metric."""
+        profile = self
+        for name, value in pairs:
+            others = tuple(rule for rule in profile.rules if rule.limit.metric != name)
+            profile = msgspec.structs.replace(profile, rules=(*others, _given_rule(name, value, source)))
+        return profile
+
+    def allowing(self, metrics: Iterable[str]) -> "Profile":
+        """The same profile for a user who lets these metrics pass unmeasured."""
+        return msgspec.structs.replace(self, allow_unmeasured=tuple(metrics))
+
+
+def block_name(layer: int, n_layers: int) -> LayerName | None:
+    """The one name of a block: first, else last, else middle, which is block (L-1)//2 of L.
+
+    >>> [block_name(layer, 5) for layer in range(5)]
+    ['first', None, 'middle', None, 'last']
+    """
+    if layer == 0:
+        return "first"
+    if layer == n_layers - 1:
+        return "last"
+    return "middle" if layer == (n_layers - 1) // 2 else None
+
+
+def _layers_may_meet(one: int | LayerName | None, two: int | LayerName | None) -> bool:
+    if one is None or two is None or one == two:
+        return True
+    if type(one) is type(two):
+        return False
+    name, number = (one, two) if isinstance(one, str) else (two, one)
+    return (name == "first") == (number == 0)
+
+
+def _given_rule(name: str, value: float, source: str) -> Rule:
+    try:
+        metric = find_metric(name)
+        check_limit(metric, value)
+    except ValueError as problem:
+        raise ProfileError(f"{source}: {problem}") from None
+    evidence = f"given by {source}"
+    return Rule(limit=Limit(metric=name, value=value, direction=metric.direction, evidence=evidence, source=source))

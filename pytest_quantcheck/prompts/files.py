@@ -1,0 +1,118 @@
+"""Rows of a CSV or JSONL file, checked one by one."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytest_quantcheck.errors import PromptError
+
+Row = Mapping[str, str]
+REQUIRED = ("prompt", "gold")
+_LONGEST_FIELD = 2**31 - 1  # what a C long holds on every platform
+
+
+def read_rows(path: Path) -> dict[int, Row]:
+    """Every row of a file by its number: rows below a CSV's header, or lines of a JSONL file, from 1.
+
+    Each row has text in every column, and `prompt` and `gold` are not blank; `PromptError` says which row is
+    not like that.
+    """
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    if path.suffix.lower() not in readers:
+        raise PromptError(f"prompts: expected a .csv or .jsonl file, 'builtin' or hf:NAME, got {str(path)!r}")
+    rows = readers[path.suffix.lower()](path, _read_text(path))
+    if not rows:
+        raise PromptError(f"{path} has no rows; expected prompts with the columns prompt and gold")
+    for number, row in rows.items():
+        _check_row(path, number, row)
+    return rows
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise PromptError(
+            f"{path} is not UTF-8: byte {problem.start} is {problem.object[problem.start]:#04x}"
+        ) from None
+    except OSError as problem:
+        raise PromptError(f"cannot read prompts from {path}: {problem.strerror}") from None
+    if not text.strip():
+        raise PromptError(f"{path} is empty; expected prompts with the columns prompt and gold")
+    return text
+
+
+def _read_csv(path: Path, text: str) -> dict[int, Row]:
+    with _long_fields():
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        try:
+            header = list(reader.fieldnames or ())
+            _check_columns(str(path), header)
+            return {number: _csv_row(path, number, row, header) for number, row in enumerate(reader, start=1)}
+        except csv.Error as problem:
+            raise PromptError(f"{path}, line {reader.line_num}: malformed CSV: {problem}") from None
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB a field, which is global, for as long as a file is read."""
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_row(path: Path, number: int, row: dict[Any, Any], header: list[str]) -> Row:
+    if None in row or None in row.values():
+        raise PromptError(f"{path}, row {number}: expected {len(header)} fields, got {_count_fields(row)}")
+    return row
+
+
+def _count_fields(row: dict[Any, Any]) -> int:
+    extra = row.get(None, [])
+    return sum(value is not None for name, value in row.items() if name is not None) + len(extra)
+
+
+def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
+    lines = text.split("\n")  # splitlines() would also cut at U+2028 within a string
+    return {number: _json_row(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()}
+
+
+def _json_row(path: Path, number: int, line: str) -> Row:
+    place = f"{path}, line {number}"
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as problem:
+        raise PromptError(f"{place}: malformed JSON: {problem}") from None
+    if not isinstance(row, dict):
+        raise PromptError(f"{place}: expected a JSON object, got {line.strip()[:80]}")
+    _check_columns(place, list(row))
+    if not isinstance(row["prompt"], str):
+        raise PromptError(f"{place}: expected text as prompt, got {row['prompt']!r}")
+    if not isinstance(row["gold"], str | int | None):
+        raise PromptError(f"{place}: expected text, true, false or a whole number as gold, got {row['gold']!r}")
+    return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+def _check_columns(place: str, found: list[str]) -> None:
+    missing = [name for name in REQUIRED if name not in found]
+    if missing:
+        raise PromptError(f"{place}: expected the columns prompt and gold, missing {missing}, found {found}")
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise PromptError(f"{place}: expected each column once, got {twice} more than once")
+
+
+def _check_row(path: Path, number: int, row: Row) -> None:
+    for name in REQUIRED:
+        if not row[name].strip():
+            raise PromptError(f"{path}, row {number}: the {name} is empty; fill it in or take the row out")
+    try:
+        "".join(row.values()).encode()
+    except UnicodeEncodeError as problem:
+        raise PromptError(f"{path}, row {number}: half of a surrogate pair ({problem.reason}); no text") from None

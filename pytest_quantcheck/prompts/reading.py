@@ -1,0 +1,85 @@
+"""From the name of a source to a prompt set."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.prompts.files import Row, read_rows
+from pytest_quantcheck.prompts.hub import find_hub_set, read_hub_rows
+from pytest_quantcheck.prompts.promptset import PromptSet
+from pytest_quantcheck.prompts.template import Template, parse_template, render
+
+FEWEST_PROMPTS = 10
+"""Ten calibration bins need ten prompts."""
+
+BUILTIN = Path(__file__).parent.parent / "models" / "builtin" / "prompts.jsonl"
+
+
+def read_prompts(source: str, *, template: str = "auto", samples: int = 1000, seed: int = 0) -> PromptSet:
+    """Read, check and sample a prompt set.
+
+    `source` is `builtin`, a `.csv` or `.jsonl` file with `prompt` and `gold`, or `hf:NAME`, one of the paper's
+    data sets, which brings the paper's template unless `template` holds another format. The rows are put in an
+    order that only `seed` decides, and the first `samples` are taken: fewer samples are a prefix of more.
+
+    Raises `PromptError` when the source cannot be read, a row is not as it must be, or too few prompts are left.
+    """
+    chosen = _choose_template(source, parse_template(template))
+    rows = _read_source(source)
+    numbers = _sample(sorted(rows), samples, seed)
+    if len(numbers) < FEWEST_PROMPTS:
+        raise PromptError(
+            f"{source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(numbers)}"
+        )
+    return _make_prompt_set(source, chosen, {number: rows[number] for number in numbers})
+
+
+def _choose_template(source: str, asked: Template) -> Template:
+    if source.startswith("hf:") and asked.format is None:
+        return Template(asked.chat, find_hub_set(source.removeprefix("hf:")).format)
+    if source == "builtin" and asked == Template():
+        return Template(chat=False)
+    return asked
+
+
+def _read_source(source: str) -> Mapping[int, Row]:
+    if source.startswith("hf:"):
+        return read_hub_rows(source.removeprefix("hf:"))
+    return read_rows(BUILTIN if source == "builtin" else Path(source).expanduser())
+
+
+def _sample(numbers: list[int], samples: int, seed: int) -> list[int]:
+    random.Random(seed).shuffle(numbers)  # noqa: S311 - a reproducible order, not a secret
+    return numbers[:samples]
+
+
+def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -> PromptSet:
+    _check_fields(source, template, rows)
+    deferred = template.format if template.fields == {"prompt"} else None
+    return PromptSet(
+        name=source.removeprefix("hf:") if source.startswith("hf:") else Path(source).stem,
+        prompts=tuple(_prompt(row, template, deferred) for row in rows.values()),
+        golds=tuple(row["gold"].strip() for row in rows.values()),
+        rows=tuple(rows),
+        source=source,
+        template=str(template),
+        format=deferred,
+        chat=template.chat,
+    )
+
+
+def _prompt(row: Row, template: Template, deferred: str | None) -> str:
+    if template.format is None or template.format == deferred:
+        return row["prompt"]
+    return render(template.format, row)
+
+
+def _check_fields(source: str, template: Template, rows: Mapping[int, Row]) -> None:
+    for number, row in rows.items():
+        missing = sorted(template.fields - row.keys())
+        if missing:
+            raise PromptError(
+                f"{source}, row {number}: the template uses the columns {missing}, found {sorted(row)}; "
+                f"write a literal brace twice"
+            )
