@@ -1,0 +1,1 @@
+"""Pure numerics, tensors in and numbers out; nothing here knows of models, prompts or pytest."""

@@ -1,0 +1,147 @@
+"""Dead neurons: those whose activation stays near zero over every token."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..errors import MeasurementError
+
+Masks = NDArray[np.bool_]
+Extremes = NDArray[np.float32]
+
+DEAD_BELOW = np.float32(0.1)
+"""A neuron is dead when every activation is strictly inside (-0.1, 0.1), as in the paper."""
+
+RECTIFIED_DEAD_BELOW = np.float32(1e-6)
+"""The same for the ReLU family."""
+
+
+def new_extremes(groups: int, neurons: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return minimum and maximum (groups, neurons) float32 of no tokens at all: +inf and -inf."""
+    minimum = torch.full((groups, neurons), torch.inf, dtype=torch.float32, device=device)
+    return minimum, -minimum
+
+
+@torch.inference_mode()
+def update_extremes(minimum: Tensor, maximum: Tensor, activations: Tensor, groups: Tensor) -> None:
+    """Take the activations of a batch into each group's extremes, in place and without waiting for the device.
+
+    A NaN activation makes its neuron's extremes NaN, which `dead` refuses.
+
+    Args:
+        minimum: (g, neurons) float32.
+        maximum: (g, neurons) float32.
+        activations: (tokens, neurons), any floating dtype: those of the batch's non-padding tokens.
+        groups: (tokens,) int64 in [0, g): the group of each token's prompt.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if activations.shape[1:] != minimum.shape[1:] or groups.shape != activations.shape[:1]:
+        raise ValueError(
+            f"Expected activations (tokens, {minimum.shape[1]}) and one group a token, got "
+            f"{tuple(activations.shape)} and {tuple(groups.shape)}."
+        )
+    values = activations.to(torch.float32)
+    index = groups[:, None].expand_as(values)
+    minimum.scatter_reduce_(0, index, values, "amin")
+    maximum.scatter_reduce_(0, index, values, "amax")
+
+
+def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool, groups: Sequence[int] | None = None) -> Masks:
+    """Return which neurons are dead over all tokens of the groups.
+
+    The comparison is made in float32 on both sides, as NumPy and torch make it for the paper: the limits are
+    float32(0.1), a little above 0.1, and float32(1e-6), a little below 1e-6. bf16 and fp16 activations are exact
+    in float32 and compared by value; float64 ones are rounded to float32 first.
+
+    Args:
+        minimum: (g, neurons) float32, each group's smallest activation.
+        maximum: (g, neurons) float32, each group's largest.
+        rectified: the activation function is of the ReLU family: dead below 1e-6 in magnitude.
+        groups: rows to look at; all if not given.
+
+    Returns:
+        (neurons,) bool.
+
+    Raises:
+        MeasurementError: no token was seen, or an activation was not finite.
+
+    Example:
+        >>> low, high = np.float32([[-0.05, -0.2], [0.0, 0.0]]), np.float32([[0.02, 0.0], [0.09, 0.3]])
+        >>> dead(low, high, rectified=False).tolist()
+        [True, False]
+    """
+    rows = slice(None) if groups is None else np.asarray(groups, dtype=np.intp)
+    low = minimum[rows].min(axis=0, initial=np.float32(np.inf))
+    high = maximum[rows].max(axis=0, initial=np.float32(-np.inf))
+    return _inside(low, high, rectified=rectified)
+
+
+def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
+    """Return (g, neurons) bool: row i says which neurons are dead over all groups but i. Arguments as in `dead`."""
+    low, high = _without_each(minimum, np.minimum, np.inf), _without_each(maximum, np.maximum, -np.inf)
+    return _inside(low, high, rectified=rectified)
+
+
+def dead_neuron_gain(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
+    """Return (dead in candidate - dead in reference) / neurons, in [-1, 1].
+
+    Signed, so that its interval can be folded. Masks (neurons,) give a number, (g, neurons) give (g,).
+    """
+    expected, obtained = _same_shape(reference, candidate)
+    return np.asarray((obtained.sum(axis=-1) - expected.sum(axis=-1)) / expected.shape[-1])
+
+
+def dead_neuron_delta(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
+    """Return abs(dead in candidate - dead in reference) / neurons, in [0, 1]; shapes as in `dead_neuron_gain`.
+
+    Example:
+        >>> float(dead_neuron_delta([True, False, False, False], [False, True, True, False]))
+        0.25
+    """
+    return np.abs(dead_neuron_gain(reference, candidate))
+
+
+def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
+    """Return the share of neurons whose state differs, in [0, 1]; shapes as in `dead_neuron_gain`.
+
+    Equal counts can hide different neurons; churn is never below the delta.
+
+    Example:
+        >>> float(dead_neuron_churn([True, False, False, False], [False, True, True, False]))
+        0.75
+    """
+    expected, obtained = _same_shape(reference, candidate)
+    return np.asarray((expected != obtained).mean(axis=-1))
+
+
+def _inside(low: Extremes, high: Extremes, *, rectified: bool) -> Masks:
+    if np.any(low > high):
+        raise MeasurementError("Expected at least one token for each neuron, got none; measure more prompts.")
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
+        bad = np.flatnonzero(~np.all(np.atleast_2d(np.isfinite(low) & np.isfinite(high)), axis=0))
+        raise MeasurementError(
+            f"Expected finite activations, got NaN or infinity in {len(bad)} of {low.shape[-1]} neurons (the first is "
+            f"{bad[0]}); the model overflows: load it in another dtype."
+        )
+    limit = RECTIFIED_DEAD_BELOW if rectified else DEAD_BELOW
+    return (low > -limit) & (high < limit)
+
+
+def _without_each(extremes: Extremes, further: np.ufunc, nothing: float) -> Extremes:
+    """Reduce over all rows but i, from the rows before it and those after it."""
+    none = np.full_like(extremes[:1], nothing)
+    before = further.accumulate(np.concatenate([none, extremes[:-1]]))
+    after = further.accumulate(np.concatenate([none, extremes[:0:-1]]))[::-1]
+    return np.asarray(further(before, after))
+
+
+def _same_shape(reference: ArrayLike, candidate: ArrayLike) -> tuple[Masks, Masks]:
+    expected, obtained = np.asarray(reference, dtype=bool), np.asarray(candidate, dtype=bool)
+    if expected.shape != obtained.shape or expected.shape[-1:] in ((), (0,)):
+        raise ValueError(f"Expected two masks over the same neurons, got shapes {expected.shape}, {obtained.shape}.")
+    return expected, obtained

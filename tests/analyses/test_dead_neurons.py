@@ -1,0 +1,172 @@
+"""Dead neurons: extremes in any batches, the thresholds as the paper compares them, and what is left out."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_quantcheck.analyses.dead_neurons import (
+    dead,
+    dead_neuron_churn,
+    dead_neuron_delta,
+    dead_neuron_gain,
+    dead_without_each,
+    new_extremes,
+    update_extremes,
+)
+from pytest_quantcheck.errors import MeasurementError
+
+fresh = settings(max_examples=60)
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@st.composite
+def batches(draw):
+    """Activations (tokens, neurons) near the thresholds, a group for each token, and where batches end."""
+    tokens, neurons, groups = draw(st.integers(1, 40)), draw(st.integers(1, 20)), draw(st.integers(1, 6))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    scale = draw(st.sampled_from([1e-6, 0.05, 1.0]))
+    activations = torch.from_numpy(generator.normal(size=(tokens, neurons)) * scale)
+    member = torch.from_numpy(generator.integers(0, groups, tokens))
+    cuts = draw(st.lists(st.integers(0, tokens), max_size=4).map(sorted))
+    return activations.to(draw(st.sampled_from(DTYPES))), member, groups, [0, *cuts, tokens]
+
+
+def extremes(activations, member, groups, cuts):
+    """Stream the activations through, batch by batch."""
+    minimum, maximum = new_extremes(groups, activations.shape[1])
+    for start, stop in pairwise(cuts):
+        update_extremes(minimum, maximum, activations[start:stop], member[start:stop])
+    return minimum.numpy(), maximum.numpy()
+
+
+def dead_by_definition(activations, *, rectified):
+    """Look at every activation of every neuron, as float32."""
+    values = activations.float().numpy()
+    limit = np.float32(1e-6) if rectified else np.float32(0.1)
+    return np.array([all(abs(x) < limit for x in neuron) for neuron in values.T])
+
+
+@fresh
+@given(batches())
+def test_extremes_are_those_of_each_group_however_the_tokens_are_batched(sample):
+    """Streaming gives exactly each group's smallest and largest activation; an empty group has +inf and -inf."""
+    activations, member, groups, _ = sample
+    minimum, maximum = extremes(*sample)
+    values = activations.float().numpy()
+    for group in range(groups):
+        own = values[member.numpy() == group]
+        np.testing.assert_array_equal(minimum[group], own.min(axis=0, initial=np.inf))
+        np.testing.assert_array_equal(maximum[group], own.max(axis=0, initial=-np.inf))
+
+
+@fresh
+@given(batches(), st.booleans())
+def test_dead_is_what_the_definition_says(sample, rectified):
+    """From the extremes alone follows the same set as from all stored activations."""
+    expected = dead_by_definition(sample[0], rectified=rectified)
+    np.testing.assert_array_equal(dead(*extremes(*sample), rectified=rectified), expected)
+
+
+@fresh
+@given(batches(), st.booleans())
+def test_leaving_out_each_group_is_looking_at_the_others(sample, rectified):
+    """Row i is the dead set of all tokens outside of group i, if there are any."""
+    activations, member, groups, _ = sample
+    others = [member != group for group in range(groups)]
+    if not all(rows.any() for rows in others):
+        with pytest.raises(MeasurementError, match="at least one token"):
+            dead_without_each(*extremes(*sample), rectified=rectified)
+        return
+    expected = [dead_by_definition(activations[rows], rectified=rectified) for rows in others]
+    np.testing.assert_array_equal(dead_without_each(*extremes(*sample), rectified=rectified), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rectified", "limit"), [(False, 0.1), (True, 1e-6)])
+def test_the_limit_itself_is_alive_in_float32(dtype, rectified, limit):
+    """The comparison is strict, against the float32 limit, by the value the activation has."""
+    around = torch.tensor([np.float32(limit), np.nextafter(np.float32(limit), np.float32(0))])
+    activations = torch.cat([around, -around])[None].to(dtype)
+    expected = activations.float().numpy()[0]
+    minimum, maximum = new_extremes(1, 4)
+    update_extremes(minimum, maximum, activations, torch.zeros(1, dtype=torch.int64))
+    obtained = dead(minimum.numpy(), maximum.numpy(), rectified=rectified)
+    assert obtained.tolist() == (np.abs(expected) < np.float32(limit)).tolist()
+    if dtype in (torch.float32, torch.float64):
+        assert obtained.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.0, True), (0.5, False)])
+def test_all_dead_and_all_alive(value, expected):
+    """A silent layer is all dead, a loud one all alive."""
+    extremes = np.full((2, 7), value, dtype=np.float32)
+    assert dead(extremes, extremes, rectified=False).tolist() == [expected] * 7
+
+
+def test_chosen_groups_alone():
+    """Only the rows asked for count."""
+    low, high = np.zeros((3, 2), dtype=np.float32), np.float32([[0, 1], [0, 0], [1, 0]])
+    assert dead(low, high, rectified=False, groups=[0, 1]).tolist() == [True, False]
+    assert dead(low, high, rectified=False, groups=[1]).tolist() == [True, True]
+
+
+@pytest.mark.parametrize("groups", [None, [0], []])
+def test_no_token_is_an_error(groups):
+    """A neuron that no token reached is neither dead nor alive."""
+    minimum, maximum = new_extremes(2, 3)
+    with pytest.raises(MeasurementError, match="at least one token"):
+        dead(minimum.numpy(), maximum.numpy(), rectified=False, groups=groups)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations_that_are_not_finite_are_an_error_that_names_the_neuron(bad, dtype):
+    """One bad activation among good ones is found, whichever token has it."""
+    activations = torch.zeros(9, 4, dtype=dtype)
+    activations[5, 2] = bad
+    minimum, maximum = new_extremes(2, 4)
+    update_extremes(minimum, maximum, activations, torch.arange(9) % 2)
+    with pytest.raises(MeasurementError, match=r"in 1 of 4 neurons \(the first is 2\)"):
+        dead(minimum.numpy(), maximum.numpy(), rectified=False)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_autograd_is_left_out(mode):
+    """Activations that want gradients, in any grad mode, leave no graph on the extremes."""
+    minimum, maximum = new_extremes(1, 3)
+    with mode():
+        update_extremes(minimum, maximum, torch.ones(2, 3, requires_grad=True) * 2, torch.zeros(2, dtype=torch.int64))
+    assert not minimum.requires_grad
+    assert minimum.tolist() == maximum.tolist() == [[2.0] * 3]
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    """Each token needs a group, each neuron a column."""
+    minimum, maximum = new_extremes(2, 3)
+    for tokens, neurons, members in [(4, 2, 4), (4, 3, 5)]:
+        with pytest.raises(ValueError, match="one group a token"):
+            update_extremes(minimum, maximum, torch.zeros(tokens, neurons), torch.zeros(members, dtype=torch.int64))
+
+
+@fresh
+@given(st.integers(1, 50), st.integers(0, 2**32))
+def test_delta_and_churn_count_neurons(neurons, seed):
+    """The delta is the net change, churn the gross one, gain the signed delta; rows are taken one by one."""
+    expected, obtained = np.random.default_rng(seed).random((2, 4, neurons)) < 0.3
+    for row in range(4):
+        before, after = set(np.flatnonzero(expected[row])), set(np.flatnonzero(obtained[row]))
+        gain = (len(after) - len(before)) / neurons
+        assert dead_neuron_gain(expected, obtained)[row] == gain
+        assert dead_neuron_delta(expected[row], obtained[row]) == abs(gain)
+        assert dead_neuron_churn(expected, obtained)[row] == len(before ^ after) / neurons
+
+
+@pytest.mark.parametrize("masks", [([True], [True, False]), ([], []), (True, True)])
+def test_masks_over_other_neurons_are_refused(masks):
+    """Two models are compared neuron by neuron."""
+    with pytest.raises(ValueError, match="same neurons"):
+        dead_neuron_churn(*masks)
