@@ -1,0 +1,126 @@
+"""A small measurement made as a real one is: activations through the accumulators, answers from logits."""
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
+from pytest_quantcheck.analyses.redundancy import CorrelationSums
+from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
+
+PROMPTS, NEURONS, GROUPS, VOCABULARY, FOLLOWED, LAYERS = 9, 6, 16, 11, 4, (0, 3, 14)
+
+
+def provenance():
+    return Provenance(
+        model="builtin",
+        bits="nf4",
+        revision=None,
+        content_hash="sha256:1234",
+        dtype="bfloat16",
+        module_types={"Linear4bit": 12, "Linear": 1},
+        quantization={"quant_method": "bitsandbytes", "threshold": 6.5, "skip": ["lm_head"], "nested": {"on": True}},
+        gradient_path="dequantized",
+        architecture="LlamaForCausalLM",
+        n_layers=15,
+        tokenizer_hash="abcd",
+        prompt_set="builtin",
+        prompt_hash="ef01",
+        template="{prompt} “ja” oder „nein“?\n",
+        readout="choices",
+        layers=LAYERS,
+        attribution="adaptive",
+        seed=7,
+        batch_size=8,
+        device="cpu",
+        libraries={"torch": "2.13.0"},
+    )
+
+
+def answers(generator):
+    """Return answers of a readout by choices: other tokens have log-probability -inf, and nothing is left over."""
+    logits = torch.from_numpy(generator.normal(size=(PROMPTS, VOCABULARY)).astype(np.float32))
+    logits[:, ::2] = -torch.inf
+    confidence, token = logits.double().softmax(-1).max(-1)
+    log_probs, support = logits.log_softmax(-1).topk(VOCABULARY)
+    return Answers(
+        index=np.arange(PROMPTS),
+        token=token.numpy(),
+        confidence=confidence.numpy(),
+        correct=token.numpy() == 3,
+        support=support.numpy().astype(np.int32),
+        log_probs=log_probs.numpy(),
+        rest=np.full(PROMPTS, -np.inf, dtype=np.float32),
+        exact=True,
+    )
+
+
+def activations(generator, *, rectified):
+    """Return what is seen of one prompt a group; the groups without a prompt stay empty."""
+    minimum, maximum = new_extremes(GROUPS, NEURONS)
+    whole, parts = CorrelationSums(NEURONS), [CorrelationSums(FOLLOWED) for _ in range(GROUPS)]
+    sample = np.sort(generator.permutation(NEURONS)[:FOLLOWED])
+    for prompt in range(PROMPTS):
+        seen = torch.from_numpy(generator.normal(size=(5, NEURONS))).bfloat16()
+        update_extremes(minimum, maximum, seen, torch.full((5,), prompt))
+        whole.update(seen)
+        parts[prompt].update(seen[:, sample])
+    return Activations(
+        minimum=minimum.numpy(),
+        maximum=maximum.numpy(),
+        correlations=whole.result(),
+        sample=sample,
+        groups=tuple(part.result() for part in parts),
+        rectified=rectified,
+    )
+
+
+def saliency(generator, target):
+    scores, error = generator.random((4, NEURONS)), generator.random(4).astype(np.float32)
+    return Saliency(
+        index=np.arange(4),
+        target=target[:4],
+        salient=scores / scores.max(1, keepdims=True) > 0.7,
+        error=error,
+        nodes=np.array([4, 8, 16, 4], dtype=np.int32),
+        converged=error < 0.5,
+    )
+
+
+def make(seed):
+    generator = np.random.default_rng(seed)
+    answered = answers(generator)
+    return Measurement(
+        provenance=provenance(),
+        answers=answered,
+        activations={layer: activations(generator, rectified=layer == 3) for layer in LAYERS},
+        saliency={layer: saliency(generator, answered.token) for layer in LAYERS[1:]},
+    )
+
+
+@pytest.fixture(scope="session")
+def measurement():
+    return make(1)
+
+
+@pytest.fixture(scope="session")
+def newer():
+    """Another measurement, to be saved over the first."""
+    return make(2)
+
+
+@pytest.fixture(scope="session")
+def same():
+    """Whether two measurements hold the same scalars and, bit for bit, the same arrays."""
+    return lambda expected, obtained: plain(expected) == plain(obtained)
+
+
+def plain(record):
+    """Return a record as nested tuples; arrays as dtype, shape and bytes."""
+    if isinstance(record, np.ndarray):
+        return record.dtype.str, record.shape, record.tobytes()
+    if isinstance(record, dict):
+        return tuple((key, plain(value)) for key, value in record.items())
+    if isinstance(record, tuple):
+        return tuple(plain(value) for value in record)
+    return plain(vars(record)) if hasattr(record, "__dict__") else record

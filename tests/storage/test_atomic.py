@@ -1,0 +1,154 @@
+"""A write that fails leaves what was there before, whole."""
+
+import dataclasses
+import os
+import resource
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.storage import load_measurement, save_measurement, write_atomically
+from pytest_quantcheck.storage.atomic import _exchange_in_two_steps, write_directory_atomically
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to write a file beyond `size` bytes, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def read_only(directory):
+    """Forbid writing in a directory, and stop being who may do so all the same."""
+    directory.chmod(0o500)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        directory.chmod(0o700)
+
+
+def names(directory):
+    """Return what lies in a directory, hidden files too."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_file_is_written_with_its_folders(tmp_path):
+    """The content arrives, over an older file as well, and nothing is left beside it."""
+    path = tmp_path / "new" / "report.json"
+    for content in (b"old", b"new"):
+        write_atomically(path, content)
+    assert path.read_bytes() == b"new"
+    assert names(path.parent) == ["report.json"]
+
+
+def test_reader_of_the_old_file_sees_no_mixture(tmp_path):
+    """The old file is replaced, never written to: who reads it while it is replaced reads it to its end."""
+    path = tmp_path / "report.json"
+    write_atomically(path, b"old" * 100)
+    with path.open("rb", buffering=0) as reader:
+        start = reader.read(1)
+        write_atomically(path, b"new")
+        assert start + reader.read() == b"old" * 100
+
+
+def test_file_may_be_read_by_others(tmp_path):
+    """Permissions are those of any new file, not those of a temporary one."""
+    (tmp_path / "plain").touch()
+    write_atomically(tmp_path / "file", b"")
+    write_directory_atomically(tmp_path / "directory", {"file": b""})
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "plain", tmp_path / "file")}
+    assert len(modes) == 1
+    (tmp_path / "folder").mkdir()
+    assert (tmp_path / "directory").stat().st_mode == (tmp_path / "folder").stat().st_mode
+
+
+def test_link_is_followed(tmp_path):
+    """A link to a file or directory stays one; what it points to is replaced."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    write_directory_atomically(tmp_path / "link", {"file": b"1"})
+    write_directory_atomically(tmp_path / "link", {"file": b"2"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "file").read_bytes() == b"2"
+
+
+def test_full_disk_leaves_the_old_file(tmp_path):
+    """A write that fails half-way says what and where; the old file stays, no other appears."""
+    path = tmp_path / "report.json"
+    path.write_bytes(b"old")
+    with files_of_at_most(1000), pytest.raises(StorageError, match=r"report\.json: File too large.*unchanged"):
+        write_atomically(path, b"x" * 2000)
+    assert (path.read_bytes(), names(tmp_path)) == (b"old", ["report.json"])
+
+
+@pytest.mark.parametrize("parent", ["file", "file/deeper"])
+def test_place_that_cannot_be_is_refused(tmp_path, parent):
+    """A file where a folder must be is an error with the path in it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}/{parent}/x: "):
+        write_atomically(tmp_path / parent / "x", b"")
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}/{parent}/x: "):
+        write_directory_atomically(tmp_path / parent / "x", {})
+
+
+def test_file_in_place_of_the_directory_is_kept(tmp_path):
+    """A directory does not replace a file."""
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="Not a directory"):
+        write_directory_atomically(tmp_path / "file", {"x": b""})
+    assert (tmp_path / "file").read_bytes() == b"mine"
+    assert names(tmp_path) == ["file"]
+
+
+def test_without_permission_the_old_measurement_stays(measurement, newer, same, tmp_path):
+    """A folder that must not be written to is named."""
+    place = tmp_path / "place"
+    save_measurement(measurement, place / "saved")
+    with read_only(place), pytest.raises(StorageError, match="saved: Permission denied"):
+        save_measurement(newer, place / "saved")
+    assert same(measurement, load_measurement(place / "saved"))
+    assert names(place) == ["saved"]
+
+
+def test_full_disk_leaves_the_old_measurement(measurement, newer, same, tmp_path):
+    """Whichever of the two files does not fit, the older measurement stays and nothing else is left."""
+    save_measurement(measurement, tmp_path / "saved")
+    size = (tmp_path / "saved" / "arrays.safetensors").stat().st_size
+    wordy = msgspec.structs.replace(newer.provenance, template="x" * size)
+    for limit in (size // 2, size):  # the arrays do not fit, then the document
+        with files_of_at_most(limit), pytest.raises(StorageError, match="File too large"):
+            save_measurement(dataclasses.replace(newer, provenance=wordy), tmp_path / "saved")
+        assert same(measurement, load_measurement(tmp_path / "saved"))
+        assert names(tmp_path) == ["saved"]
+
+
+def test_two_renames_exchange_directories(tmp_path):
+    """Where names cannot be exchanged at once, the old directory ends under the temporary name, to be removed."""
+    for name in ("fresh", "target"):
+        write_directory_atomically(tmp_path / name, {"file": name.encode()})
+    _exchange_in_two_steps(tmp_path / "fresh", tmp_path / "target")
+    assert {name: (tmp_path / name / "file").read_bytes() for name in names(tmp_path)} == {
+        "fresh": b"target",
+        "target": b"fresh",
+    }
+
+
+def test_two_renames_that_fail_put_the_old_directory_back(tmp_path):
+    """When the second rename fails, the first is undone."""
+    write_directory_atomically(tmp_path / "target", {"file": b"old"})
+    with pytest.raises(FileNotFoundError):
+        _exchange_in_two_steps(tmp_path / "not there", tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["target"]
