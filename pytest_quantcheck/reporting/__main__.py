@@ -1,0 +1,8 @@
+"""Print the schema of report.json, as `report.schema.json` holds it."""
+
+import sys
+
+from pytest_quantcheck.reporting.json_report import schema_text
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

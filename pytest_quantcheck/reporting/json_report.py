@@ -1,0 +1,88 @@
+"""`report.json`: everything a run found, for machines, and the schema it keeps to."""
+
+import inspect
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.records import Comparison, Verdict
+
+Schema = Literal[1]
+"""Version of the report's file format."""
+
+Outcome = Literal["passed", "failed"]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything one run found; each comparison carries where its two measurements come from.
+
+    `settings` are the run's options; `profile` is the name and version of the threshold profile.
+    """
+
+    schema: Schema
+    tool_version: str
+    created: Annotated[datetime, msgspec.Meta(tz=True)]
+    outcome: Outcome
+    profile: str
+    settings: dict[str, Any]
+    verdicts: tuple[Verdict, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def encode_report(
+    verdicts: Iterable[Verdict],
+    comparisons: Iterable[Comparison],
+    *,
+    outcome: Outcome,
+    profile: str,
+    settings: Mapping[str, object],
+    tool_version: str,
+    created: datetime,
+) -> bytes:
+    """The report as UTF-8 JSON: the same bytes for the same records, whatever the order of their mappings.
+
+    `created` has a time zone. Raises `StorageError` with the place of a number that is not finite: JSON has no
+    such numbers, and a report must not turn them into something else.
+    """
+    found = Report(
+        schema=1,
+        tool_version=tool_version,
+        created=created,
+        outcome=outcome,
+        profile=profile,
+        settings=dict(settings),
+        verdicts=tuple(verdicts),
+        comparisons=tuple(comparisons),
+    )
+    plain = msgspec.to_builtins(found, str_keys=True, enc_hook=_builtin, order="deterministic")
+    return msgspec.json.format(msgspec.json.encode(_storable(plain, "report")), indent=2) + b"\n"
+
+
+def schema_text() -> str:
+    """The JSON Schema of a report, as `report.schema.json` beside this module holds it."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "pytest-quantcheck report"}
+    schema = msgspec.json.schema(Report)
+    for record in schema["$defs"].values():
+        record["description"] = inspect.cleandoc(record["description"])
+    return json.dumps({**head, **schema}, indent=2, sort_keys=True) + "\n"
+
+
+def _builtin(value: Any) -> float | str:
+    return float(value) if isinstance(value, float) else os.fspath(value)  # NumPy's floats; paths in settings
+
+
+def _storable(value: Any, place: str) -> Any:
+    """The value as JSON can hold it; half surrogate pairs, as in file names that are not UTF-8, become escapes."""
+    if isinstance(value, dict):
+        return {_storable(key, place): _storable(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item, f"{place}[{number}]") for number, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise StorageError(f"{place}: expected a finite number, got {value}; no report is written, the verdicts stand")
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,0 +1,29 @@
+"""Verdicts as the properties of a test case."""
+
+from pytest_quantcheck.records import Verdict
+
+
+def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
+    """Name and value of each fact of a verdict, for `user_properties` and so for JUnit; unknown facts are left out.
+
+    `quantcheck_limit` is the largest value that is good where `quantcheck_direction` is `max`, else the smallest.
+    """
+    estimate = verdict.estimate
+    facts: dict[str, str | float | None] = {
+        "metric": verdict.metric,
+        "candidate": verdict.candidate,
+        "prompts": verdict.prompt_set,
+        "n_prompts": estimate.n_prompts,
+        "layer": estimate.layer,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "confidence": estimate.confidence,
+        "reference": estimate.reference,
+        "limit": verdict.limit,
+        "direction": verdict.direction,
+        "limit_source": verdict.limit_source,
+        "profile": verdict.profile,
+        "status": verdict.status,
+    }
+    return [(f"quantcheck_{name}", fact) for name, fact in facts.items() if fact is not None]

@@ -1,0 +1,111 @@
+"""Estimates and verdicts put together: one row per metric of each candidate on each prompt set."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pytest_quantcheck.metrics import METRICS, Metric
+from pytest_quantcheck.records import Comparison, Estimate, Verdict
+from pytest_quantcheck.reporting.wording import concession, next_step
+
+
+class Row(NamedTuple):
+    """One metric: its verdict if there is one, and the estimate that stands for it, that of the worst layer."""
+
+    metric: Metric
+    verdict: Verdict | None
+    estimate: Estimate
+
+    @property
+    def word(self) -> str:
+        """The verdict, or why there is none."""
+        if self.verdict:
+            return self.verdict.status
+        if not self.estimate.applicable:
+            return "n/a"
+        return "unmeasured" if self.estimate.value is None else "not gated"
+
+
+class Group(NamedTuple):
+    """All that is known of one candidate on one prompt set; `verdicts` by metric, perhaps no comparison."""
+
+    candidate: str
+    prompt_set: str
+    verdicts: dict[str, Verdict]
+    comparison: Comparison | None
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that both models answered."""
+        if self.comparison:
+            return self.comparison.n_prompts
+        return max(verdict.estimate.n_prompts for verdict in self.verdicts.values())
+
+    def estimates(self, metric: str) -> tuple[Estimate, ...]:
+        """The estimates of one metric; without a comparison the one that decided."""
+        if self.comparison:
+            return self.comparison.of(metric)
+        return (self.verdicts[metric].estimate,) if metric in self.verdicts else ()
+
+    def rows(self) -> Iterator[Row]:
+        """Yield a row for each metric that was judged or estimated, in the order of `METRICS`."""
+        for metric in METRICS.values():
+            verdict, estimates = self.verdicts.get(metric.name), self.estimates(metric.name)
+            if verdict:
+                yield Row(metric, verdict, verdict.estimate)
+            elif estimates:
+                yield Row(metric, None, _worst(estimates, metric))
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a table has no room for, one sentence each, the comparison's own notes last."""
+        rows = list(self.rows())
+        yield from (_doubt(row.metric, row.verdict) for row in rows if row.verdict and row.word == "inconclusive")
+        if ungated := [row.metric.title for row in rows if row.word == "not gated"]:
+            yield f"not gated, as this run has no verdict on it: {', '.join(ungated)}"
+        own = self.comparison.notes if self.comparison else ()
+        for row in rows:
+            yield from _remarks(row.metric, self.estimates(row.metric.name), own)
+        yield from own
+
+
+def groups(verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> Iterator[Group]:
+    """Yield candidates and prompt sets in the order of the comparisons, then those that only have verdicts."""
+    compared = {(comparison.candidate, comparison.prompt_set): comparison for comparison in comparisons}
+    judged: dict[tuple[str, str], dict[str, Verdict]] = {key: {} for key in compared}
+    for verdict in verdicts:
+        judged.setdefault((verdict.candidate, verdict.prompt_set), {})[verdict.metric] = verdict
+    for key, own in judged.items():
+        yield Group(*key, own, compared.get(key))
+
+
+def _worst(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
+    measured = [estimate for estimate in estimates if estimate.applicable and estimate.value is not None]
+    worst = max if metric.direction == "max" else min
+    return worst(measured, key=lambda estimate: estimate.value or 0.0) if measured else estimates[0]
+
+
+def _doubt(metric: Metric, verdict: Verdict) -> str:
+    outcome = concession(verdict) or "it does not pass"
+    return f"{metric.title}: the limit lies inside the interval, {outcome}; {next_step(verdict)}"
+
+
+def _remarks(metric: Metric, estimates: Sequence[Estimate], said: Sequence[str]) -> Iterator[str]:
+    """Yield what estimates say of themselves, layers with the same reason together, unless a note has said it."""
+    layers: dict[tuple[str, str], list[int | None]] = {}
+    for estimate in estimates:
+        if estimate.value is None or estimate.reason:
+            layers.setdefault((_state(estimate), estimate.reason), []).append(estimate.layer)
+    for (state, reason), found in layers.items():
+        if not reason or not any(reason in note for note in said):
+            where = " ".join(filter(None, (_places(found), state)))
+            yield ": ".join(filter(None, (metric.title, where, reason)))
+
+
+def _state(estimate: Estimate) -> str:
+    if not estimate.applicable:
+        return "not applicable"
+    return "unmeasured" if estimate.value is None else ""
+
+
+def _places(layers: Sequence[int | None]) -> str:
+    numbers = [str(layer) for layer in layers if layer is not None]
+    return f"{'layer' if len(numbers) == 1 else 'layers'} {', '.join(numbers)}" if numbers else ""

@@ -1,0 +1,174 @@
+"""Verdicts in words: one sentence, then the facts behind it."""
+
+import math
+import textwrap
+from collections.abc import Iterator
+
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.records import Estimate, Verdict
+
+MEANINGS = {
+    "accuracy_drop": "share of right answers that was lost",
+    "confidence_drift": "how far the mean confidence moved",
+    "ace_drift": "how far the gap between confidence and accuracy moved",
+    "kl_divergence": "how far the probabilities of the answers moved",
+    "flip_rate": "share of prompts that get another answer",
+    "dead_neuron_delta": "change in the share of neurons that never fire",
+    "dead_neuron_churn": "share of neurons that died or came to life",
+    "salient_overlap": "share of the neurons behind an answer that stayed the same",
+    "redundancy_change": "how far the correlations between neurons moved",
+}
+"""What the value of each metric is, for who has not read the paper."""
+
+SMALLEST = 1e-4
+"""Numbers nearer to zero are said to be below it."""
+
+_KEY_WIDTH = 13
+_BAD_SIDES = {"max": "above", "min": "below"}
+_BOUNDS = {"max": "at most", "min": "at least"}
+
+
+def number(value: float) -> str:
+    """A finite number to four significant digits, with no fewer than four decimals below 1.
+
+    >>> number(0.0731), number(0.00123456), number(12.3456), number(0.00003), number(0.0)
+    ('0.0731', '0.001235', '12.35', '<0.0001', '0.0000')
+    """
+    size = abs(value)
+    if 0 < size < SMALLEST:
+        return f"<{SMALLEST}" if value > 0 else f">-{SMALLEST}"
+    if size >= 1e4:
+        return f"{value:.4g}"
+    decimals = 3 - math.floor(math.log10(size)) if size else 4
+    text = f"{value:.{max(decimals, 0)}f}"
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction[:4]}{fraction[4:].rstrip('0')}" if fraction else whole
+
+
+def bound(verdict: Verdict) -> str:
+    """The limit and its direction, such as `at most 0.0500`; a tiny limit is written out."""
+    tiny = 0 < verdict.limit < SMALLEST
+    return f"{_BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
+
+
+def interval_name(confidence: float) -> str:
+    """The name of an interval of that confidence level, such as `95 % interval`."""
+    return f"{100 * confidence:.4g} % interval"
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, with everything that would steer a terminal written as an escape.
+
+    >>> printable("a\nb\x1b[31m")
+    'a b\\x1b[31m'
+    """
+    return "".join(map(_printable, text))
+
+
+def ascii_only(text: str) -> str:
+    """The printable text, with escapes for what some stream could not encode."""
+    return printable(text).encode("ascii", "backslashreplace").decode()
+
+
+def headline(verdict: Verdict) -> str:
+    """One sentence, without its full stop, that a newcomer understands: what moved where, and the outcome."""
+    estimate = verdict.estimate
+    place = "" if estimate.layer is None else f" at layer {estimate.layer}"
+    subject = f"{METRICS[verdict.metric].title} of {verdict.candidate} on {verdict.prompt_set}{place}"
+    sentences = {
+        "passed": f"{subject} is within its limit",
+        "failed": f"{subject} is {_BAD_SIDES[verdict.direction]} its limit",
+        "inconclusive": f"{estimate.n_prompts:,} prompts are too few to say whether {subject} is within its limit",
+        "unmeasured": f"{subject} could not be measured",
+    }
+    return printable(sentences[verdict.status])
+
+
+def concession(verdict: Verdict) -> str:
+    """Why a verdict that is not `passed` is acceptable all the same; nothing otherwise."""
+    if verdict.status == "passed" or not verdict.acceptable:
+        return ""
+    if verdict.status == "unmeasured":
+        return "it passes, as this metric may be unmeasured"
+    return "it passes with a warning" if verdict.warning else "it passes by its value"
+
+
+def failure_message(verdict: Verdict) -> str:
+    """All that the reader of a verdict needs to act on it: a sentence, then one line for each fact.
+
+    The verdict's own `message` is not read, so that whoever judges can fill it with this. The sentence is one
+    line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
+    """
+    return "\n".join((headline(verdict), *_fact_lines(verdict)))
+
+
+def next_step(verdict: Verdict) -> str:
+    """What to do about a verdict; nothing for one that passed."""
+    if verdict.status == "inconclusive":
+        return _prompts_step(verdict)
+    steps = {
+        "failed": "release a higher bit-width; or, if the change is acceptable, say so: "
+        f"--quantcheck-fail={verdict.metric}:LIMIT",
+        "unmeasured": "mend the cause; or let this metric pass unmeasured: "
+        f"--quantcheck-allow-unmeasured={verdict.metric}",
+    }
+    return steps.get(verdict.status, "")
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
+
+
+def _prompts_step(verdict: Verdict) -> str:
+    option = "attribution-samples" if verdict.metric == "salient_overlap" else "samples"
+    if verdict.prompts_needed is None:
+        return f"measure more prompts (--quantcheck-{option}); none can say how many would settle it"
+    needed = verdict.prompts_needed
+    return f"about {needed:,} prompts would settle it: add prompts, and --quantcheck-{option}={needed}"
+
+
+def _fact_lines(verdict: Verdict) -> Iterator[str]:
+    for key, fact in _facts(verdict).items():
+        start = f"  {key:<{_KEY_WIDTH - 2}}"
+        yield from textwrap.wrap(
+            printable(fact),
+            width=79,
+            initial_indent=start,
+            subsequent_indent=" " * _KEY_WIDTH,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def _facts(verdict: Verdict) -> dict[str, str]:
+    estimate = verdict.estimate
+    models = {"reference": estimate.reference, "candidate": estimate.candidate}
+    facts = {
+        "value": _value(estimate),
+        "meaning": MEANINGS[verdict.metric],
+        "limit": f"{bound(verdict)} ({_origin(verdict)})",
+        **{model: number(value) for model, value in models.items() if value is not None},
+        "prompts": f"{estimate.n_prompts:,} of {verdict.prompt_set} ({estimate.method})",
+        "reason": estimate.reason,
+        "outcome": concession(verdict),
+        "next": next_step(verdict),
+    }
+    return {key: fact for key, fact in facts.items() if fact}
+
+
+def _value(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "none"
+    unit = METRICS[estimate.metric].unit
+    value = f"{number(estimate.value)} {unit}".rstrip()
+    if estimate.low is None or estimate.high is None:
+        return f"{value} (no interval)"
+    name, low, high = interval_name(estimate.confidence), number(estimate.low), number(estimate.high)
+    return f"{value} ({name} {low} to {high})"
+
+
+def _origin(verdict: Verdict) -> str:
+    named = verdict.profile in verdict.limit_source
+    return verdict.limit_source if named else f"{verdict.limit_source}; profile {verdict.profile}"

@@ -1,0 +1,172 @@
+"""How progress is told, second by second, under a clock that stands until it is set."""
+
+import io
+
+import pytest
+
+from pytest_quantcheck.reporting.progress import Progress, duration
+
+
+class Clock:
+    """A clock that shows what it was set to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Told:
+    """A progress, its clock and what it wrote."""
+
+    def __init__(self, *, interactive, **options):
+        self.clock, self.written = Clock(), []
+        subject = options.pop("subject", "int8 on boolq")
+        self.progress = Progress(
+            self.written.append, subject=subject, interactive=interactive, clock=self.clock, **options
+        )
+
+    def advance(self, n, *, after):
+        """So many prompts are done after so many seconds more; return what was written."""
+        self.clock.now += after
+        before = len(self.written)
+        self.progress.advance(n)
+        return self.written[before:]
+
+    @property
+    def screen(self):
+        """What a terminal shows on its last line."""
+        cells = ""
+        for part in "".join(self.written).split("\r"):
+            cells = part + cells[len(part) :]
+        return cells.rstrip()
+
+
+@pytest.fixture
+def terminal():
+    """Progress that somebody watches, in its first phase."""
+    told = Told(interactive=True)
+    told.progress.start("measuring", 512)
+    return told
+
+
+@pytest.fixture
+def log():
+    """Progress that goes into a log, in its first phase."""
+    told = Told(interactive=False)
+    told.progress.start("measuring", 512)
+    return told
+
+
+def test_terminal_shows_time_left(terminal):
+    """One line says what is done and, from the pace so far, how long the rest takes."""
+    assert terminal.screen == "int8 on boolq, measuring: 0/512 prompts"
+    terminal.advance(128, after=13.0)
+    assert terminal.screen == "int8 on boolq, measuring: 128/512 prompts, about 39 s left"
+
+
+def test_terminal_line_is_never_left_behind(terminal):
+    """A shorter line leaves nothing of a longer one, and the end of a phase leaves an empty line."""
+    terminal.advance(128, after=13.0)
+    terminal.advance(384, after=1.0)
+    assert terminal.screen == "int8 on boolq, measuring: 512/512 prompts"
+    terminal.progress.finish()
+    assert terminal.screen == ""
+    assert "\n" not in "".join(terminal.written)
+
+
+def test_terminal_is_not_rewritten_for_every_prompt(terminal):
+    """A fast phase rewrites its line ten times a second at most."""
+    assert terminal.advance(1, after=0.05) == []
+    assert len(terminal.advance(1, after=0.06)) == 1
+
+
+def test_terminal_line_does_not_wrap():
+    """A line that would wrap could not be rewritten: of a long name the end is shown."""
+    told = Told(interactive=True, width=40, subject="models/" + "x" * 100)
+    told.progress.start("measuring", 512)
+    assert len(told.screen) == 39
+    assert told.screen.endswith("x, measuring: 0/512 prompts")
+
+
+def test_error_takes_the_line_away(terminal):
+    """An interrupted phase leaves a clean line for the error, and claims no success."""
+    with pytest.raises(KeyboardInterrupt), terminal.progress:
+        raise KeyboardInterrupt
+    assert terminal.screen == ""
+
+
+def test_log_is_quiet_until_it_takes_long(log):
+    """In a log a phase has no line before its first half minute, and one each half minute from then on."""
+    assert log.advance(100, after=29.0) == []
+    assert log.advance(28, after=1.0) == ["int8 on boolq, measuring: 128/512 prompts, about 90 s left\n"]
+    assert log.advance(128, after=29.0) == []
+    assert len(log.advance(1, after=1.0)) == 1
+
+
+def test_log_says_how_long_a_phase_took(log):
+    """The end of a phase is one line with its time."""
+    log.advance(512, after=12.0)
+    log.progress.finish()
+    assert log.written == ["int8 on boolq, measuring: 512 prompts in 12 s\n"]
+
+
+def test_second_phase_starts_anew(log):
+    """Another phase counts its own prompts and its own time."""
+    log.advance(512, after=20.0)
+    log.progress.finish()
+    log.progress.start("attributing layer 14", 64)
+    assert log.advance(32, after=20.0) == []
+    log.progress.finish()
+    assert log.written[-1] == "int8 on boolq, attributing layer 14: 32 prompts in 20 s\n"
+
+
+def test_error_in_a_log_claims_no_success(log):
+    """A phase that failed has no line that says it took so long."""
+    with pytest.raises(ValueError, match="broken"), log.progress:
+        raise ValueError("broken")
+    assert log.written == []
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_closed_stream_fails_nothing(interactive):
+    """Progress on a stream that is gone goes on in silence."""
+    stream, clock = io.StringIO(), Clock()
+    stream.close()
+    with Progress(stream.write, subject="nf4 on boolq", interactive=interactive, clock=clock) as progress:
+        progress.start("measuring", 8)
+        clock.now += 60
+        progress.advance(8)
+        progress.finish()
+
+
+def test_broken_pipe_is_tried_once():
+    """A stream that failed is not written to again."""
+    tried = []
+
+    def write(text):
+        tried.append(text)
+        raise BrokenPipeError
+
+    progress = Progress(write, subject="nf4 on boolq", interactive=True, clock=Clock())
+    progress.start("measuring", 8)
+    progress.finish()
+    assert len(tried) == 1
+
+
+def test_names_of_any_script_can_be_written():
+    """A line is ASCII, whatever the prompt set is called, and has no line end inside."""
+    told = Told(interactive=False, subject="nf4 on größe\n")
+    told.progress.start("measuring", 1)
+    told.progress.finish()
+    assert told.written == ["nf4 on gr\\xf6\\xdfe , measuring: 0 prompts in less than 1 s\n"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "less than 1 s"), (1.4, "1 s"), (99.4, "99 s"), (100.0, "2 min"), (5999.0, "100 min"), (9000.0, "2.5 h")],
+)
+def test_duration(seconds, text):
+    """A time has the unit in which people would say it."""
+    assert duration(seconds) == text
