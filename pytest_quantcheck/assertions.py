@@ -1,0 +1,105 @@
+"""Assertions for users' own tests: each fails when one metric of a comparison is beyond its limit."""
+
+from __future__ import annotations
+
+import warnings
+
+from .errors import ProfileError
+from .judging import judge
+from .profiles import Profile, load_profile
+from .records import Comparison, Verdict
+from .reporting.wording import failure_message
+
+DEFAULT_PROFILE = "default@1"
+
+
+class QuantcheckWarning(UserWarning):
+    """A verdict that passes with a word: inconclusive under a profile that lets that pass."""
+
+
+def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = None) -> Verdict:
+    """Fail unless one metric of a candidate is within its limit.
+
+    Args:
+        comparison: from the `quantcheck` fixture's `compare`, or from `comparing.compare`.
+        metric: a name in `METRICS`.
+        limit: replaces the profile's limits for this metric; finite, at least 0, in the metric's unit.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        AssertionError: the metric is beyond its limit, unmeasured, or inconclusive where the profile does not
+            let that pass. The text says what moved, how far, how sure that is and against which limit.
+        ProfileError: the limit cannot be used, or there is none.
+    """
+    __tracebackhide__ = True
+    profile = _profile(comparison)
+    if limit is not None:
+        profile = profile.with_limits([(metric, limit)], source="limit=")
+    verdict = judge(comparison, metric, profile)
+    if verdict is None:
+        raise ProfileError(f"profile {profile.label} has no limit for {metric}; give one with limit=")
+    if not verdict.acceptable:
+        raise AssertionError(failure_message(verdict))
+    if verdict.warning:
+        warnings.warn(QuantcheckWarning(failure_message(verdict)), stacklevel=2)
+    return verdict
+
+
+def assert_accuracy_drop(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when accuracy falls by more than the limit: mean(correct) of the reference less the candidate's."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "accuracy_drop", limit=limit)
+
+
+def assert_confidence_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the mean confidence moves by more than the limit, up or down."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "confidence_drift", limit=limit)
+
+
+def assert_ace_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the adaptive calibration error (ten equal-count bins) moves by more than the limit, up or down."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "ace_drift", limit=limit)
+
+
+def assert_kl_divergence(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the mean KL divergence of the answer distributions, in nats, exceeds the limit."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "kl_divergence", limit=limit)
+
+
+def assert_flip_rate(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the share of prompts whose answer changed exceeds the limit."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "flip_rate", limit=limit)
+
+
+def assert_dead_neuron_delta(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when a layer's number of dead neurons moves by more than the limit, as a share of its neurons."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "dead_neuron_delta", limit=limit)
+
+
+def assert_dead_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when more than the limit of a layer's neurons die or come alive: equal counts can hide other neurons."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "dead_neuron_churn", limit=limit)
+
+
+def assert_salient_overlap(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the mean Jaccard index of a layer's salient neurons falls below the limit."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "salient_overlap", limit=limit)
+
+
+def assert_redundancy_change(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when a layer's correlations between neurons move by more than the limit on average."""
+    __tracebackhide__ = True
+    return assert_metric(comparison, "redundancy_change", limit=limit)
+
+
+def _profile(comparison: Comparison) -> Profile:
+    return comparison.profile or load_profile(DEFAULT_PROFILE)

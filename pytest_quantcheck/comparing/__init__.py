@@ -1,0 +1,91 @@
+"""Reference x candidate -> estimates: what moved, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import ComparisonError
+from ..records import Comparison, Estimate, Measurement
+from .layers import histograms, layer_estimates
+from .prompts import prompt_estimates
+from .sampling import Sampling
+
+__all__ = ["Sampling", "compare"]
+
+_MUST_AGREE = (
+    "n_layers",
+    "tokenizer_hash",
+    "prompt_set",
+    "prompt_hash",
+    "template",
+    "readout",
+    "layers",
+    "attribution",
+    "seed",
+)
+
+
+def compare(reference: Measurement, candidate: Measurement, sampling: Sampling | None = None) -> Comparison:
+    """Estimate every metric of a candidate against its reference.
+
+    Args:
+        reference: what the model did at full precision.
+        candidate: what it did quantized, measured against that reference on the same prompts.
+        sampling: confidence level, bootstrap draws and seed of the intervals.
+
+    Raises:
+        ComparisonError: the two were not measured alike; names each difference.
+    """
+    _refuse_unlike(reference, candidate)
+    sampling = sampling or Sampling()
+    estimates = (*prompt_estimates(reference, candidate, sampling), *layer_estimates(reference, candidate, sampling))
+    return Comparison(
+        candidate=candidate.provenance.bits,
+        prompt_set=candidate.provenance.prompt_set,
+        n_prompts=len(candidate.answers.index),
+        estimates=estimates,
+        identical=identical(reference, candidate),
+        reference_provenance=reference.provenance,
+        candidate_provenance=candidate.provenance,
+        histograms=histograms(reference, candidate),
+        notes=tuple(_notes(reference, candidate, estimates)),
+    )
+
+
+def identical(reference: Measurement, candidate: Measurement) -> bool:
+    """Whether not one answer or activation differs: what a candidate that was never quantized looks like."""
+    before, after = reference.answers, candidate.answers
+    return (
+        np.array_equal(before.confidence, after.confidence)
+        and np.array_equal(before.log_probs, after.log_probs)
+        and all(
+            np.array_equal(reference.activations[layer].minimum, activations.minimum)
+            and np.array_equal(reference.activations[layer].maximum, activations.maximum)
+            for layer, activations in candidate.activations.items()
+        )
+    )
+
+
+def _refuse_unlike(reference: Measurement, candidate: Measurement) -> None:
+    before, after = reference.provenance, candidate.provenance
+    pairs = [(name, getattr(before, name), getattr(after, name)) for name in _MUST_AGREE]
+    unlike = [f"{name} ({one!r} in the reference, {two!r} in the candidate)" for name, one, two in pairs if one != two]
+    if not unlike and not np.array_equal(reference.answers.index, candidate.answers.index):
+        unlike = ["the prompts measured"]
+    if unlike:
+        raise ComparisonError(f"reference and candidate differ in {'; '.join(unlike)}: measure both alike")
+
+
+def _notes(reference: Measurement, candidate: Measurement, estimates: tuple[Estimate, ...]) -> Iterator[str]:
+    if not reference.answers.exact:
+        kept = reference.answers.support.shape[1]
+        yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"
+    for estimate in estimates:
+        if not estimate.applicable:
+            yield f"{estimate.metric}, layer {estimate.layer}: not applicable, {estimate.reason}"
+    for name in ("libraries", "device", "batch_size"):
+        before, after = getattr(reference.provenance, name), getattr(candidate.provenance, name)
+        if before != after:
+            yield f"{name} differs: {before} for the reference, {after} for the candidate"

@@ -1,0 +1,135 @@
+"""Metrics of the layers: dead neurons, salient neurons, redundancy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..analyses.dead_neurons import dead, dead_neuron_churn, dead_neuron_gain, dead_without_each
+from ..analyses.redundancy import correlation_change, correlation_histogram, tail_mass, wasserstein, without
+from ..analyses.resampling import Floats, Interval, grouped_jackknife
+from ..analyses.saliency import attributable, jaccard
+from ..records import Activations, Correlations, Estimate, Measurement, Saliency
+from .sampling import Facts, Sampling
+
+FEWEST = 5
+"""Prompts attributed in both models below which their overlap is not averaged."""
+
+
+def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sampling) -> Iterator[Estimate]:
+    """Yield the estimates of every layered metric, layer by layer."""
+    n = len(reference.answers.index)
+    for layer in reference.provenance.layers:
+        before, after = reference.activations[layer], candidate.activations[layer]
+        yield from _dead_neurons(layer, before, after, n, sampling)
+        yield _redundancy_change(layer, before, after, n, sampling)
+        if layer in reference.saliency:
+            yield _salient_overlap(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
+
+
+def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
+    """Count pairs by abs(r) in ten bins, the paper's Figure 4, for each layer and both models."""
+    return {
+        layer: {
+            name: tuple(int(count) for count in correlation_histogram(model.activations[layer].correlations))
+            for name, model in (("reference", reference), ("candidate", candidate))
+        }
+        for layer in reference.provenance.layers
+    }
+
+
+def _dead_neurons(
+    layer: int, before: Activations, after: Activations, n: int, sampling: Sampling
+) -> Iterator[Estimate]:
+    sizes, there = _tokens(before), _tokens(before) > 0
+    masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
+    left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
+    facts: Facts = {
+        "layer": layer,
+        "method": _jackknifed(there),
+        "reference": float(masks[0].mean()),
+        "candidate": float(masks[1].mean()),
+    }
+    gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
+    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling)
+    yield sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling)
+    yield sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+
+
+def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+    """The value is of all neurons; the interval's width is that of the neurons followed group by group."""
+    change = correlation_change(before.correlations, after.correlations)
+    if change.mean is None:
+        reason = f"{change.excluded} of {len(before.correlations.mean)} neurons are constant, so no pair is left"
+        return sampling.nothing("redundancy_change", reason, n, layer=layer)
+    there = _tokens(before) > 0
+    spread = _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
+    counts = [correlation_histogram(a.correlations) for a in (before, after)]
+    details = {
+        "excluded_neurons": float(change.excluded),
+        "wasserstein": wasserstein(*counts),
+        "tail_0.8_change": tail_mass(counts[1], 0.8) - tail_mass(counts[0], 0.8),
+        "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
+    }
+    interval = _within(change.mean, spread, 0, 2)
+    return sampling.estimate(
+        "redundancy_change", change.mean, interval, n, layer=layer, method=_jackknifed(there), details=details
+    )
+
+
+def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, sampling: Sampling) -> Estimate:
+    metric, tried = "salient_overlap", len(before.index)
+    if not attributable(before.converged):
+        reason = f"the reference's attributions converge for {before.converged.sum()} of {tried} prompts there"
+        return sampling.nothing(metric, reason, tried, layer=layer, applicable=False)
+    if after is None or not attributable(after.converged):
+        came = 0 if after is None else int(after.converged.sum())
+        reason = f"the candidate's attributions converge for {came} of {tried} prompts, the reference's for most"
+        return sampling.nothing(metric, reason, tried, layer=layer)
+    both, here, there = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
+    settled = before.converged[here] & after.converged[there]
+    if np.count_nonzero(settled) < FEWEST:
+        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST} are needed"
+        return sampling.nothing(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
+    overlap = jaccard(before.salient[here][settled], after.salient[there][settled])
+    details = {"attributed": float(len(both)), "converged": float(settled.sum())}
+    return sampling.mean(metric, overlap, layer=layer, details=details)
+
+
+def _tokens(activations: Activations) -> Floats:
+    return np.array([group.count for group in activations.groups], dtype=np.float64)
+
+
+def _jackknifed(there: NDArray[np.bool_]) -> str:
+    return f"jackknife over {np.count_nonzero(there)} groups of prompts"
+
+
+def _spread(left_out: Floats, value: float, sizes: Floats | None, sampling: Sampling) -> float:
+    """Half the width of the jackknife interval."""
+    interval = grouped_jackknife(left_out, value, confidence=sampling.confidence, sizes=sizes)
+    return (interval.high - interval.low) / 2
+
+
+def _within(value: float, half: float, least: float, most: float) -> Interval:
+    return Interval(max(least, value - half), min(most, value + half))
+
+
+def _followed(activations: Activations) -> Correlations:
+    chosen, whole = activations.sample, activations.correlations
+    return Correlations(whole.count, whole.mean[chosen], whole.comoment[np.ix_(chosen, chosen)])
+
+
+def _followed_change(before: Activations, after: Activations) -> float:
+    return correlation_change(_followed(before), _followed(after)).mean or 0.0
+
+
+def _changes_without_each(before: Activations, after: Activations, there: NDArray[np.bool_]) -> Floats:
+    wholes = _followed(before), _followed(after)
+    changes = [
+        correlation_change(without(wholes[0], before.groups[g]), without(wholes[1], after.groups[g])).mean or 0.0
+        for g in np.flatnonzero(there)
+    ]
+    return np.array(changes)

@@ -1,0 +1,104 @@
+"""Comparison x profile -> verdict: on which side of the limit an interval lies."""
+
+from __future__ import annotations
+
+from .analyses.resampling import prompts_to_settle
+from .metrics import METRICS
+from .profiles import Limit, Profile
+from .records import Comparison, Estimate, Status, Verdict
+
+_WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
+
+
+def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
+    """Judge one metric by a profile; None when the profile does not gate it.
+
+    A layered metric is as good as its worst layer. Layers where the reference gives no definition take no part;
+    if no layer is left, the metric is unmeasured.
+    """
+    estimates = comparison.of(metric)
+    gated = [(e, limit) for e in estimates if e.applicable and (limit := _limit(comparison, e, profile)) is not None]
+    if gated:
+        verdicts = [_verdict(comparison, estimate, limit, profile) for estimate, limit in gated]
+        return min(verdicts, key=_severity)
+    if any(estimate.applicable for estimate in estimates):
+        return None
+    return _unmeasured(comparison, metric, profile)
+
+
+def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
+    return profile.limit(
+        estimate.metric,
+        bits=comparison.candidate,
+        layer=estimate.layer,
+        n_layers=comparison.reference_provenance.n_layers,
+        model=comparison.reference_provenance.model,
+        prompts=comparison.prompt_set,
+    )
+
+
+def _unmeasured(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
+    reasons = "; ".join(f"layer {e.layer}: {e.reason}" for e in comparison.of(metric)) or "it was not measured"
+    estimate = Estimate(
+        metric=metric, confidence=profile.confidence, n_prompts=comparison.n_prompts, method="", reason=reasons
+    )
+    limit = _limit(comparison, estimate, profile)
+    return None if limit is None else _verdict(comparison, estimate, limit, profile)
+
+
+def _verdict(comparison: Comparison, estimate: Estimate, limit: Limit, profile: Profile) -> Verdict:
+    status = _status(estimate, limit)
+    acceptable = _acceptable(status, estimate, limit, profile)
+    return Verdict(
+        metric=estimate.metric,
+        candidate=comparison.candidate,
+        prompt_set=comparison.prompt_set,
+        status=status,
+        acceptable=acceptable,
+        warning=acceptable and status != "passed",
+        estimate=estimate,
+        limit=limit.value,
+        direction=limit.direction,
+        limit_source=limit.source,
+        profile=profile.label,
+        prompts_needed=_needed(estimate, limit) if status == "inconclusive" else None,
+    )
+
+
+def _status(estimate: Estimate, limit: Limit) -> Status:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "unmeasured"
+    good, bad = (
+        (estimate.high <= limit.value, estimate.low > limit.value)
+        if limit.direction == "max"
+        else (estimate.low >= limit.value, estimate.high < limit.value)
+    )
+    return "passed" if good else "failed" if bad else "inconclusive"
+
+
+def _acceptable(status: Status, estimate: Estimate, limit: Limit, profile: Profile) -> bool:
+    if status == "unmeasured":
+        return estimate.metric in profile.allow_unmeasured
+    if status == "inconclusive":
+        return profile.inconclusive == "warn" or (profile.inconclusive == "point" and _margin(estimate, limit) >= 0)
+    return status == "passed"
+
+
+def _margin(estimate: Estimate, limit: Limit) -> float:
+    """How far the value is on the good side of the limit."""
+    assert estimate.value is not None
+    return limit.value - estimate.value if limit.direction == "max" else estimate.value - limit.value
+
+
+def _needed(estimate: Estimate, limit: Limit) -> int | None:
+    assert estimate.value is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return prompts_to_settle(estimate.value, estimate.low, estimate.high, limit.value, estimate.n_prompts)
+
+
+def _severity(verdict: Verdict) -> tuple[bool, int, float]:
+    """Sort key, worst first: what is not acceptable, then by status, then by how far over the limit."""
+    value, sign = verdict.estimate.value, 1 if METRICS[verdict.metric].direction == "max" else -1
+    margin = 0.0 if value is None else sign * (verdict.limit - value)
+    return verdict.acceptable, _WORST_FIRST.index(verdict.status), margin

@@ -1,0 +1,178 @@
+"""One model on one prompt set: a forward pass for all that streams, an attribution pass for saliency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from ..analyses.saliency import attributable
+from ..errors import MeasurementError
+from ..models.encoding import batches, collate, encode, wrap_in_chat
+from ..models.gradients import float32_gradients, gradient_path
+from ..models.loading import LoadedModel
+from ..models.neurons import choose_layers
+from ..prompts import PromptSet
+from ..records import Activations, Answers, Measurement, Provenance, Saliency
+from .answers import AnswerCollector, choice_tokens
+from .attributing import Attributor
+from .plan import Plan, Progress, Silent
+from .streams import LayerStream
+
+__all__ = ["Plan", "Progress", "Silent", "measure"]
+
+
+def measure(
+    loaded: LoadedModel,
+    prompts: PromptSet,
+    plan: Plan,
+    *,
+    model: str,
+    revision: str | None = None,
+    reference: Measurement | None = None,
+    index: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure what a model does on a prompt set.
+
+    Args:
+        loaded: the model.
+        prompts: the prompt set.
+        plan: what to measure.
+        model: the model's name, for the record.
+        revision: its revision, for the record.
+        reference: the reference's measurement when `loaded` is a candidate: its answers are what is attributed,
+            and the tokens it thinks probable are those that are compared.
+        index: positions of the prompts to measure, a shard; all by default.
+        progress: who is told how far it is.
+
+    Raises:
+        MeasurementError: non-finite logits or activations, or not enough memory.
+        ModelError: a layer that the model does not have.
+        PromptError: a prompt that the model cannot read.
+    """
+    progress = progress or Silent()
+    chat = loaded.chat if prompts.chat is None else prompts.chat
+    encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
+    run = _Run(loaded, prompts, plan, reference, chat, encoded, progress)
+    wanted = list(range(len(prompts)) if index is None else index)
+    with _memory(plan):
+        answers, activations = run.forward_pass(wanted)
+        saliency = run.attribution_pass(run.targets(answers, wanted))
+    provenance = run.provenance(model, revision)
+    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One measurement under way."""
+
+    loaded: LoadedModel
+    prompts: PromptSet
+    plan: Plan
+    reference: Measurement | None
+    chat: bool
+    encoded: Sequence[Sequence[int]]
+    progress: Progress
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return choose_layers(self.plan.layers, self.loaded.n_layers)
+
+    def forward_pass(self, index: Sequence[int]) -> tuple[Answers, dict[int, Activations]]:
+        """Run the prompts once; everything that streams takes what it needs from that."""
+        loaded = self.loaded
+        collector = self._collector()
+        streams = {
+            layer: LayerStream(rectified=loaded.neurons.rectified(layer), seed=self.plan.seed) for layer in self.layers
+        }
+        self.progress.start("measuring", len(index))
+        with torch.no_grad(), ExitStack() as hooks:
+            for layer, stream in streams.items():
+                handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
+                hooks.callback(handle.remove)
+            for part in batches(self.encoded, index, self.plan.batch_size):
+                batch = collate(self.encoded, part, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
+                for stream in streams.values():
+                    stream.expect(batch)
+                collector.add(batch, loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
+                self.progress.advance(len(part))
+        self.progress.finish()
+        return collector.result(), {layer: stream.result() for layer, stream in streams.items()}
+
+    def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
+        """The token to attribute for each prompt of the attribution's sample: the reference's answer, or its own."""
+        own = self.reference is None or self.plan.attribution.target == "own"
+        source = answers if own or self.reference is None else self.reference.answers
+        tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
+        return {i: tokens[i] for i in index if i < self.plan.samples}
+
+    def attribution_pass(self, targets: dict[int, int]) -> dict[int, Saliency]:
+        """Attribute at every layer where the reference, if there is one, could be attributed."""
+        if self.plan.attribution.method == "off" or not targets:
+            return {}
+        attributor = Attributor(self.loaded, self.encoded, self.plan.attribution)
+        with float32_gradients(self.loaded.model):
+            return {
+                layer: attributor.attribute(layer, targets, self.progress)
+                for layer in self.layers
+                if self.reference is None or attributable(self.reference.saliency[layer].converged)
+            }
+
+    def provenance(self, model: str, revision: str | None) -> Provenance:
+        loaded, prompts, plan = self.loaded, self.prompts, self.plan
+        return Provenance(
+            model=model,
+            bits=loaded.bits,
+            revision=revision,
+            content_hash=loaded.content_hash,
+            dtype=loaded.dtype,
+            module_types=loaded.module_types,
+            quantization=loaded.quantization,
+            gradient_path=gradient_path(loaded.model),
+            architecture=type(loaded.model).__name__,
+            n_layers=loaded.n_layers,
+            tokenizer_hash=loaded.tokenizer_hash,
+            prompt_set=prompts.name,
+            prompt_hash=prompts.hash,
+            template=f"{'chat' if self.chat else 'raw'}:{prompts.format or '{prompt}'}",
+            readout=plan.readout,
+            layers=self.layers,
+            attribution=f"{plan.attribution},samples={plan.samples}",
+            seed=plan.seed,
+            batch_size=plan.batch_size,
+            device=str(loaded.device),
+            libraries=loaded.libraries,
+        )
+
+    def _collector(self) -> AnswerCollector:
+        loaded, prompts = self.loaded, self.prompts
+        choices = None
+        if self.plan.readout == "choices":
+            text = wrap_in_chat(loaded.tokenizer, prompts.texts[0]) if self.chat else prompts.texts[0]
+            choices = choice_tokens(loaded.tokenizer, prompts, text, chat=self.chat)
+        return AnswerCollector(
+            prompts,
+            loaded.tokenizer.decode,
+            support=None if self.reference is None else self.reference.answers.support,
+            choices=choices,
+            substring=self.plan.readout == "substring",
+        )
+
+
+def _context(loaded: LoadedModel) -> int | None:
+    length: int | None = getattr(loaded.model.config, "max_position_embeddings", None)
+    return length
+
+
+@contextmanager
+def _memory(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MeasurementError(
+            f"out of memory at --quantcheck-batch-size={plan.batch_size}: take a smaller one, shorter prompts or a "
+            "larger machine"
+        ) from error

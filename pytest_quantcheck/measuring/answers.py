@@ -1,0 +1,147 @@
+"""Answers: which token a model gives, how sure it is of it, and whether it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..analyses.divergence import log_probs_at, top_log_probs
+from ..errors import MeasurementError, PromptError
+from ..models.encoding import Batch
+from ..prompts import PromptSet
+from ..records import Answers
+
+SUPPORT = 1024
+"""Tokens of the reference's answer distribution that are kept; the rest is one number."""
+
+
+class AnswerCollector:
+    """Takes the logits of batch after batch; `result` is the answers to all of them.
+
+    `support` (n, k) int32 by position in the prompt set holds the reference's tokens when a candidate is
+    measured, None for a reference. `choices` are the token ids and golds of the `choices` readout.
+    """
+
+    def __init__(
+        self,
+        prompts: PromptSet,
+        decode: Callable[[int], str],
+        *,
+        support: NDArray[np.int32] | None,
+        choices: dict[int, str] | None,
+        substring: bool,
+    ) -> None:
+        self._prompts, self._decode, self._support, self._choices = prompts, decode, support, choices
+        self._right = _contains if substring else _Matcher(prompts.golds)
+        self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._index: list[int] = []
+        self._whole = 0
+
+    def add(self, batch: Batch, logits: torch.Tensor) -> None:
+        """Take the logits (prompts, vocabulary) at the answer position of one batch."""
+        logits = logits.float()
+        if self._choices is None:
+            answer, offered = logits.argmax(dim=-1), logits
+        else:
+            ids = torch.tensor(list(self._choices), device=logits.device)
+            offered = logits[:, ids]
+            answer = ids[offered.argmax(dim=-1)]
+        chosen = offered.log_softmax(dim=-1).amax(dim=-1)
+        self._whole = offered.shape[-1]
+        support, log_probs, rest = self._partition(batch, offered)
+        finite = torch.isfinite(logits).all(dim=-1)
+        self._index.extend(batch.index)
+        self._parts.append((answer, chosen.double().exp(), support, log_probs, rest, finite))
+
+    def result(self) -> Answers:
+        """The answers, in the order of the prompt set.
+
+        Raises:
+            MeasurementError: a prompt's logits were NaN or infinite.
+        """
+        order = np.argsort(self._index)
+        columns = (torch.cat(column).cpu().numpy()[order] for column in zip(*self._parts, strict=True))
+        token, confidence, support, log_probs, rest, finite = columns
+        index = np.asarray(self._index, dtype=np.int64)[order]
+        self._refuse_non_finite(index[~finite])
+        return Answers(
+            index=index,
+            token=token,
+            confidence=confidence,
+            correct=np.array([self._correct(i, t) for i, t in zip(index, token, strict=True)], dtype=bool),
+            support=support.astype(np.int32),
+            log_probs=log_probs,
+            rest=rest,
+            exact=support.shape[1] == self._whole,
+        )
+
+    def _partition(self, batch: Batch, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self._choices is not None:
+            ids = torch.arange(offered.shape[1], device=offered.device).expand(offered.shape)
+        elif self._support is not None:
+            ids = torch.from_numpy(self._support[list(batch.index)].astype(np.int64)).to(offered.device)
+        else:
+            return top_log_probs(offered, min(SUPPORT, offered.shape[-1]))
+        return ids, *log_probs_at(offered, ids)
+
+    def _correct(self, index: int, token: int) -> bool:
+        gold = self._prompts.golds[index]
+        if self._choices is not None:
+            return self._choices[token] == gold
+        return self._right(self._decode(token).strip().casefold(), gold.strip().casefold())
+
+    def _refuse_non_finite(self, bad: NDArray[np.int64]) -> None:
+        if len(bad):
+            rows = ", ".join(str(self._prompts.rows[i]) for i in bad[:5])
+            raise MeasurementError(
+                f"the logits of {len(bad)} of {len(self._index)} prompts of {self._prompts.name} are NaN or infinite "
+                f"(first in rows {rows}): the model overflows or its weights are damaged; nothing can be measured"
+            )
+
+
+def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) -> dict[int, str]:
+    """Map the first token of each distinct gold answer to that answer, for the `choices` readout.
+
+    The token is the one that follows `text`, a whole prompt as the model reads it, when the answer is written
+    behind it: directly behind white space or a chat template, else after a blank.
+
+    Raises:
+        PromptError: two answers share their first token.
+    """
+    tokens: dict[int, str] = {}
+    for gold in dict.fromkeys(prompts.golds):
+        token = _next_token(tokenizer, text, gold if chat or text[-1:].isspace() else f" {gold}", chat=chat)
+        if token in tokens:
+            raise PromptError(
+                f"--quantcheck-readout=choices cannot tell {tokens[token]!r} from {gold!r} in {prompts.name}: "
+                "both begin with the same token; use the token readout"
+            )
+        tokens[token] = gold
+    return tokens
+
+
+def _next_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
+    before, after = (tokenizer(t, add_special_tokens=not chat)["input_ids"] for t in (text, text + answer))
+    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return int(after[min(same, len(after) - 1)])
+
+
+class _Matcher:
+    """Right is the whole gold answer, or a beginning of it that no other gold answer has."""
+
+    def __init__(self, golds: Sequence[str]) -> None:
+        self._golds = {gold.strip().casefold() for gold in golds}
+
+    def __call__(self, token: str, gold: str) -> bool:
+        if token == gold:
+            return True
+        return bool(token) and gold.startswith(token) and sum(g.startswith(token) for g in self._golds) == 1
+
+
+def _contains(token: str, gold: str) -> bool:
+    """Whether the gold answer stands in the token: the paper's rule."""
+    return gold in token

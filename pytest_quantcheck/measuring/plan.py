@@ -1,0 +1,50 @@
+"""What a measurement shall cover, apart from the model and the prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from ..options.attribution import Attribution
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The part of the settings that decides what a measurement holds.
+
+    `layers`: `paper`, `all` or block numbers; `readout`: `token`, `choices` or `substring`; `samples`: prompts
+    to attribute; `batch_size`: prompts in one forward pass; `seed`: of the neurons followed for intervals.
+    """
+
+    layers: Literal["paper", "all"] | tuple[int, ...] = "paper"
+    readout: str = "token"
+    attribution: Attribution = field(default_factory=Attribution)
+    samples: int = 64
+    batch_size: int = 16
+    seed: int = 0
+
+
+class Progress(Protocol):
+    """Who is told how far a measurement is; all do nothing by default."""
+
+    def start(self, label: str, total: int) -> None:
+        """A phase begins: `label` says what, `total` how many prompts."""
+
+    def advance(self, n: int = 1) -> None:
+        """So many more prompts are done."""
+
+    def finish(self) -> None:
+        """The phase is over."""
+
+
+class Silent:
+    """Nobody is told."""
+
+    def start(self, label: str, total: int) -> None:
+        """Say nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        """Say nothing."""
+
+    def finish(self) -> None:
+        """Say nothing."""

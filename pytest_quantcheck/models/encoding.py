@@ -1,0 +1,79 @@
+"""Prompts to token batches: padded on the left, so that the answer always comes from the last position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import PromptError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some prompts of a prompt set as one left-padded tensor.
+
+    `index`: their positions in the prompt set; `input_ids`, `attention_mask`, `position_ids`
+    (prompts, tokens) int64; `lengths`: unpadded tokens of each.
+    """
+
+    index: tuple[int, ...]
+    lengths: tuple[int, ...]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+
+    @property
+    def real(self) -> torch.Tensor:
+        """Which positions hold a token, (prompts, tokens) bool."""
+        return self.attention_mask.bool()
+
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments for the model; the mask is left out where there is nothing to mask."""
+        padded = min(self.lengths) < self.input_ids.shape[1]
+        mask = {"attention_mask": self.attention_mask} if padded else {}
+        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False, **mask}
+
+
+def wrap_in_chat(tokenizer: Any, text: str) -> str:
+    """One user turn in the tokenizer's chat template, with the opening of the answer."""
+    turn = [{"role": "user", "content": text}]
+    wrapped: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return wrapped
+
+
+def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int | None = None) -> list[list[int]]:
+    """Token ids of each prompt; special tokens are added unless the chat template brings its own.
+
+    Raises:
+        PromptError: a prompt without tokens, or longer than the model's context; names its number.
+    """
+    wrapped = [wrap_in_chat(tokenizer, text) for text in texts] if chat else list(texts)
+    encoded: list[list[int]] = tokenizer(wrapped, add_special_tokens=not chat)["input_ids"]
+    for number, ids in enumerate(encoded, start=1):
+        if not ids:
+            raise PromptError(f"prompt {number} has no tokens: {texts[number - 1][:60]!r}; remove it")
+        if max_length is not None and len(ids) > max_length:
+            raise PromptError(
+                f"prompt {number} has {len(ids)} tokens and the model's context holds {max_length}; "
+                "shorten or remove it"
+            )
+    return encoded
+
+
+def batches(encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Split the prompts `index` into batches of like length, longest first: memory trouble shows at once."""
+    ordered = sorted(index, key=lambda i: (-len(encoded[i]), i))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int, device: torch.device) -> Batch:
+    """Pad the prompts `index` on the left to one length."""
+    lengths = tuple(len(encoded[i]) for i in index)
+    width = max(lengths)
+    ids = torch.tensor([[pad] * (width - len(encoded[i])) + list(encoded[i]) for i in index])
+    mask = torch.tensor([[0] * (width - n) + [1] * n for n in lengths])
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return Batch(tuple(index), lengths, ids.to(device), mask.to(device), positions.to(device))

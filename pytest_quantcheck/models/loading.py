@@ -1,0 +1,339 @@
+"""One model at one bit-width, loaded, checked and described."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib.metadata
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from ..errors import ModelError
+from . import builtin
+from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
+from .neurons import Neurons, find_neurons
+
+_LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
+_QUANTIZED_MODULES = {"Linear8bitLt", "Linear4bit", "LinearNF4", "LinearFP4"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights come from, as the user named it.
+
+    `model`: hub id, directory, path of a `.gguf` file, or `builtin`; the rest are the options of that name.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    neurons: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model in memory with its tokenizer and what is known of it; closing it frees the memory.
+
+    Also a context manager. `model` and `tokenizer` are None after `close()`.
+    """
+
+    model: Any
+    tokenizer: Any
+    bits: str
+    dtype: str
+    device: torch.device
+    neurons: Neurons
+    module_types: dict[str, int]
+    quantization: dict[str, Any] | None
+    content_hash: str | None
+    tokenizer_hash: str
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.neurons.blocks)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        self.model = self.tokenizer = None
+        self.neurons = Neurons((), (), None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Self:
+        """The model itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Free it."""
+        self.close()
+
+
+def load(source: Source, bits: str = "reference") -> LoadedModel:
+    """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`.
+
+    Raises:
+        ModelError: the model does not exist, cannot be read, does not fit, has no known FFN or, loaded as
+            quantized, has not one quantized layer.
+    """
+    device = choose_device(source.device)
+    with _explained(source, bits), _quiet():
+        tokenizer = _tokenizer(source)
+        model = _model(source, bits, device)
+    neurons = find_neurons(model, source.neurons)
+    module_types = dict(Counter(type(module).__name__ for module in model.modules() if not list(module.children())))
+    if bits in QUANTIZED and not _QUANTIZED_MODULES & set(module_types):
+        raise ModelError(f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types}")
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        bits=bits,
+        dtype=dtype_name(model.dtype),
+        device=device,
+        neurons=neurons,
+        module_types=module_types,
+        quantization=_described(model),
+        content_hash=content_hash(source),
+        tokenizer_hash=_tokenizer_hash(tokenizer),
+        libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """The device by its name; `auto` is the first CUDA device, or the CPU where there is none."""
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"--quantcheck-device={device}: expected auto, cpu or cuda[:N]") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"--quantcheck-device={device}: torch {torch.__version__} sees no CUDA device here")
+    return chosen
+
+
+def content_hash(source: Source) -> str | None:
+    """SHA-256 over the names and bytes of a local model's files; None for a hub id."""
+    root = local_path(source.model)
+    if root is None:
+        return None
+    digest = hashlib.sha256()
+    for path in [root] if root.is_file() else sorted(p for p in root.iterdir() if _is_content(p)):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def local_path(model: str) -> Path | None:
+    """The directory or file that a model name stands for; None for a hub id.
+
+    Raises:
+        ModelError: the name is a path by its form, and nothing is there.
+    """
+    if model == "builtin":
+        return builtin.DIRECTORY
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ModelError(f"--quantcheck-model={model}: no such file or directory")
+    return None
+
+
+def _is_content(path: Path) -> bool:
+    return path.is_file() and path.suffix in {".safetensors", ".json", ".bin", ".model", ".jinja", ".txt"}
+
+
+def _arguments(source: Source) -> tuple[str, dict[str, Any]]:
+    """The name and the keyword arguments that find a model's files, for `from_pretrained`."""
+    path = local_path(source.model)
+    common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    if path is not None and path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name, **common}
+    return str(path or source.model), common
+
+
+def _tokenizer(source: Source) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+    name, arguments = _arguments(source)
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **arguments)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def _model(source: Source, bits: str, device: torch.device) -> Any:
+    name, arguments = _arguments(source)
+    dtype: Any = DTYPES.get(bits) or DTYPES.get(source.dtype, "auto")
+    quantized = bits in QUANTIZED
+    if "gguf_file" in arguments:
+        model = _from_gguf(name, arguments, dtype, bits, device)
+    else:
+        extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
+        safe = {} if source.allow_pickle else {"use_safetensors": True}
+        model = _pretrained(name, dtype=dtype, **arguments, **safe, **extra)
+    model = model if quantized else model.to(device)
+    _multiply_in_float32(model, device)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _pretrained(name: str, **arguments: Any) -> Any:
+    """A model whose every weight comes from the checkpoint; transformers makes up those that are not there."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
+
+    model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
+    made_up = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if made_up:
+        more = f" and {len(made_up) - 3} more" if len(made_up) > 3 else ""
+        raise ModelError(
+            f"{name}: weights are missing or of another shape than config.json says: {', '.join(made_up[:3])}{more}. "
+            "Check that the files are complete and belong together."
+        )
+    return model
+
+
+def _half(name: str, arguments: dict[str, Any], dtype: Any) -> torch.dtype:
+    """The float format that the checkpoint will be loaded in."""
+    from transformers import AutoConfig  # noqa: PLC0415 - heavy
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return AutoConfig.from_pretrained(name, **arguments).dtype or torch.float32
+
+
+def _quantized_arguments(bits: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    compute = dtype if multiplies(dtype, device) else torch.float32
+    return {"quantization_config": quantization_config(bits, compute), "device_map": {"": device}}
+
+
+def _from_gguf(name: str, arguments: dict[str, Any], dtype: Any, bits: str, device: torch.device) -> Any:
+    """Dequantize a GGUF file into a plain model; quantized, by way of a plain checkpoint in a temporary folder.
+
+    transformers marks what it read as quantized by GGUF, which can neither be saved nor quantized again.
+    """
+    import tempfile  # noqa: PLC0415 - rarely needed
+
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
+
+    read = _pretrained(name, dtype=dtype, **arguments)
+    config = read.config
+    del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=read.dtype)  # not .to(dtype): positions stay in float32
+    plain.load_state_dict(read.state_dict())
+    if bits not in QUANTIZED:
+        return plain
+    del read
+    with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
+        plain.save_pretrained(folder)
+        extra = _quantized_arguments(bits, plain.dtype, device)
+        return _pretrained(folder, dtype=plain.dtype, **extra)
+
+
+def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
+    """Where the CPU has no half-precision matrix kernels, multiply in float32 and round the result.
+
+    That is what a half-precision kernel with float32 accumulation computes, and ten times faster than the loops
+    that torch falls back to.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and not multiplies(module.weight.dtype, device):
+            module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
+
+
+def _rounded_linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    bias = None if module.bias is None else module.bias.float()
+    return nn.functional.linear(x.float(), module.weight.float(), bias).to(x.dtype)
+
+
+def _described(model: Any) -> dict[str, Any] | None:
+    config = getattr(model.config, "quantization_config", None)
+    if config is None:
+        return None
+    described = config if isinstance(config, dict) else config.to_dict()
+    return {key: value if type(value) in {int, float, str, bool} else _word(value) for key, value in described.items()}
+
+
+def _word(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    digest = hashlib.sha256()
+    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
+        digest.update(f"{number} {token}\n".encode())
+    digest.update(str(getattr(tokenizer, "chat_template", None)).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(source: Source, bits: str) -> Iterator[None]:
+    """Turn whatever a library raises while loading into one sentence about this model."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"{source.model} at {bits} does not fit into memory: {_first_line(error)}; use a larger machine, "
+            "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"{source.model} cannot be loaded at {bits}: {type(error).__name__}: {_first_line(error)}. "
+            f"{_next_step(source, error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:400].rstrip(".") + ("…" if len(text) > 400 else "")
+
+
+def _next_step(source: Source, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "The checkpoint brings code of its own: allow it with --quantcheck-trust-remote-code if you trust it."
+    if "model.safetensors" in text and not source.allow_pickle:
+        return "If its weights are pickled (pytorch_model.bin) and you trust them: --quantcheck-allow-pickle."
+    if local_path(source.model) is None:
+        return "Check the hub id and --quantcheck-revision, the network and HF_HUB_OFFLINE."
+    return "Check that the files are complete and belong together."
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence progress bars and the lines that bitsandbytes logs once per layer and forward pass."""
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - heavy
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    shown: Callable[[], bool] = transformers_logging.is_progress_bar_enabled
+    before = shown()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,128 @@
+"""pytest hooks and fixtures; each delegates to the room that knows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .errors import QuantcheckError
+from .options import Settings, register, settings_from
+
+if TYPE_CHECKING:
+    from .gate import Gate
+    from .models.loading import LoadedModel
+    from .session import Session
+
+_SESSION = pytest.StashKey["Session"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the `--quantcheck-*` options and their ini twins."""
+    register(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check everything that can be checked without loading a model; a mistake ends pytest with exit status 4."""
+    if config.option.help or config.option.version:
+        return
+    try:
+        settings = settings_from(config)
+        if settings is not None:
+            config.stash[_SESSION] = _session(config, settings)
+    except QuantcheckError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """Name the model, candidates, prompts, profile and versions."""
+    session = config.stash.get(_SESSION, None)
+    return session.header() if session else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add the packaged suite, before other plugins select."""
+    run = config.stash.get(_SESSION, None)
+    if run:
+        items += run.collect(session)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run nothing in a dry run."""
+    run = session.config.stash.get(_SESSION, None)
+    return run.dry_run() if run else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrize `quantcheck_bits` with every candidate."""
+    if "quantcheck_bits" in metafunc.fixturenames:
+        run = metafunc.config.stash.get(_SESSION, None)
+        metafunc.parametrize("quantcheck_bits", run.gate.candidates if run else [], scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Let a report carry its verdict, to JUnit and from xdist's workers."""
+    report = yield
+    run = item.config.stash.get(_SESSION, None)
+    if run and call.when == "call":
+        run.attach(item, report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def quantcheck(request: pytest.FixtureRequest) -> Gate:
+    """The gate of this run: `.load(bits)`, `.measure(bits)`, `.compare(bits)`, each model measured once.
+
+    Tests that use it are skipped where no `--quantcheck-model` is given.
+    """
+    run = request.config.stash.get(_SESSION, None)
+    if run is None:
+        pytest.skip("needs --quantcheck-model=MODEL")
+    return run.gate
+
+
+@pytest.fixture
+def quantcheck_reference_model(quantcheck: Gate) -> Iterator[LoadedModel]:
+    """The model at full precision, with `.model` and `.tokenizer`; freed after the test."""
+    with quantcheck.load() as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def quantcheck_candidate_model(quantcheck: Gate, quantcheck_bits: str) -> Iterator[LoadedModel]:
+    """Each candidate in turn, with `.model`, `.tokenizer` and `.bits`; freed after the test."""
+    with quantcheck.load(quantcheck_bits) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def quantcheck_int8_model(quantcheck: Gate) -> Iterator[LoadedModel]:
+    """The model as LLM.int8(), with `.model` and `.tokenizer`; freed after the test."""
+    with quantcheck.load("int8") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def quantcheck_nf4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
+    """The model as NF4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
+    with quantcheck.load("nf4") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
+    """The model as FP4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
+    with quantcheck.load("fp4") as loaded:
+        yield loaded
+
+
+def _session(config: pytest.Config, settings: Settings) -> Session:
+    from .session import Session
+
+    session = Session(config, settings)
+    config.pluginmanager.register(session, "quantcheck-session")
+    return session

