@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +19,8 @@ from .records import Comparison, Measurement, Verdict
 
 if TYPE_CHECKING:
     from .measuring import Plan, Progress
-    from .models.loading import LoadedModel, Source
+    from .models.identity import Source
+    from .models.loading import LoadedModel
 
 REFERENCE = "reference"
 
@@ -70,7 +74,7 @@ class Gate:
         """
         from .models.loading import load  # noqa: PLC0415 - heavy
 
-        return load(self._source(), _exact(bits))
+        return load(self._source, _exact(bits))
 
     def measure(self, bits: str = REFERENCE, prompts: str | None = None) -> Measurement:
         """What the model does at a bit-width on a prompt set, measured once in a run.
@@ -167,11 +171,14 @@ class Gate:
             seed=asked.seed,
         )
 
+    @cached_property
     def _source(self) -> Source:
-        from .models.loading import Source  # noqa: PLC0415 - heavy
+        """Where the weights are; a GGUF file is unpacked once, into a folder that lives as long as the gate."""
+        from .models.identity import Source  # noqa: PLC0415 - heavy
+        from .models.loading import unpack_gguf  # noqa: PLC0415 - heavy
 
         asked = self.settings
-        return Source(
+        source = Source(
             model=asked.model,
             revision=asked.revision,
             dtype=asked.dtype,
@@ -180,6 +187,10 @@ class Gate:
             trust_remote_code=asked.trust_remote_code,
             allow_pickle=asked.allow_pickle,
         )
+        if not source.is_gguf:
+            return source
+        self._folder = TemporaryDirectory(prefix="quantcheck-")
+        return unpack_gguf(source, Path(self._folder.name))
 
     def _prompt_set(self, name: str | None) -> str:
         known = list(self.prompt_sets)

@@ -25,7 +25,7 @@ but to no less than this: where the ends differ by almost nothing, float32 noise
 
 TOLERANCE = 0.05
 """Relative completeness error up to which an attribution counts as converged. Smooth integrands fall far below it
-with four nodes; LLM.int8(), which rounds activations, leaves up to a few per cent however many there are."""
+with four nodes; where there is no convergence the error is of the order of one, whatever the nodes."""
 
 
 @dataclass(frozen=True, eq=False)

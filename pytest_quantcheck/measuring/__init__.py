@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..analyses.saliency import attributable
-from ..errors import MeasurementError
+from ..errors import MeasurementError, PromptError
 from ..models.encoding import batches, collate, encode, wrap_in_chat
 from ..models.gradients import float32_gradients, gradient_path
 from ..models.loading import LoadedModel
@@ -49,15 +49,18 @@ def measure(
         progress: who is told how far it is.
 
     Raises:
-        MeasurementError: non-finite logits or activations, or not enough memory.
+        MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
+            measured on these prompts.
         ModelError: a layer that the model does not have.
-        PromptError: a prompt that the model cannot read.
+        PromptError: a prompt that the model cannot read, or a chat template asked for and not there.
+        ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
     progress = progress or Silent()
-    chat = loaded.chat if prompts.chat is None else prompts.chat
+    wanted = _positions(prompts, index)
+    _check_covered(reference, wanted)
+    chat = _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
     run = _Run(loaded, prompts, plan, reference, chat, encoded, progress)
-    wanted = list(range(len(prompts)) if index is None else index)
     with _memory(plan):
         answers, activations = run.forward_pass(wanted)
         saliency = run.attribution_pass(run.targets(answers, wanted))
@@ -76,6 +79,11 @@ class _Run:
     chat: bool
     encoded: Sequence[Sequence[int]]
     progress: Progress
+
+    @property
+    def _int8_kernels(self) -> bool:
+        """The paper attributed through LLM.int8()'s own kernels."""
+        return self.plan.attribution.method == "paper"
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -100,7 +108,7 @@ class _Run:
                 collector.add(batch, loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
                 self.progress.advance(len(part))
         self.progress.finish()
-        return collector.result(), {layer: stream.result() for layer, stream in streams.items()}
+        return collector.result(), {layer: _result(layer, stream) for layer, stream in streams.items()}
 
     def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
         """The token to attribute for each prompt of the attribution's sample: the reference's answer, or its own."""
@@ -114,12 +122,18 @@ class _Run:
         if self.plan.attribution.method == "off" or not targets:
             return {}
         attributor = Attributor(self.loaded, self.encoded, self.plan.attribution)
-        with float32_gradients(self.loaded.model):
+        with float32_gradients(self.loaded.model, int8_kernels=self._int8_kernels):
             return {
                 layer: attributor.attribute(layer, targets, self.progress)
                 for layer in self.layers
-                if self.reference is None or attributable(self.reference.saliency[layer].converged)
+                if self._defined_at(layer)
             }
+
+    def _defined_at(self, layer: int) -> bool:
+        if self.reference is None:
+            return True
+        found = self.reference.saliency.get(layer)
+        return found is not None and attributable(found.converged)
 
     def provenance(self, model: str, revision: str | None) -> Provenance:
         loaded, prompts, plan = self.loaded, self.prompts, self.plan
@@ -131,7 +145,7 @@ class _Run:
             dtype=loaded.dtype,
             module_types=loaded.module_types,
             quantization=loaded.quantization,
-            gradient_path=gradient_path(loaded.model),
+            gradient_path=gradient_path(loaded.model, int8_kernels=self._int8_kernels),
             architecture=type(loaded.model).__name__,
             n_layers=loaded.n_layers,
             tokenizer_hash=loaded.tokenizer_hash,
@@ -156,10 +170,42 @@ class _Run:
         return AnswerCollector(
             prompts,
             loaded.tokenizer.decode,
-            support=None if self.reference is None else self.reference.answers.support,
+            reference=None if self.reference is None else self.reference.answers,
             choices=choices,
             substring=self.plan.readout == "substring",
         )
+
+
+def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
+    wanted = list(range(len(prompts)) if index is None else index)
+    if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(range(len(prompts))):
+        raise ValueError(f"Expected different positions from 0 to {len(prompts) - 1} in `index`, got {wanted[:20]}.")
+    return wanted
+
+
+def _check_covered(reference: Measurement | None, index: Sequence[int]) -> None:
+    missing = [] if reference is None else sorted(set(index) - set(reference.answers.index.tolist()))
+    if missing:
+        raise MeasurementError(
+            f"the reference was not measured on {len(missing)} of {len(index)} prompts (the first is at position "
+            f"{missing[0]}): measure it on all of the candidate's prompts first"
+        )
+
+
+def _chat(loaded: LoadedModel, prompts: PromptSet) -> bool:
+    if prompts.chat and not loaded.chat:
+        raise PromptError(
+            f"{prompts.name} asks for the chat template (template {prompts.template}), and this model's tokenizer has "
+            "none: take --quantcheck-template=raw or a format string"
+        )
+    return loaded.chat if prompts.chat is None else prompts.chat
+
+
+def _result(layer: int, stream: LayerStream) -> Activations:
+    try:
+        return stream.result()
+    except MeasurementError as error:
+        raise MeasurementError(f"layer {layer}: {error}") from error
 
 
 def _context(loaded: LoadedModel) -> int | None:
@@ -171,8 +217,15 @@ def _context(loaded: LoadedModel) -> int | None:
 def _memory(plan: Plan) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
         raise MeasurementError(
             f"out of memory at --quantcheck-batch-size={plan.batch_size}: take a smaller one, shorter prompts or a "
             "larger machine"
         ) from error
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """On a CPU torch has no error of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

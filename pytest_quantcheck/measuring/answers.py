@@ -22,8 +22,8 @@ SUPPORT = 1024
 class AnswerCollector:
     """Takes the logits of batch after batch; `result` is the answers to all of them.
 
-    `support` (n, k) int32 by position in the prompt set holds the reference's tokens when a candidate is
-    measured, None for a reference. `choices` are the token ids and golds of the `choices` readout.
+    `reference`: the reference's answers to the same prompts and more when a candidate is measured, None for a
+    reference. `choices` are the token ids and golds of the `choices` readout.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class AnswerCollector:
         prompts: PromptSet,
         decode: Callable[[int], str],
         *,
-        support: NDArray[np.int32] | None,
+        reference: Answers | None,
         choices: dict[int, str] | None,
         substring: bool,
     ) -> None:
-        self._prompts, self._decode, self._support, self._choices = prompts, decode, support, choices
+        self._prompts, self._decode, self._reference, self._choices = prompts, decode, reference, choices
         self._right = _contains if substring else _Matcher(prompts.golds)
         self._parts: list[tuple[torch.Tensor, ...]] = []
         self._index: list[int] = []
@@ -81,12 +81,15 @@ class AnswerCollector:
 
     def _partition(self, batch: Batch, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if self._choices is not None:
-            ids = torch.arange(offered.shape[1], device=offered.device).expand(offered.shape)
-        elif self._support is not None:
-            ids = torch.from_numpy(self._support[list(batch.index)].astype(np.int64)).to(offered.device)
-        else:
+            tokens = torch.tensor(list(self._choices), device=offered.device).expand(offered.shape)
+            return tokens, *log_probs_at(
+                offered, torch.arange(offered.shape[1], device=offered.device).expand_as(tokens)
+            )
+        if self._reference is None:
             return top_log_probs(offered, min(SUPPORT, offered.shape[-1]))
-        return ids, *log_probs_at(offered, ids)
+        rows = np.searchsorted(self._reference.index, batch.index)
+        tokens = torch.from_numpy(self._reference.support[rows].astype(np.int64)).to(offered.device)
+        return tokens, *log_probs_at(offered, tokens)
 
     def _correct(self, index: int, token: int) -> bool:
         gold = self._prompts.golds[index]

@@ -89,7 +89,7 @@ class Attributor:
         end = path.activations.float()
         start = torch.zeros_like(end) if self._method.baseline == "zero" else path.baseline_activations().float()
         found = integrated_gradients(path, start, end, nodes=nodes, copies=self._copies(batch))
-        sets, errors = salient(found.values, batch.real).cpu().numpy(), found.error.cpu().tolist()
+        sets, errors = salient(found.values, batch.real).cpu().numpy(), found.error.nan_to_num(torch.inf).cpu().tolist()
         return {i: _Outcome(sets[row], errors[row], nodes) for row, i in enumerate(index)}
 
     def _copies(self, batch: Batch) -> int:

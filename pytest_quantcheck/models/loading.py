@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib.metadata
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -20,28 +20,12 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from . import builtin
 from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
+from .identity import Source, content_hash, local_path, tokenizer_hash
 from .neurons import Neurons, find_neurons
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
 _QUANTIZED_MODULES = {"Linear8bitLt", "Linear4bit", "LinearNF4", "LinearFP4"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the weights come from, as the user named it.
-
-    `model`: hub id, directory, path of a `.gguf` file, or `builtin`; the rest are the options of that name.
-    """
-
-    model: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    neurons: str | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
 
 
 @dataclass(eq=False)
@@ -97,6 +81,9 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
         ModelError: the model does not exist, cannot be read, does not fit, has no known FFN or, loaded as
             quantized, has not one quantized layer.
     """
+    if source.is_gguf:
+        with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
+            return load(unpack_gguf(source, Path(folder)), bits)
     device = choose_device(source.device)
     with _explained(source, bits), _quiet():
         tokenizer = _tokenizer(source)
@@ -115,9 +102,31 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
         module_types=module_types,
         quantization=_described(model),
         content_hash=content_hash(source),
-        tokenizer_hash=_tokenizer_hash(tokenizer),
+        tokenizer_hash=tokenizer_hash(tokenizer),
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
+
+
+def unpack_gguf(source: Source, folder: Path) -> Source:
+    """Dequantize a GGUF file into a plain checkpoint in a folder, and say where that is.
+
+    transformers marks what it reads from such a file as quantized, which can neither be saved nor quantized again.
+
+    Raises:
+        ModelError: the file does not exist or cannot be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy
+
+    path = local_path(source.model)
+    assert path is not None
+    with _explained(source, "reference"), _quiet():
+        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=DTYPES.get(source.dtype, torch.float32))
+        del read.config.quantization_config
+        plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32
+        plain.load_state_dict(read.state_dict())
+        plain.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+    return replace(source, model=str(folder), origin=source.model)
 
 
 def choose_device(device: str) -> torch.device:
@@ -133,46 +142,10 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def content_hash(source: Source) -> str | None:
-    """SHA-256 over the names and bytes of a local model's files; None for a hub id."""
-    root = local_path(source.model)
-    if root is None:
-        return None
-    digest = hashlib.sha256()
-    for path in [root] if root.is_file() else sorted(p for p in root.iterdir() if _is_content(p)):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def local_path(model: str) -> Path | None:
-    """The directory or file that a model name stands for; None for a hub id.
-
-    Raises:
-        ModelError: the name is a path by its form, and nothing is there.
-    """
-    if model == "builtin":
-        return builtin.DIRECTORY
-    path = Path(model).expanduser()
-    if path.exists():
-        return path
-    if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelError(f"--quantcheck-model={model}: no such file or directory")
-    return None
-
-
-def _is_content(path: Path) -> bool:
-    return path.is_file() and path.suffix in {".safetensors", ".json", ".bin", ".model", ".jinja", ".txt"}
-
-
 def _arguments(source: Source) -> tuple[str, dict[str, Any]]:
     """The name and the keyword arguments that find a model's files, for `from_pretrained`."""
-    path = local_path(source.model)
     common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    if path is not None and path.suffix == ".gguf":
-        return str(path.parent), {"gguf_file": path.name, **common}
-    return str(path or source.model), common
+    return str(local_path(source.model) or source.model), common
 
 
 def _tokenizer(source: Source) -> Any:
@@ -189,12 +162,9 @@ def _model(source: Source, bits: str, device: torch.device) -> Any:
     name, arguments = _arguments(source)
     dtype: Any = DTYPES.get(bits) or DTYPES.get(source.dtype, "auto")
     quantized = bits in QUANTIZED
-    if "gguf_file" in arguments:
-        model = _from_gguf(name, arguments, dtype, bits, device)
-    else:
-        extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
-        safe = {} if source.allow_pickle else {"use_safetensors": True}
-        model = _pretrained(name, dtype=dtype, **arguments, **safe, **extra)
+    extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
+    safe = {} if source.allow_pickle else {"use_safetensors": True}
+    model = _pretrained(name, dtype=dtype, **arguments, **safe, **extra)
     model = model if quantized else model.to(device)
     _multiply_in_float32(model, device)
     return model.eval().requires_grad_(requires_grad=False)
@@ -229,29 +199,6 @@ def _quantized_arguments(bits: str, dtype: torch.dtype, device: torch.device) ->
     return {"quantization_config": quantization_config(bits, compute), "device_map": {"": device}}
 
 
-def _from_gguf(name: str, arguments: dict[str, Any], dtype: Any, bits: str, device: torch.device) -> Any:
-    """Dequantize a GGUF file into a plain model; quantized, by way of a plain checkpoint in a temporary folder.
-
-    transformers marks what it read as quantized by GGUF, which can neither be saved nor quantized again.
-    """
-    import tempfile  # noqa: PLC0415 - rarely needed
-
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
-
-    read = _pretrained(name, dtype=dtype, **arguments)
-    config = read.config
-    del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=read.dtype)  # not .to(dtype): positions stay in float32
-    plain.load_state_dict(read.state_dict())
-    if bits not in QUANTIZED:
-        return plain
-    del read
-    with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
-        plain.save_pretrained(folder)
-        extra = _quantized_arguments(bits, plain.dtype, device)
-        return _pretrained(folder, dtype=plain.dtype, **extra)
-
-
 def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
     """Where the CPU has no half-precision matrix kernels, multiply in float32 and round the result.
 
@@ -280,29 +227,22 @@ def _word(value: Any) -> str:
     return str(value.value if isinstance(value, Enum) else value)
 
 
-def _tokenizer_hash(tokenizer: Any) -> str:
-    digest = hashlib.sha256()
-    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
-        digest.update(f"{number} {token}\n".encode())
-    digest.update(str(getattr(tokenizer, "chat_template", None)).encode())
-    return digest.hexdigest()
-
-
 @contextmanager
 def _explained(source: Source, bits: str) -> Iterator[None]:
     """Turn whatever a library raises while loading into one sentence about this model."""
+    name = source.origin or source.model
     try:
         yield
     except ModelError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
-            f"{source.model} at {bits} does not fit into memory: {_first_line(error)}; use a larger machine, "
+            f"{name} at {bits} does not fit into memory: {_first_line(error)}; use a larger machine, "
             "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{source.model} cannot be loaded at {bits}: {type(error).__name__}: {_first_line(error)}. "
+            f"{name} cannot be loaded at {bits}: {type(error).__name__}: {_first_line(error)}. "
             f"{_next_step(source, error)}"
         ) from error
 

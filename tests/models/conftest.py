@@ -123,3 +123,14 @@ def bf16_checkpoint(save, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bf16")
     model = AutoModelForCausalLM.from_pretrained(save(make("llama-tied"), folder), dtype=torch.bfloat16)
     return save(model, folder)
+
+
+@pytest.fixture(scope="session")
+def answer():
+    """A loaded model's log-probabilities of the next token, (prompts, vocabulary) float32."""
+
+    @torch.no_grad()
+    def next_token(loaded, batch):
+        return loaded.model(**batch.inputs()).logits[:, -1].float().log_softmax(-1)
+
+    return next_token

@@ -188,10 +188,7 @@ def test_int8_layer_gradient_is_its_weight(load_at):
 
 
 def test_int8_gradients_are_near_those_of_the_dequantized_weights(load_at, tiny, batch_of):
-    """Through the whole model they differ by what rounding activations to 8 bits, layer after layer, does: a few per cent.
-
-    The wrong scale in one layer moves them by more than half.
-    """
+    """Through the whole model they differ by what rounding activations to 8 bits in every layer does."""
     weights = {name: int8_weight(layer) for name, layer in layers(load_at("int8"), "Linear8bitLt").items()}
     assert len(weights) == 21
     expected = slope_of(plain_model(tiny("llama-tied"), weights), batch_of(6, 4))

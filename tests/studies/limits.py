@@ -1,0 +1,151 @@
+"""Null and damage: what every metric says of models that are the same, and of models broken in known ways.
+
+    python tests/studies/limits.py MODEL PROMPTS [--samples N] [--attribution-samples N] [--template T]
+
+The limits of the default profile come from its tables; the numbers stand in the profile's evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from pytest_quantcheck.comparing import compare
+from pytest_quantcheck.measuring import Plan, measure
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.models.identity import Source
+from pytest_quantcheck.models.loading import LoadedModel, load
+from pytest_quantcheck.prompts import PromptSet, read_prompts
+from pytest_quantcheck.records import Comparison, Measurement
+
+GROUP = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """One candidate: how it is loaded, and what is done to it then."""
+
+    name: str
+    bits: str = "reference"
+    batch_size: int = 16
+    damage: Callable[[LoadedModel], None] = lambda loaded: None
+
+
+def round_to_nearest(bits: int, layers: slice = slice(None)) -> Callable[[LoadedModel], None]:
+    """Round every linear weight of some blocks to `bits` bits, symmetric, in groups of 64 along the input."""
+
+    def damage(loaded: LoadedModel) -> None:
+        for block in loaded.neurons.blocks[layers]:
+            for module in block.modules():
+                if isinstance(module, nn.Linear):
+                    module.weight.data = rounded(module.weight.data, bits)
+
+    return damage
+
+
+def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """The nearest values on a symmetric grid of 2 ** bits - 1 steps, a scale for each group of 64 inputs."""
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    most = 2 ** (bits - 1) - 1
+    scale = (groups.abs().amax(dim=-1, keepdim=True) / most).clamp(min=1e-12)
+    return ((groups / scale).round().clamp(-most, most) * scale).flatten(1).to(weight.dtype)
+
+
+def zero_gate_rows(share: float) -> Callable[[LoadedModel], None]:
+    """Zero a share of the rows that feed the neurons, in every block: those neurons die."""
+
+    def damage(loaded: LoadedModel) -> None:
+        for block in loaded.neurons.blocks:
+            rows = block.mlp.gate_proj.weight.data
+            rows[: int(share * len(rows))] = 0
+
+    return damage
+
+
+def scale_gate(layer: int, factor: float) -> Callable[[LoadedModel], None]:
+    """Multiply the scales of one block's gate projection."""
+
+    def damage(loaded: LoadedModel) -> None:
+        loaded.neurons.blocks[layer].mlp.gate_proj.weight.data *= factor
+
+    return damage
+
+
+def sharpen(factor: float) -> Callable[[LoadedModel], None]:
+    """Multiply the final norm: confidence moves, answers do not."""
+
+    def damage(loaded: LoadedModel) -> None:
+        loaded.neurons.tail[-1].weight.data *= factor
+
+    return damage
+
+
+def cases(n_layers: int) -> Iterator[Case]:
+    """The nulls, a ladder of roundings, bitsandbytes' formats and some defects."""
+    middle = (n_layers - 1) // 2
+    yield Case("null: batches of 5", batch_size=5)
+    yield Case("null: bf16", bits="bf16")
+    yield from (Case(f"round to nearest, {bits} bits", damage=round_to_nearest(bits)) for bits in (8, 6, 5, 4, 3, 2))
+    yield from (Case(f"bitsandbytes {bits}", bits=bits) for bits in ("int8", "nf4", "fp4"))
+    yield Case("last block at 2 bits", damage=round_to_nearest(2, slice(n_layers - 1, None)))
+    yield Case("gate scales of the middle block x 1.25", damage=scale_gate(middle, 1.25))
+    yield Case("5 % of gate rows zeroed", damage=zero_gate_rows(0.05))
+    yield Case("final norm x 1.3", damage=sharpen(1.3))
+
+
+def study(source: Source, prompts: PromptSet, plan: Plan) -> Iterator[tuple[str, Comparison]]:
+    """Measure the reference, then every case against it."""
+    reference = _measured(source, prompts, plan, Case("reference"), None)
+    for case in cases(reference.provenance.n_layers):
+        yield case.name, compare(reference, _measured(source, prompts, plan, case, reference))
+
+
+def _measured(
+    source: Source, prompts: PromptSet, plan: Plan, case: Case, reference: Measurement | None
+) -> Measurement:
+    with load(source, case.bits) as loaded:
+        case.damage(loaded)
+        plan = replace(plan, batch_size=case.batch_size)
+        return measure(loaded, prompts, plan, model=source.model, reference=reference)
+
+
+def row(name: str, comparison: Comparison) -> str:
+    """One line of the table: each metric's value, by layer where it has layers."""
+    cells = []
+    for metric in METRICS:
+        values = [f"{e.value:.4f}" if e.value is not None else "-" for e in comparison.of(metric) if e.applicable]
+        cells.append(", ".join(values))
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def interval_row(name: str, comparison: Comparison) -> str:
+    """The same with intervals, for a machine."""
+    estimates = [[e.metric, e.layer, e.value, e.low, e.high, e.candidate] for e in comparison.estimates]
+    return json.dumps({"case": name, "estimates": estimates})
+
+
+def main() -> None:
+    """Print the table of one model on one prompt set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("prompts")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--attribution-samples", type=int, default=24)
+    parser.add_argument("--template", default="auto")
+    parser.add_argument("--json", action="store_true", help="print every estimate with its interval instead")
+    asked = parser.parse_args()
+    prompts = read_prompts(asked.prompts, template=asked.template, samples=asked.samples)
+    titles = [metric.title for metric in METRICS.values()]
+    if not asked.json:
+        print("| case |", " | ".join(titles), "|\n|" + "---|" * (len(titles) + 1))
+    for name, comparison in study(Source(asked.model, dtype="fp32"), prompts, Plan(samples=asked.attribution_samples)):
+        print((interval_row if asked.json else row)(name, comparison), flush=True)
+
+
+if __name__ == "__main__":
+    main()
