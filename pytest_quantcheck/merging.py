@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .analyses import redundancy
+from .analyses.saliency import PROBE, given_up
 from .errors import ComparisonError
 from .records import Activations, Answers, Measurement, Provenance, Saliency
 
@@ -36,7 +37,9 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         provenance=_merge_provenance([part.provenance for part in parts]),
         answers=_merge_answers([part.answers for part in parts]),
         activations=_merge_activations([part.activations for part in parts]),
-        saliency=_merge_saliency([part.saliency for part in parts]),
+        saliency=_merge_saliency(
+            [part.saliency for part in parts], adaptive=parts[0].provenance.attribution.startswith("adaptive")
+        ),
     )
 
 
@@ -93,14 +96,20 @@ def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:
     )
 
 
-def _merge_saliency(parts: Sequence[dict[int, Saliency]]) -> dict[int, Saliency]:
+def _merge_saliency(parts: Sequence[dict[int, Saliency]], *, adaptive: bool) -> dict[int, Saliency]:
     layers = sorted({layer for part in parts for layer in part})
-    return {layer: _merge_attributed(layer, [part[layer] for part in parts if layer in part]) for layer in layers}
+    return {
+        layer: _merge_attributed(layer, [part[layer] for part in parts if layer in part], adaptive=adaptive)
+        for layer in layers
+    }
 
 
-def _merge_attributed(layer: int, parts: Sequence[Saliency]) -> Saliency:
+def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) -> Saliency:
+    """Join a layer's prompts; each part has probed the layer on its own first ones, the whole on the first of all."""
     _same(f"number of neurons of layer {layer}", [part.salient.shape[1] for part in parts])
     order = _order([part.index for part in parts])
+    if adaptive and given_up(_joined(parts, order)("converged")):
+        order = order[:PROBE]
     joined = _joined(parts, order)
     return Saliency(
         index=joined("index"),

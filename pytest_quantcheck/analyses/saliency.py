@@ -18,10 +18,12 @@ from scipy.special import roots_legendre
 SALIENT_ABOVE = 0.7
 """Share of the largest attribution above which a neuron is salient (the paper's)."""
 
+PROBE = 8
+"""Prompts of a layer that are attributed first; where less than half of them converge, the layer is given up."""
+
 FLOOR = 0.1
 """Nats. A completeness error is taken relative to the difference of the log-probability between the path's ends,
 but to no less than this: where the ends differ by almost nothing, float32 noise would be all that is left."""
-
 
 TOLERANCE = 0.05
 """Relative completeness error up to which an attribution counts as converged. Smooth integrands fall far below it
@@ -103,6 +105,11 @@ def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 def attributable(converged: NDArray[np.bool_]) -> bool:
     """Whether enough attributions of a layer, (m,) bool, converged to speak of its salient neurons: half of them."""
     return bool(2 * np.count_nonzero(converged) >= max(1, len(converged)))
+
+
+def given_up(converged: NDArray[np.bool_]) -> bool:
+    """Whether a layer is left after its first prompts, of (m,) in the order of the prompt set."""
+    return not attributable(converged[:PROBE])
 
 
 def jaccard(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> NDArray[np.float64]:

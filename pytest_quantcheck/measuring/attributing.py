@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..analyses.saliency import TOLERANCE, integrated_gradients, salient
+from ..analyses.saliency import PROBE, TOLERANCE, given_up, integrated_gradients, salient
 from ..models.continuation import Continuation
 from ..models.encoding import Batch, collate
 from ..models.loading import LoadedModel
@@ -20,9 +20,6 @@ from .plan import Progress
 NODES = (4, 8, 16, 32)
 """Quadrature nodes tried in turn. Where the integrand is smooth the error falls exponentially: four nodes do for
 most prompts, and what 32 do not settle, 256 do not either."""
-
-PROBE = 8
-"""Prompts of a layer that are attributed first; if less than half of them converge, the layer is given up."""
 
 TOKENS_AT_ONCE = 1024
 """Tokens, counted over prompts and nodes, in one evaluation: bounds the memory of the backward pass."""
@@ -51,24 +48,26 @@ class Attributor:
         index = sorted(targets)
         progress.start(f"attributing layer {layer}", len(index))
         outcomes = self._settle(layer, index[:PROBE], targets, progress)
-        if self._method.nodes or sum(o.error <= TOLERANCE for o in outcomes.values()) * 2 >= len(outcomes):
+        converged = np.array([outcome.error <= TOLERANCE for outcome in outcomes.values()])
+        if self._method.nodes or not given_up(converged):
             outcomes |= self._settle(layer, index[PROBE:], targets, progress)
         progress.finish()
         return _record(outcomes, targets)
 
     def _settle(self, layer: int, index: list[int], targets: dict[int, int], progress: Progress) -> dict[int, _Outcome]:
+        """Attribute with more and more nodes, each time those prompts that more nodes may help."""
         done: dict[int, _Outcome] = {}
-        pending = index
         for nodes in (self._method.nodes,) if self._method.nodes else NODES:
-            before = done
-            fresh: dict[int, _Outcome] = {}
-            for part in self._parts(pending):
-                fresh |= self._evaluate(layer, part, targets, nodes)
-            done = {**before, **fresh}
-            open_ = [i for i in pending if fresh[i].error > TOLERANCE and _improves(before.get(i), fresh[i])]
-            progress.advance(len(pending) - len(open_))
-            pending = open_
-        progress.advance(len(pending))
+            fresh = {
+                i: outcome
+                for part in self._parts(index)
+                for i, outcome in self._evaluate(layer, part, targets, nodes).items()
+            }
+            unsettled = [i for i in index if fresh[i].error > TOLERANCE and _improves(done.get(i), fresh[i])]
+            done |= fresh
+            progress.advance(len(index) - len(unsettled))
+            index = unsettled
+        progress.advance(len(index))
         return done
 
     def _parts(self, index: list[int]) -> list[list[int]]:

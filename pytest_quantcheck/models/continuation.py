@@ -23,7 +23,7 @@ rounding of float32, through LLM.int8() too; a forgotten norm, cap or scale move
 class Passage:
     """What one forward pass left behind for one layer.
 
-    `neurons`: output of the layer's activation function; `arguments`: what its block was called with;
+    `neurons`: output of the layer's activation function; `calls`: what its block and those above were called with;
     `log_probs` (prompts,): log-probability of the target tokens.
     """
 

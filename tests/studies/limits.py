@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,7 +33,7 @@ class Case:
     name: str
     bits: str = "reference"
     batch_size: int = 16
-    damage: Callable[[LoadedModel], None] = lambda loaded: None
+    damage: Callable[[LoadedModel], None] | None = None
 
 
 def round_to_nearest(bits: int, layers: slice = slice(None)) -> Callable[[LoadedModel], None]:
@@ -98,18 +98,20 @@ def cases(n_layers: int) -> Iterator[Case]:
     yield Case("final norm x 1.3", damage=sharpen(1.3))
 
 
-def study(source: Source, prompts: PromptSet, plan: Plan) -> Iterator[tuple[str, Comparison]]:
-    """Measure the reference, then every case against it."""
+def study(
+    source: Source, prompts: PromptSet, plan: Plan, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Comparison]]:
+    """Measure the reference, then every case, or those named, against it."""
     reference = _measured(source, prompts, plan, Case("reference"), None)
     for case in cases(reference.provenance.n_layers):
-        yield case.name, compare(reference, _measured(source, prompts, plan, case, reference))
+        if only is None or case.name in only:
+            yield case.name, compare(reference, _measured(source, prompts, plan, case, reference))
 
 
-def _measured(
-    source: Source, prompts: PromptSet, plan: Plan, case: Case, reference: Measurement | None
-) -> Measurement:
+def _measured(source: Source, prompts: PromptSet, plan: Plan, case: Case, reference: Measurement | None) -> Measurement:
     with load(source, case.bits) as loaded:
-        case.damage(loaded)
+        if case.damage:
+            case.damage(loaded)
         plan = replace(plan, batch_size=case.batch_size)
         return measure(loaded, prompts, plan, model=source.model, reference=reference)
 
