@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from .analyses.resampling import prompts_to_settle
 from .metrics import METRICS
 from .profiles import Limit, Profile
@@ -13,17 +17,15 @@ _WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "pas
 def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
     """Judge one metric by a profile; None when the profile does not gate it.
 
-    A layered metric is as good as its worst layer. Layers where the reference gives no definition take no part;
-    if no layer is left, the metric is unmeasured.
+    A layered metric is as good as its worst gated layer. Layers where the reference gives no definition take no
+    part; if no gated layer is left, or nothing was estimated, the metric is unmeasured.
     """
-    estimates = comparison.of(metric)
-    gated = [(e, limit) for e in estimates if e.applicable and (limit := _limit(comparison, e, profile)) is not None]
-    if gated:
-        verdicts = [_verdict(comparison, estimate, limit, profile) for estimate, limit in gated]
-        return min(verdicts, key=_severity)
-    if any(estimate.applicable for estimate in estimates):
+    estimates = comparison.of(metric) or _not_measured(comparison, metric, profile)
+    gated = [(e, limit) for e in estimates if (limit := _limit(comparison, e, profile)) is not None]
+    if not gated:
         return None
-    return _unmeasured(comparison, metric, profile)
+    counted = [(e, limit) for e, limit in gated if e.applicable] or [_none_left(comparison, profile, gated)]
+    return min((_verdict(comparison, estimate, limit, profile) for estimate, limit in counted), key=_severity)
 
 
 def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
@@ -37,13 +39,24 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
     )
 
 
-def _unmeasured(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
-    reasons = "; ".join(f"layer {e.layer}: {e.reason}" for e in comparison.of(metric)) or "it was not measured"
-    estimate = Estimate(
-        metric=metric, confidence=profile.confidence, n_prompts=comparison.n_prompts, method="", reason=reasons
+def _not_measured(comparison: Comparison, metric: str, profile: Profile) -> tuple[Estimate, ...]:
+    layers = comparison.reference_provenance.layers if METRICS[metric].layered else (None,)
+    nothing = _nothing(metric, "it was not measured", comparison, profile)
+    return tuple(msgspec.structs.replace(nothing, layer=layer) for layer in layers)
+
+
+def _none_left(
+    comparison: Comparison, profile: Profile, gated: Sequence[tuple[Estimate, Limit]]
+) -> tuple[Estimate, Limit]:
+    reasons = "; ".join(f"layer {estimate.layer}: {estimate.reason}" for estimate, _ in gated)
+    estimate, limit = gated[0]
+    return _nothing(estimate.metric, reasons, comparison, profile), limit
+
+
+def _nothing(metric: str, reason: str, comparison: Comparison, profile: Profile) -> Estimate:
+    return Estimate(
+        metric=metric, confidence=profile.confidence, n_prompts=comparison.n_prompts, method="", reason=reason
     )
-    limit = _limit(comparison, estimate, profile)
-    return None if limit is None else _verdict(comparison, estimate, limit, profile)
 
 
 def _verdict(comparison: Comparison, estimate: Estimate, limit: Limit, profile: Profile) -> Verdict:

@@ -72,10 +72,21 @@ def _refuse_unlike(reference: Measurement, candidate: Measurement) -> None:
     before, after = reference.provenance, candidate.provenance
     pairs = [(name, getattr(before, name), getattr(after, name)) for name in _MUST_AGREE]
     unlike = [f"{name} ({one!r} in the reference, {two!r} in the candidate)" for name, one, two in pairs if one != two]
-    if not unlike and not np.array_equal(reference.answers.index, candidate.answers.index):
-        unlike = ["the prompts measured"]
+    unlike = unlike or list(_unlike_arrays(reference, candidate))
     if unlike:
         raise ComparisonError(f"reference and candidate differ in {'; '.join(unlike)}: measure both alike")
+
+
+def _unlike_arrays(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+    before, after = reference.answers, candidate.answers
+    if not np.array_equal(before.index, after.index):
+        yield "the prompts measured"
+    elif not np.array_equal(before.support, after.support):
+        yield "the tokens whose probabilities were kept (the candidate was measured without this reference)"
+    for layer, activations in reference.activations.items():
+        widths = activations.minimum.shape[1], candidate.activations[layer].minimum.shape[1]
+        if widths[0] != widths[1]:
+            yield f"the neurons of layer {layer} ({widths[0]} in the reference, {widths[1]} in the candidate)"
 
 
 def _notes(reference: Measurement, candidate: Measurement, estimates: tuple[Estimate, ...]) -> Iterator[str]:

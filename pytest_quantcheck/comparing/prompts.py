@@ -58,7 +58,7 @@ def _kl_divergence(before: Answers, after: Answers, sampling: Sampling) -> Estim
     try:
         divergence = kl_on_support(before.log_probs, before.rest, after.log_probs, after.rest)
     except ValueError as error:
-        return sampling.nothing("kl_divergence", f"it is infinite: {error}", len(before.index))
+        return sampling.nothing("kl_divergence", f"infinite, or no distributions: {error}", len(before.index))
     details = {"median": float(np.median(divergence)), "largest": float(divergence.max())}
     return sampling.mean("kl_divergence", divergence, details=details)
 

@@ -1,0 +1,174 @@
+"""The metrics of the layers, each against the formula written out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.stats import wasserstein_distance
+
+from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.measuring import Plan, measure
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.options.attribution import Attribution
+
+LAYERS = (0, 2, 5)
+
+ROUNDING = 2e-6
+"""Correlations in float32 against float64: 2^-24 of values up to 1, a few times over."""
+
+
+def dead(activations):
+    """Which neurons stay inside (-0.1, 0.1) over all groups."""
+    limit = np.float32(0.1)
+    return (activations.minimum.min(axis=0) > -limit) & (activations.maximum.max(axis=0) < limit)
+
+
+def moving(*models):
+    """Neurons whose variance is not zero in any of the models."""
+    return np.all([np.diagonal(model.correlations.comoment) > 0 for model in models], axis=0)
+
+
+def at(comparison, metric, layer):
+    """The estimate of a metric at a layer."""
+    (found,) = (estimate for estimate in comparison.of(metric) if estimate.layer == layer)
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dead_neuron_delta_is_the_change_of_the_share(reference, candidate, comparison, layer):
+    """The number of dead neurons in either model, their difference without its sign, by the neurons there are."""
+    before, after = dead(reference.activations[layer]), dead(candidate.activations[layer])
+    found = at(comparison, "dead_neuron_delta", layer)
+    assert found.value == abs(int(after.sum()) - int(before.sum())) / 384
+    assert (found.reference, found.candidate) == (before.sum() / 384, after.sum() / 384)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dead_neuron_churn_counts_neurons(reference, candidate, comparison, layer):
+    """The share of neurons that are dead in one model and alive in the other."""
+    before, after = dead(reference.activations[layer]), dead(candidate.activations[layer])
+    assert at(comparison, "dead_neuron_churn", layer).value == (before != after).sum() / 384
+
+
+def test_a_damaged_layer_shows(reference, measured, sampling):
+    """The 40 neurons that were silenced by hand are new among the dead of layer 2, and constant."""
+    comparison = compare(reference, measured["damaged"], sampling)
+    alive = 40 - dead(reference.activations[2])[7:47].sum()
+    assert at(comparison, "dead_neuron_delta", 2).value == pytest.approx(alive / 384)
+    assert at(comparison, "redundancy_change", 2).details["excluded_neurons"] == 40
+    assert at(comparison, "dead_neuron_churn", 0).value == 0
+
+
+def test_equal_counts_of_other_neurons_are_churn(reference, changed, sampling):
+    """Permuting the neurons leaves the number of the dead and moves who is dead."""
+    found = reference.activations[2]
+    order = np.roll(np.arange(384), 1)
+    minimum, maximum = found.minimum.copy(), found.maximum.copy()
+    minimum[:, ::4] = maximum[:, ::4] = 0.01
+    before = changed(reference, activations=(2, {"minimum": minimum, "maximum": maximum}))
+    after = changed(reference, activations=(2, {"minimum": minimum[:, order], "maximum": maximum[:, order]}))
+    comparison = compare(before, after, sampling)
+    assert at(comparison, "dead_neuron_delta", 2).value == 0
+    assert at(comparison, "dead_neuron_churn", 2).value >= 0.4
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_redundancy_change_is_the_mean_over_pairs(reference, candidate, comparison, correlations_of, layer):
+    """Mean of abs(r' - r) over all pairs of neurons that vary in both models."""
+    before, after = reference.activations[layer], candidate.activations[layer]
+    there = np.flatnonzero(moving(before, after))
+    matrices = [correlations_of(cut(model.correlations, there)) for model in (before, after)]
+    pairs = np.triu_indices(len(there), 1)
+    expected = np.abs(matrices[1] - matrices[0])[pairs].mean()
+    assert at(comparison, "redundancy_change", layer).value == pytest.approx(expected, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_histograms_count_pairs_like_figure_4(reference, candidate, comparison, correlations_of, layer):
+    """abs(r) of all pairs in ten bins for both models, and the tails and the distance between them follow."""
+    sizes = {}
+    for name, model in (("reference", reference), ("candidate", candidate)):
+        sums = model.activations[layer].correlations
+        there = np.flatnonzero(np.diagonal(sums.comoment) > 0)
+        r = np.abs(correlations_of(cut(sums, there)))[np.triu_indices(len(there), 1)]
+        sizes[name] = np.histogram(r, bins=10, range=(0, 1))[0]
+        obtained = np.array(comparison.histograms[layer][name])
+        assert obtained.sum() == len(r)
+        assert np.abs(obtained - sizes[name]).max() <= 2  # pairs within float32 rounding of a bin's edge
+    details = at(comparison, "redundancy_change", layer).details
+    shares = {name: counts / counts.sum() for name, counts in sizes.items()}
+    centres = np.arange(10) / 10 + 0.05
+    expected = wasserstein_distance(centres, centres, shares["reference"], shares["candidate"])
+    assert details["wasserstein"] == pytest.approx(expected, abs=1e-4)
+    assert details["tail_0.8_change"] == pytest.approx((shares["candidate"] - shares["reference"])[8:].sum(), abs=1e-4)
+    assert details["tail_0.9_change"] == pytest.approx((shares["candidate"] - shares["reference"])[9:].sum(), abs=1e-4)
+
+
+def cut(sums, neurons):
+    """The sums of some neurons."""
+    return dataclasses.replace(sums, mean=sums.mean[neurons], comoment=sums.comoment[np.ix_(neurons, neurons)])
+
+
+@pytest.mark.parametrize("layer", [2, 5])
+def test_salient_overlap_is_the_mean_jaccard_index(reference, candidate, comparison, layer):
+    """Per prompt, neurons salient in both by neurons salient in either; mean over prompts that converged in both."""
+    before, after = reference.saliency[layer], candidate.saliency[layer]
+    rows = {i: row for row, i in enumerate(after.index.tolist()) if after.converged[row]}
+    indices = []
+    for row, i in enumerate(before.index.tolist()):
+        if before.converged[row] and i in rows:
+            one, two = set(np.flatnonzero(before.salient[row])), set(np.flatnonzero(after.salient[rows[i]]))
+            indices.append(len(one & two) / len(one | two))
+    found = at(comparison, "salient_overlap", layer)
+    assert found.value == pytest.approx(np.mean(indices), abs=1e-12)
+    assert found.n_prompts == len(indices)
+    assert found.details == {"attributed": 12, "converged": len(indices)}
+
+
+def test_only_prompts_that_converged_in_both_count(reference, changed, sampling):
+    """Two prompts unsettled here and three there, one of them in common: eight of twelve are averaged."""
+    saliency = reference.saliency[5]
+    masks = [np.array([i not in out for i in range(12)]) for out in ({0, 1}, {1, 2, 3})]
+    inverted = saliency.salient.copy()
+    inverted[:4] = ~inverted[:4]
+    before = changed(reference, saliency=(5, {"converged": masks[0]}))
+    after = changed(reference, saliency=(5, {"converged": masks[1], "salient": inverted}))
+    found = at(compare(before, after, sampling), "salient_overlap", 5)
+    assert (found.value, found.n_prompts) == (1.0, 8)
+
+
+def test_every_estimate_is_whole(comparison):
+    """Value inside its interval, interval inside the range, prompts counted, level and method said."""
+    assert {estimate.metric for estimate in comparison.estimates} == set(METRICS)
+    for estimate in comparison.estimates:
+        if estimate.value is None:
+            continue
+        assert estimate.low <= estimate.value <= estimate.high, estimate
+        least, most = {"accuracy_drop": (-1, 1), "redundancy_change": (0, 2), "kl_divergence": (0, np.inf)}.get(
+            estimate.metric, (0, 1)
+        )
+        assert least <= estimate.low
+        assert estimate.high <= most
+        assert estimate.confidence == 0.95
+        assert estimate.n_prompts == (12 if estimate.metric == "salient_overlap" else 60)
+        assert estimate.method.startswith(("paired bootstrap, 400 draws", "jackknife over 16 groups"))
+
+
+@pytest.mark.parametrize("metric", ["dead_neuron_delta", "dead_neuron_churn", "redundancy_change"])
+def test_intervals_are_clipped_to_what_can_be(reference, measured, metric):
+    """At an absurd level of confidence the interval would leave the range; it stops at its ends."""
+    comparison = compare(reference, measured["damaged"], Sampling(confidence=1 - 1e-12, draws=10))
+    for estimate in comparison.of(metric):
+        assert 0 <= estimate.low <= estimate.high <= (2 if metric == "redundancy_change" else 1)
+
+
+def test_more_prompts_make_narrower_intervals_of_correlations(models, prompts, reference, measured, sampling):
+    """The jackknife over groups knows how many prompts there are: a quarter of them is wider."""
+    plan, few = Plan(attribution=Attribution("off")), list(range(15))
+    before = measure(models["reference"], prompts, plan, model="builtin", index=few)
+    after = measure(models["nf4"], prompts, plan, model="builtin", index=few, reference=before)
+    widths = [
+        [e.high - e.low for e in compare(*pair, sampling).of("redundancy_change")]
+        for pair in ((before, after), (reference, measured["nf4"]))
+    ]
+    assert all(few > many for few, many in zip(*widths, strict=True))

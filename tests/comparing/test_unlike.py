@@ -1,0 +1,130 @@
+"""What may not be compared, and what is the same."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.errors import ComparisonError
+from pytest_quantcheck.measuring import Plan, measure
+from pytest_quantcheck.options.attribution import Attribution
+
+OFF = Attribution("off")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt_set", "boolq"),
+        ("prompt_hash", "0" * 64),
+        ("template", "chat:{prompt}"),
+        ("readout", "choices"),
+        ("layers", (0, 5)),
+        ("n_layers", 7),
+        ("tokenizer_hash", "f" * 64),
+        ("attribution", "off,samples=12"),
+        ("seed", 1),
+    ],
+)
+def test_measurements_made_otherwise_are_refused(reference, measured, changed, name, value):
+    """The error names what differs, and says what it is in both."""
+    other = changed(measured["nf4"], provenance={name: value})
+    was = re.escape(f"{name} ({getattr(reference.provenance, name)!r} in the reference, {value!r} in the candidate)")
+    with pytest.raises(ComparisonError, match=f"{was}: measure both alike"):
+        compare(reference, other)
+
+
+def test_every_difference_is_named(reference, measured, changed):
+    """Three differences, three names."""
+    other = changed(measured["nf4"], provenance={"readout": "choices", "seed": 4, "template": "chat:{prompt}"})
+    with pytest.raises(ComparisonError, match=r"template \(.*\); readout \(.*\); seed \("):
+        compare(reference, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("bits", "fp4"), ("model", "released"), ("batch_size", 4), ("device", "cuda:0")]
+)
+def test_what_may_differ_may(reference, measured, changed, name, value):
+    """A released checkpoint, another machine, another batch size: compared, and a note says what could matter."""
+    found = compare(reference, changed(measured["nf4"], provenance={name: value}), Sampling(draws=20))
+    noted = [note for note in found.notes if note.startswith(f"{name} differs")]
+    assert len(noted) == (name in {"batch_size", "device"})
+
+
+def test_other_libraries_are_noted(reference, measured, changed):
+    """Other versions do not stop a comparison; they are said."""
+    other = changed(measured["nf4"], provenance={"libraries": {"torch": "1.0"}})
+    assert any("libraries differs" in note and "'1.0'" in note for note in compare(reference, other).notes)
+
+
+def test_really_other_prompts_are_refused(models, prompts, reference):
+    """The same prompt set with one gold answer changed is another prompt set."""
+    golds = ("False" if prompts.golds[0] == "True" else "True", *prompts.golds[1:])
+    other = measure(models["nf4"], dataclasses.replace(prompts, golds=golds), Plan(attribution=OFF), model="builtin")
+    with pytest.raises(ComparisonError, match=r"differ in prompt_hash \(.*; attribution \(.*'off,samples=64'"):
+        compare(reference, other)
+
+
+def test_shards_of_other_prompts_are_refused(models, prompts):
+    """Two halves of one prompt set have no prompt in common."""
+    halves = [
+        measure(models["reference"], prompts, Plan(attribution=OFF), model="builtin", index=list(range(start, 60, 2)))
+        for start in (0, 1)
+    ]
+    with pytest.raises(ComparisonError, match="the prompts measured"):
+        compare(*halves)
+
+
+def test_a_candidate_measured_on_its_own_is_refused(models, prompts):
+    """Its log-probabilities are of its own most probable tokens: divergence from the reference would be nonsense."""
+    before, alone = (
+        measure(models[name], prompts, Plan(attribution=OFF), model="builtin") for name in ("reference", "nf4")
+    )
+    with pytest.raises(ComparisonError, match="the candidate was measured without this reference"):
+        compare(before, alone)
+
+
+def test_other_neurons_are_refused(reference, measured, changed):
+    """A candidate with fewer neurons in a layer cannot be compared neuron by neuron."""
+    activations = measured["nf4"].activations[2]
+    fewer = {"minimum": activations.minimum[:, :-4], "maximum": activations.maximum[:, :-4]}
+    with pytest.raises(ComparisonError, match=r"the neurons of layer 2 \(384 in the reference, 380 in the candidate"):
+        compare(reference, changed(measured["nf4"], activations=(2, fewer)))
+
+
+def test_compared_with_itself_it_is_identical(reference):
+    """No difference anywhere: every change is exactly 0, every overlap 1, and `identical` says so."""
+    found = compare(reference, reference)
+    assert found.identical
+    for estimate in found.estimates:
+        if estimate.applicable:
+            expected = 1 if estimate.metric == "salient_overlap" else 0
+            assert (estimate.value, estimate.low, estimate.high) == (expected, expected, expected)
+
+
+def test_a_quantized_model_is_not_identical(comparison):
+    """Nor is one that was damaged."""
+    assert not comparison.identical
+
+
+@pytest.mark.parametrize("what", ["confidence", "log_probs"])
+def test_one_bit_in_the_answers_is_a_difference(reference, changed, what):
+    """The smallest change of one number of one prompt."""
+    values = getattr(reference.answers, what).copy()
+    values.flat[7] = np.nextafter(values.flat[7], values.dtype.type(-np.inf))
+    assert not compare(reference, changed(reference, answers={what: values}), Sampling(draws=20)).identical
+
+
+def test_one_bit_in_an_activation_is_a_difference(reference, changed):
+    """The smallest change of one neuron's maximum."""
+    maximum = reference.activations[5].maximum.copy()
+    maximum[3, 9] = np.nextafter(maximum[3, 9], np.float32(np.inf))
+    other = changed(reference, activations=(5, {"maximum": maximum}))
+    assert not compare(reference, other, Sampling(draws=20)).identical
+
+
+def test_comparing_is_deterministic(reference, measured):
+    """The same measurements and the same seed give the same record."""
+    assert compare(reference, measured["nf4"]) == compare(reference, measured["nf4"])

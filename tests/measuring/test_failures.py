@@ -1,0 +1,88 @@
+"""A model that gives nothing that can be measured: one sentence that says what and where."""
+
+import pytest
+import torch
+
+from pytest_quantcheck.errors import MeasurementError
+
+
+def rows_with(loaded, prompts, token):
+    """Rows of the prompts that hold a token."""
+    return [
+        row
+        for row, text in zip(prompts.rows, prompts.texts, strict=True)
+        if token in loaded.tokenizer(text)["input_ids"]
+    ]
+
+
+def test_one_nan_weight_is_found_out(run, damaged, prompts):
+    """NaN in a projection that every prompt passes: no prompt has an answer, and the first rows are named."""
+    damaged.model.model.layers[3].self_attn.v_proj.weight.data[0, 0] = torch.nan
+    named = ", ".join(str(row) for row in prompts.rows[:5])
+    with pytest.raises(
+        MeasurementError, match=f"40 of 40 prompts of builtin are NaN or infinite .first in rows {named}"
+    ):
+        run(damaged, prompts)
+
+
+def test_the_rows_are_those_that_are_bad(run, damaged, prompts):
+    """NaN in the embedding of one word: the prompts that hold it are counted and named, no others."""
+    word = damaged.tokenizer(prompts.texts[0])["input_ids"][4]
+    rows = rows_with(damaged, prompts, word)
+    assert 0 < len(rows) < len(prompts)
+    damaged.model.model.embed_tokens.weight.data[word, 0] = torch.nan
+    named = ", ".join(str(row) for row in rows[:5])
+    with pytest.raises(MeasurementError, match=rf"the logits of {len(rows)} of 40 prompts.*rows {named}\)"):
+        run(damaged, prompts)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_one_infinite_logit_is_enough(run, damaged, prompts, value):
+    """A single token's logit is not finite, the others are: not measured, not even where the answer is another."""
+    head = damaged.model.get_output_embeddings()
+    head.register_forward_hook(lambda _m, _a, out: out.index_fill(-1, torch.tensor([9]), value))
+    with pytest.raises(MeasurementError, match="40 of 40 prompts of builtin are NaN or infinite"):
+        run(damaged, prompts)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
+def test_activations_that_overflow_are_found_where_no_logit_shows_it(run, damaged, prompts, value):
+    """At the last block the first token's neurons reach no logit: they are refused all the same, with the layer."""
+    blast = torch.tensor([0.0, 0.0, 0.0, value])
+
+    def overflow(_module, _args, out):
+        out[torch.arange(len(out)), (out.shape[1] - 2), :4] = blast
+        return out
+
+    damaged.model.model.layers[5].mlp.act_fn.register_forward_hook(overflow)
+    with pytest.raises(
+        MeasurementError, match=r"layer 5: Expected finite activations.*1 of 384 neurons .the first is 3"
+    ):
+        run(damaged, prompts)
+
+
+def test_no_memory_is_said_in_a_sentence(run, damaged, prompts):
+    """On a CPU torch raises a bare RuntimeError: it comes out as advice to take a smaller batch."""
+    damaged.model.register_forward_pre_hook(lambda _m, _a: (torch.empty(10**16), None)[1])
+    with pytest.raises(MeasurementError, match="out of memory at --quantcheck-batch-size=16: take a smaller one"):
+        run(damaged, prompts)
+
+
+def test_other_errors_are_not_taken_for_that(run, damaged, prompts):
+    """A bug in a model's own code stays what it is."""
+
+    def broken(_module, _args):
+        raise RuntimeError("shapes do not match")
+
+    damaged.model.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(damaged, prompts)
+
+
+def test_hooks_are_gone_after_a_failure(run, damaged, prompts):
+    """A failed measurement leaves no hook of ours in the model."""
+    before = len(damaged.neurons.activation(2)._forward_hooks)
+    damaged.model.model.layers[3].self_attn.v_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(MeasurementError):
+        run(damaged, prompts)
+    assert len(damaged.neurons.activation(2)._forward_hooks) == before

@@ -1,0 +1,133 @@
+"""What a plan asks for is what is measured, and measured twice it is the same."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_quantcheck.options.attribution import parse_attribution
+
+
+def arrays(record):
+    """Every array and number in a record, in order."""
+    if dataclasses.is_dataclass(record):
+        record = [getattr(record, field.name) for field in dataclasses.fields(record) if field.name != "provenance"]
+    if isinstance(record, dict):
+        record = [item for key in sorted(record) for item in (key, record[key])]
+    if isinstance(record, list | tuple):
+        return [leaf for item in record for leaf in arrays(item)]
+    return [record]
+
+
+@pytest.mark.parametrize("bits", ["reference", "int8", "nf4"])
+def test_measured_twice_it_is_the_same_to_the_last_bit(run, loaded, quantized, prompts, reference, *, candidates, bits):
+    """Measuring is deterministic, and leaves the model as it was."""
+    model = loaded if bits == "reference" else quantized[bits]
+    expected = reference if bits == "reference" else candidates[bits]
+    again = run(model, prompts, reference=None if bits == "reference" else reference)
+    assert again.provenance == expected.provenance
+    assert all(np.array_equal(one, two) for one, two in zip(arrays(again), arrays(expected), strict=True))
+
+
+def test_off_attributes_nothing(run, loaded, prompts):
+    """`off`: no saliency at any layer."""
+    found = run(loaded, prompts, attribution=parse_attribution("off"))
+    assert found.saliency == {}
+    assert found.provenance.attribution == "off,samples=12"
+
+
+def test_a_fixed_number_of_nodes_is_kept_to(run, loaded, prompts):
+    """`nodes=6`: six nodes for every prompt of the sample at every layer, converged or not."""
+    found = run(loaded, prompts, samples=4, attribution=parse_attribution("nodes=6"))
+    assert set(found.saliency) == {0, 2, 5}
+    for saliency in found.saliency.values():
+        assert saliency.index.tolist() == list(range(4))
+        assert set(saliency.nodes.tolist()) == {6}
+    assert not found.saliency[0].converged.all()
+
+
+@pytest.mark.parametrize("samples", [0, 5, 12])
+def test_the_first_prompts_of_the_sample_are_attributed(run, loaded, prompts, samples):
+    """As many prompts as asked for, from the first on."""
+    found = run(loaded, prompts, layers=(5,), samples=samples)
+    assert [saliency.index.tolist() for saliency in found.saliency.values()] == [list(range(samples))] * (samples > 0)
+
+
+def test_the_references_answer_is_attributed_in_a_candidate(run, damaged, prompts, reference):
+    """By default a flipped answer does not change the target; with `target=own` it does."""
+    invert(damaged)
+    shared = run(damaged, prompts, reference=reference)
+    assert np.array_equal(shared.saliency[5].target, reference.answers.token[:12])
+    assert not np.array_equal(shared.answers.token[:12], reference.answers.token[:12])
+    own = run(damaged, prompts, reference=reference, attribution=parse_attribution("adaptive,target=own"))
+    assert np.array_equal(own.saliency[5].target, own.answers.token[:12])
+
+
+@torch.no_grad()
+def invert(loaded):
+    """Let the model say the opposite: the head's rows of True and False change places."""
+    true, false = loaded.tokenizer.convert_tokens_to_ids(["True", "False"])
+    weight = loaded.model.get_output_embeddings().weight
+    weight[[true, false]] = weight[[false, true]]
+
+
+def test_the_baseline_is_where_the_path_starts(run, loaded, prompts, reference):
+    """From the zero vector other neurons are salient than from token id 0, and the record says which it was."""
+    found = run(loaded, prompts, layers=(5,), attribution=parse_attribution("adaptive,baseline=zero"))
+    assert "baseline=zero" in found.provenance.attribution
+    assert "baseline=token" in reference.provenance.attribution
+    assert found.saliency[5].converged.all()
+    assert not np.array_equal(found.saliency[5].salient, reference.saliency[5].salient)
+
+
+def test_a_layer_without_definition_in_the_reference_is_not_attributed(reference, candidates):
+    """Where the reference does not converge, a candidate's attribution is not even tried."""
+    assert not reference.saliency[0].converged.all()
+    assert reference.saliency.keys() == {0, 2, 5}
+    assert candidates["nf4"].saliency.keys() == {2, 5}
+
+
+def test_a_reference_without_attribution_gives_none_to_a_candidate(run, loaded, quantized, prompts):
+    """Nothing is attributed that there is nothing to compare with."""
+    before = run(loaded, prompts, attribution=parse_attribution("off"))
+    assert run(quantized["nf4"], prompts, reference=before).saliency == {}
+
+
+@pytest.mark.parametrize(("layers", "expected"), [("paper", (0, 2, 5)), ("all", (0, 1, 2, 3, 4, 5)), ((-1, 1), (1, 5))])
+def test_the_layers_asked_for_are_measured(run, loaded, prompts, layers, expected):
+    """Activations of exactly those layers, and the provenance names them."""
+    found = run(loaded, prompts, layers=layers, attribution=parse_attribution("off"))
+    assert tuple(found.activations) == expected
+    assert found.provenance.layers == expected
+
+
+def test_the_seed_chooses_the_neurons_followed(run, loaded, prompts, reference):
+    """Another seed follows other neurons for the intervals, and changes nothing else."""
+    found = run(loaded, prompts, seed=3, attribution=parse_attribution("off"))
+    one, two = found.activations[2], reference.activations[2]
+    assert len(one.sample) == len(set(one.sample.tolist())) == 256
+    assert not np.array_equal(one.sample, two.sample)
+    assert np.array_equal(one.correlations.comoment, two.correlations.comoment)
+
+
+def test_progress_counts_every_prompt_of_every_phase(run, loaded, prompts):
+    """Each phase says how many prompts it has, and has advanced by just as many when it is over."""
+    phases = []
+
+    class Listener:
+        def start(self, label, total):
+            phases.append([label, total, 0])
+
+        def advance(self, n=1):
+            phases[-1][2] += n
+
+        def finish(self):
+            phases[-1].append("finished")
+
+    run(loaded, prompts, layers=(2, 5), progress=Listener())
+    assert phases == [
+        ["measuring", 40, 40, "finished"],
+        ["attributing layer 2", 12, 12, "finished"],
+        ["attributing layer 5", 12, 12, "finished"],
+    ]
