@@ -11,6 +11,7 @@ import pytest
 from .errors import QuantcheckError
 from .gate import Gate
 from .records import Comparison, Verdict
+from .reporting import verdict_properties
 
 SUITE = "quantcheck"
 
@@ -19,20 +20,20 @@ class AcceptanceSuite(pytest.Collector):
     """All items of a gate, candidate after candidate, so that each model is loaded once."""
 
     gate: Gate
+    wanted: Sequence[str]
 
     @classmethod
-    def of(cls, session: pytest.Session, gate: Gate) -> AcceptanceSuite:
-        """The suite of one gate."""
+    def of(cls, session: pytest.Session, gate: Gate, wanted: Sequence[str] = ()) -> AcceptanceSuite:
+        """The suite of one gate, or the part of it that node ids from the command line name."""
         suite: AcceptanceSuite = cls.from_parent(session, name=SUITE, nodeid=SUITE)
-        suite.gate = gate
+        suite.gate, suite.wanted = gate, wanted
         return suite
 
     def collect(self) -> Iterator[AcceptanceItem]:
         """Yield one item for each candidate, prompt set and metric."""
-        for candidate in self.gate.candidates:
-            for prompts in self.gate.prompt_sets:
-                for metric in self.gate.metrics:
-                    yield AcceptanceItem.of(self, metric, candidate, prompts)
+        for case in _cases(self.gate):
+            if not self.wanted or any(_is_named(_nodeid(*case), nodeid) for nodeid in self.wanted):
+                yield AcceptanceItem.of(self, *case)
 
 
 class AcceptanceItem(pytest.Item):
@@ -47,7 +48,8 @@ class AcceptanceItem(pytest.Item):
     @classmethod
     def of(cls, suite: AcceptanceSuite, metric: str, candidate: str, prompts: str) -> AcceptanceItem:
         """The item of that name."""
-        item: AcceptanceItem = cls.from_parent(suite, name=f"test_{metric}[{candidate}-{prompts}]")
+        nodeid = _nodeid(metric, candidate, prompts)  # in full: put together from names, --lf does not know it again
+        item: AcceptanceItem = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
         item.metric, item.candidate, item.prompts = metric, candidate, prompts
         return item
 
@@ -56,18 +58,22 @@ class AcceptanceItem(pytest.Item):
 
         An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
         """
-        from .assertions import assert_metric  # noqa: PLC0415 - heavy
-
         gate: Gate = self.parent.gate  # type: ignore[union-attr]
         self.comparison = gate.compare(self.candidate, self.prompts)
         self.verdict = gate.judge(self.metric, self.candidate, self.prompts)
         if self.verdict is None:
             pytest.skip(f"{gate.profile.label} has no limit for {self.metric} in this case")
+        self.user_properties += verdict_properties(self.verdict)
+        from .assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now
+
         assert_metric(self.comparison, self.metric)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
-        """The sentence alone for what was expected to be able to go wrong; a traceback for all else."""
-        if isinstance(excinfo.value, QuantcheckError | AssertionError):
+        """The sentence alone for what was expected to be able to go wrong; a traceback for all else.
+
+        A user's warning is our own, made an error by `-W error`: the gate lets no other through.
+        """
+        if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
 
@@ -76,27 +82,35 @@ class AcceptanceItem(pytest.Item):
         return Path(__file__), None, f"{SUITE}::{self.name}"
 
 
-def select(items: Sequence[pytest.Item], wanted: Sequence[str]) -> list[pytest.Item]:
-    """The items that node ids from the command line name: the suite, a test, or a test with its parameters.
+def check_names(gate: Gate, wanted: Sequence[str]) -> None:
+    """Refuse node ids from the command line that name nothing, before anything is collected.
 
     Raises:
-        pytest.UsageError: a node id that names nothing.
+        pytest.UsageError: the packaged suite has no such test.
     """
-    chosen: list[pytest.Item] = []
+    known = [_nodeid(*case) for case in _cases(gate)]
     for nodeid in wanted:
-        named = [item for item in items if _is_named(item, nodeid)]
-        if not named:
-            known = ", ".join(str(item.nodeid) for item in items[:3])
-            raise pytest.UsageError(f"not found: {nodeid} (the packaged suite has {len(items)} items: {known}, …)")
-        chosen += [item for item in named if item not in chosen]
-    return chosen
+        if not any(_is_named(one, nodeid) for one in known):
+            few = ", ".join(known[:3])
+            raise pytest.UsageError(f"not found: {nodeid} (the packaged suite has {len(known)} items: {few}, …)")
 
 
 def is_suite(argument: str) -> bool:
-    """Whether a command-line argument is a node id of the packaged suite."""
-    return argument == SUITE or argument.startswith(f"{SUITE}::")
+    """Whether a command-line argument is a node id of the packaged suite; a folder of that name comes first."""
+    return argument.startswith(f"{SUITE}::") or (argument == SUITE and not Path(SUITE).exists())
 
 
-def _is_named(item: pytest.Item, nodeid: str) -> bool:
-    whole = str(item.nodeid)
-    return nodeid in (SUITE, whole, whole.split("[", maxsplit=1)[0])
+def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:
+    for candidate in gate.candidates:
+        for prompts in gate.prompt_sets:
+            for metric in gate.metrics:
+                yield metric, candidate, prompts
+
+
+def _nodeid(metric: str, candidate: str, prompts: str) -> str:
+    return f"{SUITE}::test_{metric}[{candidate}-{prompts}]"
+
+
+def _is_named(item: str, nodeid: str) -> bool:
+    """Whether a node id is that of an item: the suite, a test, or a test with its parameters."""
+    return nodeid in (SUITE, item, item.split("[", maxsplit=1)[0])

@@ -6,9 +6,10 @@ import warnings
 
 from .errors import ProfileError
 from .judging import judge
-from .profiles import Profile, load_profile
+from .limits import find_metric
+from .profiles import load_profile
 from .records import Comparison, Verdict
-from .reporting.wording import failure_message
+from .reporting.wording import concession, failure_message, headline
 
 DEFAULT_PROFILE = "default@1"
 
@@ -32,9 +33,71 @@ def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = 
         AssertionError: the metric is beyond its limit, unmeasured, or inconclusive where the profile does not
             let that pass. The text says what moved, how far, how sure that is and against which limit.
         ProfileError: the limit cannot be used, or there is none.
+        ValueError: there is no such metric.
     """
     __tracebackhide__ = True
-    profile = _profile(comparison)
+    return _assert_within(comparison, metric, limit)
+
+
+def assert_accuracy_drop(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when accuracy falls by more than the limit: mean(correct) of the reference less the candidate's."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "accuracy_drop", limit)
+
+
+def assert_confidence_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the mean confidence moves by more than the limit, up or down."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "confidence_drift", limit)
+
+
+def assert_ace_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the adaptive calibration error (ten equal-count bins) moves by more than the limit, up or down."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "ace_drift", limit)
+
+
+def assert_kl_divergence(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the mean KL divergence of the answer distributions, in nats, exceeds the limit."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "kl_divergence", limit)
+
+
+def assert_flip_rate(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the share of prompts whose answer changed exceeds the limit."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "flip_rate", limit)
+
+
+def assert_dead_neuron_delta(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when a layer's number of dead neurons moves by more than the limit, as a share of its neurons."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "dead_neuron_delta", limit)
+
+
+def assert_dead_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when more than the limit of a layer's neurons die or come alive: equal counts can hide other neurons."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "dead_neuron_churn", limit)
+
+
+def assert_salient_overlap(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when the mean Jaccard index of a layer's salient neurons falls below the limit."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "salient_overlap", limit)
+
+
+def assert_redundancy_change(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when a layer's correlations between neurons move by more than the limit on average."""
+    __tracebackhide__ = True
+    return _assert_within(comparison, "redundancy_change", limit)
+
+
+def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> Verdict:
+    """Judge; a warning points at the line that called the public function."""
+    __tracebackhide__ = True
+    find_metric(metric)
+    profile = comparison.profile or load_profile(DEFAULT_PROFILE)
     if limit is not None:
         profile = profile.with_limits([(metric, limit)], source="limit=")
     verdict = judge(comparison, metric, profile)
@@ -43,63 +106,5 @@ def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = 
     if not verdict.acceptable:
         raise AssertionError(failure_message(verdict))
     if verdict.warning:
-        warnings.warn(QuantcheckWarning(failure_message(verdict)), stacklevel=2)
+        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {concession(verdict)}"), stacklevel=3)
     return verdict
-
-
-def assert_accuracy_drop(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when accuracy falls by more than the limit: mean(correct) of the reference less the candidate's."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "accuracy_drop", limit=limit)
-
-
-def assert_confidence_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the mean confidence moves by more than the limit, up or down."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "confidence_drift", limit=limit)
-
-
-def assert_ace_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the adaptive calibration error (ten equal-count bins) moves by more than the limit, up or down."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "ace_drift", limit=limit)
-
-
-def assert_kl_divergence(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the mean KL divergence of the answer distributions, in nats, exceeds the limit."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "kl_divergence", limit=limit)
-
-
-def assert_flip_rate(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the share of prompts whose answer changed exceeds the limit."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "flip_rate", limit=limit)
-
-
-def assert_dead_neuron_delta(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when a layer's number of dead neurons moves by more than the limit, as a share of its neurons."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "dead_neuron_delta", limit=limit)
-
-
-def assert_dead_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when more than the limit of a layer's neurons die or come alive: equal counts can hide other neurons."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "dead_neuron_churn", limit=limit)
-
-
-def assert_salient_overlap(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the mean Jaccard index of a layer's salient neurons falls below the limit."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "salient_overlap", limit=limit)
-
-
-def assert_redundancy_change(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when a layer's correlations between neurons move by more than the limit on average."""
-    __tracebackhide__ = True
-    return assert_metric(comparison, "redundancy_change", limit=limit)
-
-
-def _profile(comparison: Comparison) -> Profile:
-    return comparison.profile or load_profile(DEFAULT_PROFILE)

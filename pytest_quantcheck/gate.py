@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .errors import ComparisonError, QuantcheckError, SettingsError
+from .errors import ComparisonError, SettingsError
+from .models.identity import declared_dtype
 from .options import BIT_WIDTHS, Settings
+from .options.values import DTYPES
 from .profiles import Profile, load_profile
 from .prompts import PromptSet, read_prompts
 from .records import Comparison, Measurement, Verdict
@@ -32,7 +36,8 @@ class Gate:
     test first needs what it does, measured on every prompt set, and freed: there is never more than one.
 
     Raises:
-        SettingsError: two prompt sets of one name.
+        SettingsError: two prompt sets of one name, or a candidate that would be equal to the reference.
+        ModelError: a path that leads nowhere.
         PromptError: a prompt set that cannot be read.
         ProfileError: a profile that cannot be read.
     """
@@ -49,7 +54,10 @@ class Gate:
         self._progress = progress
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._compared: dict[tuple[str, str], Comparison] = {}
-        self._failed: dict[str, QuantcheckError] = {}
+        self._failed: dict[str, Exception] = {}
+        declared = declared_dtype(settings.model)
+        if settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in settings.bits:
+            raise _equal_to_reference(dtype)
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -72,9 +80,11 @@ class Gate:
             ModelError: it cannot be loaded.
             SettingsError: no such bit-width.
         """
-        from .models.loading import load  # noqa: PLC0415 - heavy
+        bits = _exact(bits)
+        with _without_library_warnings():
+            from .models.loading import load  # noqa: PLC0415 - heavy
 
-        return load(self._source, _exact(bits))
+            return load(self._source, bits)
 
     def measure(self, bits: str = REFERENCE, prompts: str | None = None) -> Measurement:
         """What the model does at a bit-width on a prompt set, measured once in a run.
@@ -84,7 +94,8 @@ class Gate:
             prompts: name of the prompt set; may be left out when there is one.
 
         Raises:
-            QuantcheckError: it cannot be loaded or measured; asked again, the same is raised without a new try.
+            QuantcheckError: it cannot be loaded or measured. Whatever is raised is raised again without a new try
+                when asked again.
         """
         bits, name = _exact(bits), self._prompt_set(prompts)
         if bits in self._failed:
@@ -93,8 +104,10 @@ class Gate:
             if bits != REFERENCE:
                 self.measure(REFERENCE, name)
             try:
-                self._measure_everywhere(bits)
-            except QuantcheckError as error:
+                with _without_library_warnings():
+                    self._measure_everywhere(bits)
+            except Exception as error:
+                _let_go(error)
                 self._failed[bits] = error
                 raise
         return self._measured[bits, name]
@@ -108,8 +121,10 @@ class Gate:
         """
         bits, name = _exact(bits), self._prompt_set(prompts)
         if (bits, name) not in self._compared:
-            self._compared[bits, name] = self._comparison(bits, name)
-        return self._compared[bits, name]
+            reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
+            with _without_library_warnings():
+                self._compared[bits, name] = self._comparison(reference, candidate)
+        return _never_identical(self._compared[bits, name])
 
     def judge(self, metric: str, bits: str, prompts: str | None = None) -> Verdict | None:
         """The profile's verdict on one metric of a candidate; None when it does not gate that metric."""
@@ -117,18 +132,11 @@ class Gate:
 
         return judge(self.compare(bits, prompts), metric, self.profile)
 
-    def _comparison(self, bits: str, name: str) -> Comparison:
+    def _comparison(self, reference: Measurement, candidate: Measurement) -> Comparison:
         from .comparing import Sampling, compare  # noqa: PLC0415 - heavy
 
         sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
-        reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
-        comparison = compare(reference, candidate, sampling)
-        if comparison.identical:
-            raise ComparisonError(
-                f"{bits} on {name}: every answer and activation equals the reference's to the last bit, so this "
-                f"candidate was never quantized (its modules: {candidate.provenance.module_types})"
-            )
-        return msgspec.structs.replace(comparison, profile=self.profile)
+        return msgspec.structs.replace(compare(reference, candidate, sampling), profile=self.profile)
 
     def _measure_everywhere(self, bits: str) -> None:
         from .measuring import measure  # noqa: PLC0415 - heavy
@@ -150,10 +158,7 @@ class Gate:
     def _refuse_equal(self, loaded: LoadedModel) -> None:
         reference = next((m for (bits, _), m in self._measured.items() if bits == REFERENCE), None)
         if reference and loaded.bits == reference.provenance.dtype:
-            raise SettingsError(
-                f"--quantcheck-bits names {loaded.bits}, which is the precision of the reference: the candidate would "
-                "be equal to it; leave it out, or give the reference another precision with --quantcheck-dtype"
-            )
+            raise _equal_to_reference(loaded.bits)
 
     def _announced(self, label: str) -> AbstractContextManager[Progress | None]:
         return self._progress(label) if self._progress else nullcontext()
@@ -207,6 +212,42 @@ def _exact(bits: str) -> str:
     if bits not in BIT_WIDTHS:
         raise SettingsError(f"expected {REFERENCE} or a bit-width ({', '.join(BIT_WIDTHS)}), got {bits!r}")
     return BIT_WIDTHS[bits]
+
+
+def _equal_to_reference(bits: str) -> SettingsError:
+    return SettingsError(
+        f"--quantcheck-bits names {bits}, which is the precision of the reference: the candidate would be equal to it; "
+        "leave it out, or give the reference another precision with --quantcheck-dtype"
+    )
+
+
+def _never_identical(comparison: Comparison) -> Comparison:
+    if comparison.identical:
+        raise ComparisonError(
+            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
+            f"the last bit, so this candidate was never quantized (its modules: "
+            f"{comparison.candidate_provenance.module_types})"
+        )
+    return comparison
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of an error that is kept: they would hold the model, and there is never more than one."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _without_library_warnings() -> Iterator[None]:
+    """Keep to themselves what libraries warn of while they are imported, load a model or run it.
+
+    A user can do nothing about a name that torch deprecates and transformers still uses; under `-W error` it would
+    turn a gate red that has nothing against the model. What the gate has to say are verdicts and errors.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _named(prompt_sets: Iterable[PromptSet]) -> dict[str, PromptSet]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 _SESSION = pytest.StashKey["Session"]()
+_NO_MODEL = "needs --quantcheck-model=MODEL"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,12 +61,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize `quantcheck_bits` with every candidate."""
     if "quantcheck_bits" in metafunc.fixturenames:
         run = metafunc.config.stash.get(_SESSION, None)
-        metafunc.parametrize("quantcheck_bits", run.gate.candidates if run else [], scope="session")
+        nothing = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=_NO_MODEL))]
+        values = run.gate.candidates if run else nothing
+        metafunc.parametrize("quantcheck_bits", values, indirect=True, scope="session")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Let a report carry its verdict, to JUnit and from xdist's workers."""
+    """Let a report carry its verdict, also from xdist's workers."""
     report = yield
     run = item.config.stash.get(_SESSION, None)
     if run and call.when == "call":
@@ -81,8 +84,15 @@ def quantcheck(request: pytest.FixtureRequest) -> Gate:
     """
     run = request.config.stash.get(_SESSION, None)
     if run is None:
-        pytest.skip("needs --quantcheck-model=MODEL")
+        pytest.skip(_NO_MODEL)
     return run.gate
+
+
+@pytest.fixture(scope="session")
+def quantcheck_bits(request: pytest.FixtureRequest) -> str:
+    """Each candidate's exact bit-width in turn, such as `int8`."""
+    bits: str = request.param
+    return bits
 
 
 @pytest.fixture

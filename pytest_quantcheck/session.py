@@ -13,16 +13,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from .acceptance import AcceptanceItem, AcceptanceSuite, is_suite, select
+from .acceptance import AcceptanceItem, AcceptanceSuite, check_names, is_suite
 from .errors import QuantcheckError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
-from .reporting import Progress, encode_report, summary_lines, verdict_properties
+from .reporting import Progress, encode_report, summary_lines
 from .storage import write_atomically
 
 REPORT = "report.json"
 _CARRIED = "quantcheck"
+_CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
@@ -32,14 +33,17 @@ class Session:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
         self.gate = Gate(settings, self._progress)
-        self._wanted = [argument for argument in config.args if is_suite(argument)]
+        self._wanted, alone = _take_node_ids(config, only=settings.only)
+        check_names(self.gate, self._wanted)
         self._announced = False
+        self._outcomes: set[str] = set()
+        self._written = ""
         self._verdicts: list[Verdict] = []
         self._comparisons: dict[tuple[str, str], Comparison] = {}
         if settings.report:
             _check_writable(Path(settings.report))
-        if self._wanted or settings.only:
-            config.args = [] if settings.only else [a for a in config.args if not is_suite(a)]
+        if alone:
+            config.args = []
 
     def header(self) -> list[str]:
         """Lines for the top of pytest's output."""
@@ -55,8 +59,7 @@ class Session:
 
     def collect(self, session: pytest.Session) -> list[pytest.Item]:
         """The packaged suite's items, or those of them that the command line names."""
-        items = list(session.genitems(AcceptanceSuite.of(session, self.gate)))
-        return list(select(items, self._wanted)) if self._wanted else items
+        return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._wanted)))
 
     def dry_run(self) -> bool | None:
         """Say what would be measured and take the place of the tests; None when this is no dry run."""
@@ -73,11 +76,12 @@ class Session:
         carried = {"comparison": msgspec.json.encode(item.comparison).decode()}
         if item.verdict is not None:
             carried["verdict"] = msgspec.json.encode(item.verdict).decode()
-            report.user_properties += verdict_properties(item.verdict)
         setattr(report, _CARRIED, carried)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the verdict that a report carries."""
+        """Take the outcome of a packaged test, and the verdict that its report carries."""
+        if is_suite(report.nodeid):
+            self._outcomes.add(report.outcome)
         carried = getattr(report, _CARRIED, {})
         if "verdict" in carried:
             self._verdicts.append(msgspec.json.decode(carried["verdict"], type=Verdict))
@@ -85,29 +89,37 @@ class Session:
             comparison = msgspec.json.decode(carried["comparison"], type=Comparison)
             self._comparisons[comparison.candidate, comparison.prompt_set] = comparison
 
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the report where one is asked for, once all reports have come, also where no terminal is."""
+        if self.settings.report and self._outcomes and not hasattr(self.config, "workerinput"):
+            cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+            whole = not (session.shouldfail or session.shouldstop)
+            self._written = _CUT if cut else self._write_report(Path(self.settings.report), whole=whole)
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the table, and write the report where one is asked for."""
-        if self.settings.dry_run or not (self._comparisons or self._verdicts):
+        """Print the table, and where the report is."""
+        if not (self._comparisons or self._written):
             return
         terminalreporter.section(f"quantcheck: {self.settings.model}")
         for line, markup in summary_lines(self._verdicts, self._comparisons.values()):
             terminalreporter.write_line(line, **markup)
-        if self.settings.report:
-            terminalreporter.write_line(self._write_report(Path(self.settings.report)))
+        if self._written:
+            terminalreporter.write_line(self._written)
 
-    def _write_report(self, directory: Path) -> str:
+    def _write_report(self, directory: Path, *, whole: bool) -> str:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(directory / REPORT, self._report())
+            write_atomically(directory / REPORT, self._report(whole=whole))
         except (QuantcheckError, OSError) as error:
             return f"the report could not be written, the verdicts stand: {error}"
         return f"report: {directory / REPORT}"
 
-    def _report(self) -> bytes:
+    def _report(self, *, whole: bool) -> bytes:
+        passed = whole and self._verdicts and "failed" not in self._outcomes
         return encode_report(
             self._verdicts,
             self._comparisons.values(),
-            outcome="passed" if all(verdict.acceptable for verdict in self._verdicts) else "failed",
+            outcome="passed" if passed else "failed",
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
             tool_version=importlib.metadata.version("pytest-quantcheck"),
@@ -127,6 +139,7 @@ class Session:
     def _progress(self, label: str) -> AbstractContextManager[Any]:
         if self._terminal is None or self.config.option.verbose < 0:
             return nullcontext()
+        self._announced = False
         interactive = bool(self._terminal.isatty) and "CI" not in os.environ
         return Progress(self._write, subject=label, interactive=interactive)
 
@@ -143,6 +156,19 @@ class Session:
     def _terminal(self) -> Any:
         """The terminal reporter; None in an xdist worker."""
         return self.config.pluginmanager.get_plugin("terminalreporter")
+
+
+def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:
+    """Take the packaged suite's node ids from the command line; also say whether nothing else is collected.
+
+    Both are kept among the options, which xdist hands to its workers; arguments that were taken it does not.
+    """
+    if not hasattr(config.option, "quantcheck_node_ids"):
+        wanted = [argument for argument in config.args if is_suite(argument)]
+        config.args = [argument for argument in config.args if argument not in wanted]
+        config.option.quantcheck_node_ids = wanted
+        config.option.quantcheck_alone = only or not config.args
+    return config.option.quantcheck_node_ids, config.option.quantcheck_alone
 
 
 def _check_writable(directory: Path) -> None:

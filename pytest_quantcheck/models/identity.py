@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,21 @@ def local_path(model: str) -> Path | None:
     if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(f"--quantcheck-model={model}: no such file or directory")
     return None
+
+
+def declared_dtype(model: str) -> str | None:
+    """The float format that a local checkpoint's `config.json` declares, such as `bfloat16`; None if it is silent.
+
+    Raises:
+        ModelError: the model's name is a path by its form, and nothing is there.
+    """
+    root = local_path(model)
+    try:
+        config = json.loads((root / "config.json").read_bytes()) if root else {}
+    except (OSError, ValueError):  # whoever loads the model says what is wrong with it
+        return None
+    declared = (config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else None
+    return declared if isinstance(declared, str) else None
 
 
 def _is_content(path: Path) -> bool:

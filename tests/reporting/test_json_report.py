@@ -3,7 +3,8 @@
 import datetime as dt
 import json
 import pathlib
-import runpy
+import subprocess
+import sys
 
 import jsonschema
 import msgspec
@@ -40,10 +41,10 @@ def test_schema_file_is_that_of_the_code():
     )
 
 
-def test_module_prints_the_schema(capsys):
+def test_module_prints_the_schema():
     """`python -m pytest_quantcheck.reporting` prints the schema and nothing else."""
-    runpy.run_module("pytest_quantcheck.reporting", run_name="__main__")
-    assert capsys.readouterr().out == schema_text()
+    command = [sys.executable, "-m", "pytest_quantcheck.reporting"]
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == schema_text()
 
 
 def test_report_keeps_to_the_schema(make):

@@ -1,0 +1,197 @@
+"""The packaged suite is collected, selected and run as pytest users expect of tests."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+METRICS = (
+    "accuracy_drop",
+    "confidence_drift",
+    "ace_drift",
+    "kl_divergence",
+    "flip_rate",
+    "dead_neuron_delta",
+    "dead_neuron_churn",
+    "salient_overlap",
+    "redundancy_change",
+)
+LIST = ("--quantcheck-model=builtin", "--collect-only", "-q")
+ACE = "quantcheck::test_ace_drift[int8-builtin]"
+
+LIGHT = """
+import sys
+import pytest
+status = pytest.main(sys.argv[1:])
+print("status:", int(status))
+print("heavy:", *(name for name in ("torch", "transformers", "bitsandbytes") if name in sys.modules))
+"""
+
+
+@pytest.fixture
+def user_tests(pytester):
+    """Two test files of a user's own, the second of which sorts behind `quantcheck`."""
+    pytester.makepyfile(test_a="def test_one(): pass\ndef test_two(): pass", test_z="def test_three(): pass")
+    return ["test_a.py::test_one", "test_a.py::test_two", "test_z.py::test_three"]
+
+
+@pytest.fixture
+def alone(pytester):
+    """Runs pytest in a fresh process with no plugin but ours, and gives its output's lines."""
+
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT, "-p", "pytest_quantcheck.plugin", *arguments],
+            cwd=pytester.path,
+            env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_one_item_for_each_metric_candidate_and_prompt_set(gate, pytester):
+    """Node ids name all three, candidate after candidate, so that each model is loaded once."""
+    pytester.makefile(".csv", other="prompt,gold\n" + "is ice cold,True\n" * 10)
+    found = gate(*LIST, "--quantcheck-prompts=builtin", "--quantcheck-prompts=other.csv")
+    assert found.ids == [
+        f"quantcheck::test_{metric}[{bits}-{prompts}]"
+        for bits in ("int8", "nf4")
+        for prompts in ("builtin", "other")
+        for metric in METRICS
+    ]
+    assert "36 tests collected" in found.text
+
+
+@pytest.mark.parametrize("what", ["--collect-only", "--quantcheck-dry-run"])
+def test_no_model_is_loaded_to_look(alone, what):
+    """Listing the suite and a dry run end well and import neither torch nor transformers."""
+    lines = alone("--quantcheck-model=builtin", "--quantcheck-only", "-q", what)
+    assert lines[-2:] == ["status: 0", "heavy:"]
+
+
+def test_dry_run_says_what_would_be_measured(gate):
+    """Model, candidates, prompts, attribution, layers, metrics and profile; no test is run."""
+    found = gate("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-dry-run", "--quantcheck-samples=50")
+    assert found.status == 0
+    assert "dry run: nothing is loaded. builtin would be measured as reference (auto) and as int8, nf4" in found.lines
+    assert "prompts: 50 of builtin from builtin" in found.lines
+    assert any(
+        line.startswith("attribution: adaptive") and line.endswith("on 64 prompts; layers: paper")
+        for line in found.lines
+    )
+    assert any(line.startswith("verdicts: accuracy_drop") and line.endswith("by default@1") for line in found.lines)
+    assert "passed" not in found.text
+
+
+def test_dry_run_runs_no_user_test(gate, pytester):
+    """A user's tests are not run either."""
+    pytester.makepyfile("def test_fails(): assert False")
+    assert gate("--quantcheck-model=builtin", "--quantcheck-dry-run").status == 0
+
+
+def test_users_tests_come_first_and_in_order(gate, user_tests):
+    """Without --quantcheck-only both are collected."""
+    found = gate(*LIST)
+    assert found.ids[:3] == user_tests
+    assert len(found.ids) == 3 + 18
+
+
+def test_only_ignores_users_tests(gate, user_tests):
+    """With --quantcheck-only the packaged suite is all there is, even when a path is given."""
+    assert len(gate(*LIST, "--quantcheck-only", "test_a.py").ids) == 18
+
+
+def test_keyword_selects(gate, user_tests):
+    """-k selects by metric, candidate and prompt set."""
+    found = gate(*LIST, "-k", "ace_drift and int8")
+    assert found.ids == [ACE]
+    assert "1/21 tests collected (20 deselected)" in found.text
+
+
+def test_deselect_takes_an_item_away(gate):
+    """--deselect takes node ids of the packaged suite."""
+    found = gate(*LIST, "--quantcheck-only", "--deselect", ACE)
+    assert len(found.ids) == 17
+    assert ACE not in found.ids
+
+
+@pytest.mark.parametrize(
+    ("named", "count"), [(ACE, 1), ("quantcheck::test_ace_drift", 2), ("quantcheck", 18), ("quantcheck::nothing", 0)]
+)
+def test_node_id_from_the_output_can_be_pasted(gate, user_tests, named, count):
+    """A node id, a test without parameters and the whole suite; an unknown one ends pytest with exit status 4."""
+    found = gate(*LIST, named)
+    assert len(found.ids) == (count or 1)
+    assert (found.status == pytest.ExitCode.USAGE_ERROR) == (count == 0)
+    assert count or "not found: quantcheck::nothing (the packaged suite has 18 items" in found.text
+
+
+def test_node_ids_of_both_kinds_can_be_named(gate, user_tests):
+    """Users' tests and packaged tests, named together, are all that is run."""
+    assert gate(*LIST, ACE, "test_z.py::test_three", ACE).ids == ["test_z.py::test_three", ACE]
+
+
+def test_folder_called_quantcheck_is_a_folder(gate, pytester):
+    """A user's folder of that name is collected as such, and the packaged suite beside it."""
+    pytester.mkdir("quantcheck").joinpath("test_inside.py").write_text("def test_inside(): pass")
+    assert gate(*LIST, "quantcheck").ids[0] == "quantcheck/test_inside.py::test_inside"
+
+
+def test_attribution_off_leaves_its_metric_out(gate):
+    """Without attributions there is no overlap to judge."""
+    assert "salient_overlap" not in gate(*LIST, "--quantcheck-attribution=off").text
+
+
+def test_outcomes_are_the_verdicts(whole_run):
+    """int8 passes, nf4 fails on its correlations; the run's exit status says so."""
+    failed = [line.split(" - ")[0] for line in whole_run.lines if line.startswith("FAILED quantcheck")]
+    assert failed == ["FAILED quantcheck::test_redundancy_change[nf4-builtin]"]
+    assert whole_run.status == pytest.ExitCode.TESTS_FAILED
+
+
+def test_collected_items_are_counted(whole_run):
+    """The line that says how many were collected counts both kinds: 4 metrics of 2 candidates, 9 of the user."""
+    assert "collected 17 items" in whole_run.lines
+
+
+def test_failure_is_a_sentence_with_facts(whole_run):
+    """No traceback, but candidate, prompt set, layer, value with interval, limit, prompts, profile and version."""
+    start = whole_run.lines.index("redundancy change of nf4 on builtin at layer 2 is above its limit")
+    facts = whole_run.lines[start + 1 : start + 6]
+    assert facts[0].startswith("  value      0.0")
+    assert "95 % interval" in facts[0]
+    assert "limit      at most 0.0100 (trial@3)" in facts[2]
+    assert any("24 of builtin" in fact for fact in facts)
+
+
+def test_junit_names_and_properties(whole_run):
+    """Each packaged test is a test case with its verdict as properties."""
+    found = whole_run.junit
+    assert set(found) == {
+        f"test_{metric}[{bits}-builtin]"
+        for metric in ("ace_drift", "kl_divergence", "salient_overlap", "redundancy_change")
+        for bits in ("int8", "nf4")
+    }
+    facts = found["test_redundancy_change[nf4-builtin]"]
+    assert float(facts["quantcheck_value"]) > float(facts["quantcheck_limit"]) == 0.01
+    assert (facts["quantcheck_status"], facts["quantcheck_profile"]) == ("failed", "trial@3")
+    assert (facts["quantcheck_layer"], facts["quantcheck_n_prompts"]) == ("2", "24")
+
+
+def test_first_failure_stops_and_last_failed_runs_again(gate, whole_run, pytester):
+    """-x ends the run at the first packaged test that fails; --lf then selects that one alone."""
+    quick = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-samples=12", "--quantcheck-bits=8")
+    limits = ("--quantcheck-layers=2", "--quantcheck-fail=flip_rate:1", "--quantcheck-fail=redundancy_change:0")
+    less = ("--quantcheck-attribution=off", "-k", "redundancy or flip_rate or delta")
+    found = gate(*quick, *limits, *less, "-x", "-p", "no:randomly")
+    assert "FAILED quantcheck::test_redundancy_change[int8-builtin]" in found.text
+    assert "stopping after 1 failures" in found.text
+    assert gate(*quick, *limits, "--lf", "--collect-only", "-q").ids == [
+        "quantcheck::test_redundancy_change[int8-builtin]"
+    ]

@@ -1,0 +1,171 @@
+"""A gate loads each model once, keeps what it found, and never takes the reference for a candidate."""
+
+import gc
+import json
+import shutil
+import warnings
+
+import msgspec
+import pytest
+from transformers import AutoModelForCausalLM, BloomConfig
+
+from pytest_quantcheck.errors import ComparisonError, ModelError, SettingsError
+from pytest_quantcheck.gate import Gate
+from pytest_quantcheck.models import builtin
+from pytest_quantcheck.options import OPTIONS, Attribution, Settings
+
+
+class CountingGate(Gate):
+    """Remembers what was loaded."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.loads = []
+
+    def load(self, bits="reference"):
+        self.loads.append(bits)
+        return super().load(bits)
+
+
+class ForgetfulGate(Gate):
+    """Does not quantize, as a library might that passes over layers it does not know."""
+
+    def load(self, bits="reference"):  # noqa: ARG002 - forgotten on purpose
+        return super().load()
+
+
+class WarningGate(Gate):
+    """Uses a library that warns of itself."""
+
+    def load(self, bits="reference"):
+        warnings.warn("this way of loading is deprecated", DeprecationWarning, stacklevel=1)
+        return super().load(bits)
+
+
+def settings(**changes):
+    """The default settings, cut down to what takes a second, with these changes."""
+    quick = {
+        "model": "builtin",
+        "bits": ("int8",),
+        "samples": 12,
+        "layers": (2,),
+        "attribution": Attribution("off"),
+    }
+    return Settings(**{option.field: option._value(option._default) for option in OPTIONS} | quick | changes)
+
+
+@pytest.fixture(scope="module")
+def gate():
+    """A gate on the built-in model."""
+    return CountingGate(settings())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the built-in model, to be changed."""
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(builtin.DIRECTORY / name, tmp_path)
+    return tmp_path
+
+
+def test_nothing_is_measured_twice(gate):
+    """Asked again, in another spelling too, the gate gives the same objects; each model was loaded once."""
+    comparison = gate.compare("int8")
+    assert gate.compare("8", "builtin") is comparison
+    assert gate.measure("int8") is gate.measure("8")
+    assert gate.measure() is gate.measure("reference")
+    assert sorted(gate.loads) == ["int8", "reference"]
+
+
+def test_comparison_brings_its_profile(gate):
+    """So that a user's assertion judges by what the run was asked to judge by."""
+    assert gate.compare("int8").profile == gate.profile
+
+
+def test_metric_that_is_not_gated_has_no_verdict(gate):
+    """`judge` gives None for what the profile has no limit for, a verdict for the rest."""
+    assert gate.judge("kl_divergence", "int8").candidate == "int8"
+    kept = tuple(rule for rule in gate.profile.rules if rule.limit.metric != "kl_divergence")
+    other = Gate(settings())
+    other.profile = msgspec.structs.replace(other.profile, rules=kept)
+    assert other.judge("kl_divergence", "int8") is None
+
+
+def test_model_is_loaded_once_for_all_prompt_sets(tmp_path):
+    """Two prompt sets, two models, two loads."""
+    lines = builtin.PROMPTS.read_text().splitlines()[:12]
+    (tmp_path / "other.jsonl").write_text("\n".join(lines))
+    gate = CountingGate(settings(prompts=("builtin", str(tmp_path / "other.jsonl"))))
+    found = [gate.compare("int8", name).prompt_set for name in ("builtin", "other")]
+    assert found == ["builtin", "other"]
+    assert sorted(gate.loads) == ["int8", "reference"]
+
+
+def test_prompt_set_must_be_named_where_there_are_two(tmp_path):
+    """Left out, it would be a guess."""
+    shutil.copy(builtin.PROMPTS, tmp_path / "other.jsonl")
+    gate = Gate(settings(prompts=("builtin", str(tmp_path / "other.jsonl"))))
+    with pytest.raises(SettingsError, match=r"expected the name of a prompt set \(builtin, other\), got None"):
+        gate.compare("int8")
+
+
+def test_error_is_raised_again_without_a_new_try(tmp_path):
+    """A model that cannot be loaded is not loaded again for the next metric or candidate."""
+    gate = CountingGate(settings(model=str(tmp_path)))
+    errors = []
+    for bits in ("int8", "nf4", "int8"):
+        with pytest.raises(ModelError) as caught:
+            gate.compare(bits)
+        errors.append(caught.value)
+    assert gate.loads == ["reference"]
+    assert errors[0] is errors[1] is errors[2]
+
+
+def test_error_that_is_kept_keeps_no_model(folder):
+    """A model that failed leaves memory, so that the next candidate has room."""
+    (folder / "model.safetensors").unlink()
+    config = BloomConfig(vocab_size=256, hidden_size=32, n_layer=2, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    gate = Gate(settings(model=str(folder)))
+    with pytest.raises(ModelError, match="its FFN layout is not known"):
+        gate.measure()
+    gc.collect()
+    assert "BloomForCausalLM" not in {type(thing).__name__ for thing in gc.get_objects()}
+
+
+def test_candidate_that_was_never_quantized(gate):
+    """Not one answer or activation differs: an error, each time it is asked for, and no verdict."""
+    forgetful = ForgetfulGate(settings())
+    for _ in range(2):
+        with pytest.raises(ComparisonError, match=r"on builtin: .* this candidate was never quantized"):
+            forgetful.judge("kl_divergence", "int8")
+
+
+def test_declared_precision_is_refused_before_loading(folder):
+    """config.json says bf16, and so does the candidate."""
+    with pytest.raises(SettingsError, match="names bf16, which is the precision of the reference"):
+        Gate(settings(model=str(folder), bits=("bf16",)))
+
+
+def test_undeclared_precision_is_refused_after_loading(folder):
+    """Where config.json does not say it, the loaded reference does."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["dtype"]
+    (folder / "config.json").write_text(json.dumps(config))
+    gate = Gate(settings(model=str(folder), bits=("bf16", "fp32")))
+    same = gate.measure().provenance.dtype
+    with pytest.raises(SettingsError, match=f"names {same}, which is the precision of the reference"):
+        gate.measure(same)
+
+
+def test_library_that_warns_costs_nothing():
+    """Under `-W error`, as in this project's own tests, a library's warning of itself does not stop the gate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert WarningGate(settings()).measure().provenance.dtype == "bf16"
+
+
+def test_path_that_leads_nowhere_is_refused_at_once(tmp_path):
+    """No library is asked."""
+    with pytest.raises(ModelError, match="no such file or directory"):
+        Gate(settings(model=str(tmp_path / "nowhere")))
