@@ -14,7 +14,7 @@ installed_model := $(VENV)/.installed-model
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow benchmarks lint format check clean
+.PHONY: help demo setup test test-slow lint format check clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,9 +37,6 @@ test: $(installed_dev) ## run the fast tests
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
 	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)
 
-benchmarks: $(installed_dev) ## time the kernels
-	"$(bin)/pytest" tests/benchmarks --benchmark-only $(PYTEST_ARGS)
-
 lint: $(installed_dev) ## check format, lint rules and types
 	"$(bin)/ruff" format --check .
 	"$(bin)/ruff" check .
@@ -52,7 +49,7 @@ format: $(installed_dev) ## format the code and apply safe fixes
 check: lint test ## what a change must pass: linters and fast tests
 
 clean: ## remove what was built, not the virtual environment
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # A stamp is older than what it was installed from exactly when the installation is out of date.
