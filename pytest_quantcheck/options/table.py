@@ -130,7 +130,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("report", "write the report into this directory", None, parse_directory, "DIR"),
     Option("only", "collect the packaged suite and nothing else", kind="flag"),
     Option("dry-run", "check everything, say what would be measured, load nothing", kind="flag"),
-    Option("neurons", "names of the modules whose outputs are neurons, for unknown architectures", metavar="PATTERN"),
+    Option(
+        "neurons",
+        "path of each FFN's activation module, {} for the block's number, for unknown architectures",
+        metavar="PATTERN",
+    ),
     Option("trust-remote-code", "run code that the model brings", kind="flag"),
     Option("allow-pickle", "load weights that are pickled, which can run any code", kind="flag"),
 )
