@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import ComparisonError
-from ..records import Comparison, Estimate, Measurement
+from ..records import Comparison, Measurement
 from .layers import histograms, layer_estimates
 from .prompts import prompt_estimates
 from .sampling import Sampling
@@ -50,7 +50,7 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
         histograms=histograms(reference, candidate),
-        notes=tuple(_notes(reference, candidate, estimates)),
+        notes=tuple(_notes(reference, candidate)),
     )
 
 
@@ -89,13 +89,10 @@ def _unlike_arrays(reference: Measurement, candidate: Measurement) -> Iterator[s
             yield f"the neurons of layer {layer} ({widths[0]} in the reference, {widths[1]} in the candidate)"
 
 
-def _notes(reference: Measurement, candidate: Measurement, estimates: tuple[Estimate, ...]) -> Iterator[str]:
+def _notes(reference: Measurement, candidate: Measurement) -> Iterator[str]:
     if not reference.answers.exact:
         kept = reference.answers.support.shape[1]
         yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"
-    for estimate in estimates:
-        if not estimate.applicable:
-            yield f"{estimate.metric}, layer {estimate.layer}: not applicable, {estimate.reason}"
     for name in ("libraries", "device", "batch_size"):
         before, after = getattr(reference.provenance, name), getattr(candidate.provenance, name)
         if before != after:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.judging import judge
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Correlations
+from pytest_quantcheck.reporting import summary_lines
 
 FEW = Sampling(draws=20)
 
@@ -25,13 +28,16 @@ def converged(first):
 
 
 def test_where_the_reference_does_not_converge_a_layer_takes_no_part(reference, candidate, comparison):
-    """Layer 0 of the built-in model: not applicable whatever the candidate, and the notes say so."""
+    """Layer 0 of the built-in model: not applicable whatever the candidate, and the summary says so."""
     found = overlap(comparison, 0)
     settled = int(reference.saliency[0].converged.sum())
     assert not found.applicable
     assert found.value is found.low is found.high is None
     assert found.reason.startswith(f"the reference's attributions converge for {settled} of")
-    assert any(note.startswith("salient_overlap, layer 0: not applicable") for note in comparison.notes)
+    lines = [
+        line for line, _ in summary_lines([judge(comparison, "ace_drift", load_profile("default@1"))], [comparison])
+    ]
+    assert any(line.startswith("- salient-neuron overlap: layer 0 not applicable") for line in lines)
     assert 0 not in candidate.saliency
 
 
