@@ -172,8 +172,10 @@ class Gate:
             readout=asked.readout,
             attribution=asked.attribution,
             samples=asked.attribution_samples,
+            tokens=asked.attribution_tokens,
             batch_size=asked.batch_size,
             seed=asked.seed,
+            redundancy_neurons=asked.redundancy_neurons,
         )
 
     @cached_property

@@ -86,9 +86,11 @@ def _merge_activations(parts: Sequence[dict[int, Activations]]) -> dict[int, Act
 def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:
     _same(f"groups and neurons of layer {layer}", [part.minimum.shape for part in parts])
     _same(f"sample of neurons of layer {layer}", [part.sample.tolist() for part in parts])
+    _same(f"correlated neurons of layer {layer}", [part.correlated.tolist() for part in parts])
     return Activations(
         minimum=np.minimum.reduce([part.minimum for part in parts]),
         maximum=np.maximum.reduce([part.maximum for part in parts]),
+        correlated=parts[0].correlated,
         correlations=redundancy.merge([part.correlations for part in parts]),
         sample=parts[0].sample,
         groups=tuple(redundancy.merge(group) for group in zip(*(part.groups for part in parts), strict=True)),

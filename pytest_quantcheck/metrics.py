@@ -1,11 +1,9 @@
 """The metrics a gate decides by: their names, and on which side of a limit they are good."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """One quantity that a comparison estimates and a profile limits.
 
     `direction` is the side of the limit that fails: `"max"` means that a value above the limit fails,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .errors import QuantcheckError
-from .options import Settings, register, settings_from
+from .options import asked, register
 
 if TYPE_CHECKING:
     from .gate import Gate
     from .models.loading import LoadedModel
+    from .options import Settings
     from .session import Session
 
 _SESSION = pytest.StashKey["Session"]()
@@ -29,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.help or config.option.version:
         return
     try:
-        settings = settings_from(config)
+        settings = _settings(config)
         if settings is not None:
             config.stash[_SESSION] = _session(config, settings)
     except QuantcheckError as error:
@@ -128,6 +129,14 @@ def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
     """The model as FP4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
     with quantcheck.load("fp4") as loaded:
         yield loaded
+
+
+def _settings(config: pytest.Config) -> Settings | None:
+    if not asked(config):
+        return None
+    from .options import settings_from
+
+    return settings_from(config)
 
 
 def _session(config: pytest.Config, settings: Settings) -> Session:

@@ -36,6 +36,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     template: str
     readout: str
     layers: tuple[int, ...]
+    redundancy_neurons: int
     attribution: str
     seed: int
     batch_size: int
@@ -83,13 +84,14 @@ class Activations:
 
     Prompts fall into g groups (position in the prompt set modulo g) from which intervals are made. `minimum`,
     `maximum` (g, d) float32: each neuron's extremes within a group, +inf and -inf where a group is empty;
-    `correlations`: of all neurons over all tokens; `sample` (s,) int64: the neurons followed in each group;
-    `groups`: their correlations, one entry for each of the g groups; `rectified`: the activation function is of
-    the ReLU family.
+    `correlated` (c,) int64, ascending: the neurons that are correlated, all or a seeded sample; `correlations`: theirs
+    over all tokens; `sample` (s,) int64: those of them followed in each group; `groups`: their correlations, one entry
+    for each of the g groups; `rectified`: the activation function is of the ReLU family.
     """
 
     minimum: NDArray[np.float32]
     maximum: NDArray[np.float32]
+    correlated: NDArray[np.int64]
     correlations: Correlations
     sample: NDArray[np.int64]
     groups: tuple[Correlations, ...]

@@ -29,6 +29,7 @@ PROVENANCE = Provenance(
     template="raw:{prompt}",
     readout="token",
     layers=(1,),
+    redundancy_neurons=384,
     attribution="adaptive",
     seed=0,
     batch_size=16,

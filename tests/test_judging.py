@@ -83,6 +83,7 @@ def provenance():
         template="raw:{prompt}",
         readout="token",
         layers=(0, 3, 6),
+        redundancy_neurons=384,
         attribution="adaptive",
         seed=0,
         batch_size=16,

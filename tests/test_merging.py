@@ -38,6 +38,7 @@ PROVENANCE = Provenance(
     template="raw",
     readout="token",
     layers=LAYERS,
+    redundancy_neurons=NEURONS,
     attribution="adaptive",
     seed=7,
     batch_size=8,
@@ -100,6 +101,7 @@ def measure_activations(index, layer, batch_size):
     return Activations(
         minimum=minimum.numpy(),
         maximum=maximum.numpy(),
+        correlated=np.arange(NEURONS),
         correlations=whole.result(),
         sample=SAMPLE,
         groups=tuple(part.result() for part in parts),
@@ -159,7 +161,7 @@ def assert_same_measurement(obtained, expected):
     assert obtained.activations.keys() == expected.activations.keys()
     for layer, whole in expected.activations.items():
         merged = obtained.activations[layer]
-        for name in ("minimum", "maximum", "sample"):
+        for name in ("minimum", "maximum", "correlated", "sample"):
             np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name), strict=True)
         assert merged.rectified == whole.rectified
         assert_close_sums(merged.correlations, whole.correlations)
@@ -292,6 +294,7 @@ def test_missing_layer_is_refused():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"correlated": SAMPLE}, "correlated neurons of layer 5, got [0, 1, 2, 3, 4, 5, ...] and [1, 2, 5]"),
         ({"sample": SAMPLE + 1}, "sample of neurons of layer 5, got [1, 2, 5] and [2, 3, 6]"),
         ({"rectified": True}, "activation function of layer 5, got False and True"),
         ({"minimum": np.zeros((3, NEURONS), np.float32)}, "groups and neurons of layer 5, got (4, 7) and (3, 7)"),

@@ -45,10 +45,12 @@ def update_extremes(minimum: Tensor, maximum: Tensor, activations: Tensor, group
             f"Expected activations (tokens, {minimum.shape[1]}) and one group a token, got "
             f"{tuple(activations.shape)} and {tuple(groups.shape)}."
         )
-    values = activations.to(torch.float32)
+    values = activations.to(torch.float32) if activations.dtype == torch.float64 else activations
     index = groups[:, None].expand_as(values)
-    minimum.scatter_reduce_(0, index, values, "amin")
-    maximum.scatter_reduce_(0, index, values, "amax")
+    low = minimum.new_full(minimum.shape, torch.inf, dtype=values.dtype)  # half-precision values need no float32 copy
+    high = -low
+    torch.minimum(minimum, low.scatter_reduce_(0, index, values, "amin"), out=minimum)
+    torch.maximum(maximum, high.scatter_reduce_(0, index, values, "amax"), out=maximum)
 
 
 def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool, groups: Sequence[int] | None = None) -> Masks:

@@ -1,5 +1,6 @@
 """Redundancy: Pearson correlations between neurons, streamed, merged, and compared pair by pair."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,19 @@ _BUFFERED = 1024
 _TILE = 64
 """Rows of a matrix worked on at a time: a tile stays in cache, and temporary memory is O(neurons)."""
 
+_PANEL = 192
+"""Rows of the product made at a time: more compute more of the half that is redundant, fewer keep the cores waiting."""
 
-_PANELS = 8
-"""Panels of the symmetric product: each leaves out what is left of it, so that 9/16 of the work is done."""
+_PANEL_ON_DEVICE = 2048
+"""The same where each of many small products would wait for its launch."""
+
+_CHAIN = 64
+"""Tokens whose products may be added one after another in float32.
+
+Each addition rounds by up to 2^-24 of what is there: behind one huge product, k small ones can be lost up to k * 2^-24
+of it. r inherits that twice, from the pair's sum and half from either neuron's own: 2 * 64 * 2^-24 = 8e-6. Matrix
+products of 1,024 tokens chain 192 of them, or all where a matrix is narrow.
+"""
 
 
 class CorrelationSums:
@@ -39,7 +50,7 @@ class CorrelationSums:
     nothing large is ever subtracted: a neuron with a large mean and a tiny variance loses nothing. How the tokens
     are split into batches changes the result by float32 rounding alone.
 
-    Only half of the symmetric product is computed on a CPU. On another device nothing is copied back before
+    Little more than half of the symmetric product is computed. On another device nothing is copied back before
     `result`; leave torch's float32 matrix products at full precision there ("highest", torch's default).
 
     Args:
@@ -169,10 +180,12 @@ class ChangeSummary:
 
     `mean`: mean over pairs of abs(r_candidate - r_reference), in [0, 2], None without pairs; `pairs`: number of
     pairs i < j of neurons that vary in both models; `excluded`: neurons constant in at least one;
-    `only_reference` and `only_candidate`: those of them constant in that model alone.
+    `only_reference` and `only_candidate`: those of them constant in that model alone. `spread`: standard deviation
+    over neurons of the mean change of their own pairs, None for fewer than three neurons.
     """
 
     mean: float | None
+    spread: float | None
     pairs: int
     excluded: int
     only_reference: int
@@ -190,18 +203,35 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
     _check_width([reference, candidate])
     expected, obtained = defined(reference), defined(candidate)
     both = expected & obtained
-    pairs = _n_pairs(both)
-    moved = sum(
-        float(_absolute(after - before).sum(axis=1).sum(dtype=np.float64))
-        for (_, before), (_, after) in zip(_tiles(reference, both), _tiles(candidate, both), strict=True)
-    )
+    moved = _moved(reference, candidate, both)[both]
+    pairs, others = _n_pairs(both), len(moved) - 1
     return ChangeSummary(
-        mean=moved / pairs if pairs else None,
+        mean=float(moved.sum()) / 2 / pairs if pairs else None,
+        spread=float(np.std(moved / others, ddof=1)) if others > 1 else None,
         pairs=pairs,
         excluded=int(np.count_nonzero(~both)),
         only_reference=int(np.count_nonzero(~expected & obtained)),
         only_candidate=int(np.count_nonzero(expected & ~obtained)),
     )
+
+
+def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
+    """Return the standard error of `change.mean` that comes from comparing a random sample of the neurons.
+
+    The mean over all pairs within a sample without replacement is a U-statistic (Hoeffding 1948): unbiased for the
+    mean over all pairs, with variance 4 / n * spread^2 * (1 - taken / neurons) to first order, n being the neurons
+    that vary. A spread from the sample itself is a little too large, by what single pairs scatter: so is the error.
+
+    Args:
+        change: what was found for the neurons taken.
+        taken: number of neurons taken, constant ones included.
+        neurons: number of neurons they were taken from.
+    """
+    if taken == neurons:
+        return 0.0
+    if change.spread is None:  # nothing to go by: the whole range
+        return 2.0
+    return 2 * change.spread * math.sqrt((1 - taken / neurons) / (taken - change.excluded))
 
 
 def correlation_histogram(correlations: Correlations) -> Histogram:
@@ -250,13 +280,28 @@ def _centre(rows: Tensor) -> Tensor:
 def _add_gram(comoment: Tensor, rows: Tensor) -> None:
     """Add rows' * rows to the comoment: its upper triangle, and of the lower one what shares a panel with it.
 
-    LAPACK's `ssyrk` would save the ninth of the work that the panels waste, but SciPy's threads spin for a while
-    after each call and slow down torch's, which share the cores: the model's next layer takes half as long again.
+    LAPACK's `ssyrk` would save what the panels waste, but SciPy's threads spin for a while after each call and slow
+    down torch's, which share the cores: the model's next layer takes half as long again.
     """
-    width = -(-len(comoment) // _PANELS)
-    for start in range(0, len(comoment), width):
-        panel = slice(start, start + width)
-        comoment[panel, start:].addmm_(rows[:, panel].T, rows[:, start:])
+    width = len(comoment)
+    if width <= _PANEL:  # narrow products chain all tokens; they cost nothing in float64
+        comoment += rows.T.double() @ rows.double()
+        return
+    height = _height(comoment)
+    scratch = comoment.new_empty(height * width)
+    for start in range(0, width, height):
+        mine = slice(start, start + height)
+        panel = comoment[mine, start:]
+        product = scratch[: panel.numel()].view(panel.shape).zero_()
+        for chain in torch.split(rows, _CHAIN):
+            product.addmm_(chain[:, mine].T, chain[:, start:])
+        panel += product
+
+
+def _height(comoment: Tensor) -> int:
+    """Rows of panels of like height, so that no last one is narrow."""
+    width, most = len(comoment), _PANEL if comoment.device.type == "cpu" else _PANEL_ON_DEVICE
+    return -(-width // -(-width // most))
 
 
 def _mirror(matrix: Matrix) -> None:
@@ -299,6 +344,16 @@ def _tiles(correlations: Correlations, neurons: NDArray[np.bool_]) -> Iterator[t
         tile *= scale[start:]
         tile[:, : len(tile)] = np.triu(tile[:, : len(tile)], 1)
         yield start, tile
+
+
+def _moved(reference: Correlations, candidate: Correlations, neurons: NDArray[np.bool_]) -> Floats:
+    """Return each neuron's sum of abs(r_candidate - r_reference) over its pairs with the others."""
+    moved = np.zeros(len(neurons))
+    for (start, before), (_, after) in zip(_tiles(reference, neurons), _tiles(candidate, neurons), strict=True):
+        change = _absolute(np.subtract(after, before, out=after))
+        moved[start : start + len(change)] += change.sum(axis=1)
+        moved[start:] += change.sum(axis=0)
+    return moved
 
 
 def _absolute(tile: Matrix) -> Matrix:

@@ -22,6 +22,7 @@ _MUST_AGREE = (
     "template",
     "readout",
     "layers",
+    "redundancy_neurons",
     "attribution",
     "seed",
 )
@@ -87,6 +88,8 @@ def _unlike_arrays(reference: Measurement, candidate: Measurement) -> Iterator[s
         widths = activations.minimum.shape[1], candidate.activations[layer].minimum.shape[1]
         if widths[0] != widths[1]:
             yield f"the neurons of layer {layer} ({widths[0]} in the reference, {widths[1]} in the candidate)"
+        elif not np.array_equal(activations.correlated, candidate.activations[layer].correlated):
+            yield f"which neurons of layer {layer} are correlated"
 
 
 def _notes(reference: Measurement, candidate: Measurement) -> Iterator[str]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..analyses.dead_neurons import dead, dead_neuron_churn, dead_neuron_gain, dead_without_each
-from ..analyses.redundancy import correlation_change, correlation_histogram, tail_mass, wasserstein, without
+from ..analyses.redundancy import (
+    correlation_change,
+    correlation_histogram,
+    sampling_error,
+    tail_mass,
+    wasserstein,
+    without,
+)
 from ..analyses.resampling import Floats, Interval, grouped_jackknife
 from ..analyses.saliency import attributable, jaccard
 from ..records import Activations, Correlations, Estimate, Measurement, Saliency
@@ -60,21 +68,28 @@ def _dead_neurons(
 
 
 def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
-    """The value is of all neurons; the interval's width is that of the neurons followed group by group."""
+    """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
+
+    Where not all neurons are correlated, what that may have missed joins the width.
+    """
     change = correlation_change(before.correlations, after.correlations)
     if change.mean is None:
-        reason = f"{change.excluded} of {len(before.correlations.mean)} neurons are constant, so no pair is left"
+        reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
         return sampling.nothing("redundancy_change", reason, n, layer=layer)
     there = _tokens(before) > 0
     spread = _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
+    compared, neurons = len(before.correlated), before.minimum.shape[1]
+    missed = sampling_error(change, compared, neurons)
     counts = [correlation_histogram(a.correlations) for a in (before, after)]
     details = {
+        "neurons": float(compared),
+        "sampling_error": missed,
         "excluded_neurons": float(change.excluded),
         "wasserstein": wasserstein(*counts),
         "tail_0.8_change": tail_mass(counts[1], 0.8) - tail_mass(counts[0], 0.8),
         "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
     }
-    interval = _within(change.mean, spread, 0, 2)
+    interval = _within(change.mean, math.hypot(spread, sampling.quantile * missed), 0, 2)
     return sampling.estimate(
         "redundancy_change", change.mean, interval, n, layer=layer, method=_jackknifed(there), details=details
     )
@@ -118,7 +133,7 @@ def _within(value: float, half: float, least: float, most: float) -> Interval:
 
 
 def _followed(activations: Activations) -> Correlations:
-    chosen, whole = activations.sample, activations.correlations
+    chosen, whole = np.searchsorted(activations.correlated, activations.sample), activations.correlations
     return Correlations(whole.count, whole.mean[chosen], whole.comoment[np.ix_(chosen, chosen)])
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
+from scipy import stats
+
 from ..analyses.resampling import Counts, Floats, Interval, fold, paired_bootstrap
 from ..records import Estimate
 
@@ -27,6 +29,11 @@ class Sampling:
     confidence: float = 0.95
     draws: int = 2000
     seed: int = 0
+
+    @property
+    def quantile(self) -> float:
+        """Half the width, in standard errors, of a normal interval of this confidence."""
+        return float(stats.norm.ppf((1 + self.confidence) / 2))
 
     def bootstrap(self, statistic: Callable[[Counts], Floats], n: int) -> Interval:
         """Interval of a statistic of n prompts; see `paired_bootstrap`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -19,7 +21,7 @@ from ..records import Activations, Answers, Measurement, Provenance, Saliency
 from .answers import AnswerCollector, choice_tokens
 from .attributing import Attributor
 from .plan import Plan, Progress, Silent
-from .streams import LayerStream
+from .streams import LayerStream, RealTokens, affordable_neurons
 
 __all__ = ["Plan", "Progress", "Silent", "measure"]
 
@@ -64,7 +66,7 @@ def measure(
     with _memory(plan):
         answers, activations = run.forward_pass(wanted)
         saliency = run.attribution_pass(run.targets(answers, wanted))
-    provenance = run.provenance(model, revision)
+    provenance = run.provenance(model, revision, activations)
     return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency)
 
 
@@ -93,9 +95,7 @@ class _Run:
         """Run the prompts once; everything that streams takes what it needs from that."""
         loaded = self.loaded
         collector = self._collector()
-        streams = {
-            layer: LayerStream(rectified=loaded.neurons.rectified(layer), seed=self.plan.seed) for layer in self.layers
-        }
+        streams = {layer: self._stream(layer) for layer in self.layers}
         self.progress.start("measuring", len(index))
         with torch.no_grad(), ExitStack() as hooks:
             for layer, stream in streams.items():
@@ -103,12 +103,32 @@ class _Run:
                 hooks.callback(handle.remove)
             for part in batches(self.encoded, index, self.plan.batch_size):
                 batch = collate(self.encoded, part, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
+                tokens = RealTokens.of(batch)
                 for stream in streams.values():
-                    stream.expect(batch)
+                    stream.expect(tokens)
                 collector.add(batch, loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
                 self.progress.advance(len(part))
         self.progress.finish()
         return collector.result(), {layer: _result(layer, stream) for layer, stream in streams.items()}
+
+    def _stream(self, layer: int) -> LayerStream:
+        return LayerStream(
+            self.prompts,
+            rectified=self.loaded.neurons.rectified(layer),
+            seed=self.plan.seed,
+            correlated=self._correlated,
+        )
+
+    @cached_property
+    def _correlated(self) -> int:
+        """Most neurons to correlate in a layer: in a candidate those of its reference, whatever its own size."""
+        if self.reference is not None:
+            return self.reference.provenance.redundancy_neurons
+        asked = self.plan.redundancy_neurons
+        if asked == "auto":
+            blocks = self.loaded.neurons.blocks
+            return affordable_neurons(sum(p.numel() for b in blocks for p in b.parameters()), len(self.layers))
+        return sys.maxsize if asked == "all" else asked
 
     def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
         """The token to attribute for each prompt of the attribution's sample: the reference's answer, or its own."""
@@ -121,13 +141,10 @@ class _Run:
         """Attribute at every layer where the reference, if there is one, could be attributed."""
         if self.plan.attribution.method == "off" or not targets:
             return {}
-        attributor = Attributor(self.loaded, self.encoded, self.plan.attribution)
+        attributor = Attributor(self.loaded, self.encoded, self.plan.attribution, tokens=self.plan.tokens)
         with float32_gradients(self.loaded.model, int8_kernels=self._int8_kernels):
-            return {
-                layer: attributor.attribute(layer, targets, self.progress)
-                for layer in self.layers
-                if self._defined_at(layer)
-            }
+            layers = [layer for layer in self.layers if self._defined_at(layer)]
+            return attributor.attribute(layers, targets, self.progress) if layers else {}
 
     def _defined_at(self, layer: int) -> bool:
         if self.reference is None:
@@ -135,7 +152,7 @@ class _Run:
         found = self.reference.saliency.get(layer)
         return found is not None and attributable(found.converged)
 
-    def provenance(self, model: str, revision: str | None) -> Provenance:
+    def provenance(self, model: str, revision: str | None, activations: dict[int, Activations]) -> Provenance:
         loaded, prompts, plan = self.loaded, self.prompts, self.plan
         return Provenance(
             model=model,
@@ -154,6 +171,7 @@ class _Run:
             template=f"{'chat' if self.chat else 'raw'}:{prompts.format or '{prompt}'}",
             readout=plan.readout,
             layers=self.layers,
+            redundancy_neurons=max(len(layer.correlated) for layer in activations.values()),
             attribution=f"{plan.attribution},samples={plan.samples}",
             seed=plan.seed,
             batch_size=plan.batch_size,
@@ -221,8 +239,8 @@ def _memory(plan: Plan) -> Iterator[None]:
         if not _out_of_memory(error):
             raise
         raise MeasurementError(
-            f"out of memory at --quantcheck-batch-size={plan.batch_size}: take a smaller one, shorter prompts or a "
-            "larger machine"
+            f"out of memory at --quantcheck-batch-size={plan.batch_size} and --quantcheck-attribution-tokens="
+            f"{plan.tokens}: take smaller ones, shorter prompts or a larger machine"
         ) from error
 
 

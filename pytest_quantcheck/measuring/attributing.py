@@ -9,20 +9,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..analyses.saliency import PROBE, TOLERANCE, given_up, integrated_gradients, salient
-from ..models.continuation import Continuation
-from ..models.encoding import Batch, collate
+from ..analyses.saliency import (
+    PROBE,
+    TOLERANCE,
+    Attribution,
+    Rule,
+    clenshaw_curtis,
+    gauss_legendre,
+    given_up,
+    integrated_gradients,
+    salient,
+)
+from ..models.continuation import Passage, run_with_neurons
+from ..models.encoding import collate
 from ..models.loading import LoadedModel
 from ..options.attribution import Attribution as Method
 from ..records import Saliency
 from .plan import Progress
 
-NODES = (4, 8, 16, 32)
-"""Quadrature nodes tried in turn. Where the integrand is smooth the error falls exponentially: four nodes do for
-most prompts, and what 32 do not settle, 256 do not either."""
-
-TOKENS_AT_ONCE = 1024
-"""Tokens, counted over prompts and nodes, in one evaluation: bounds the memory of the backward pass."""
+_AGREE = 0.01
+"""Nats by which a shortened path may differ from the model's own answer. On the same prompts it differs by the
+rounding of float32, through LLM.int8() too; a forgotten norm, cap or scale moves it by far more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,72 +42,110 @@ class _Outcome:
 
 
 class Attributor:
-    """Finds the salient neurons of one model's layers, prompt by prompt."""
+    """Finds the salient neurons of one model's layers, some prompts at a time and all layers of them together.
 
-    def __init__(self, loaded: LoadedModel, encoded: Sequence[Sequence[int]], method: Method) -> None:
+    `tokens`: counted over prompts and nodes, in one evaluation; bounds the memory of the backward pass, and that
+    of what is kept of a forward pass for all layers. `tolerance`: relative completeness error that is small enough.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        encoded: Sequence[Sequence[int]],
+        method: Method,
+        *,
+        tokens: int = 1024,
+        tolerance: float = TOLERANCE,
+    ) -> None:
         self._loaded, self._encoded, self._method = loaded, encoded, method
+        self._tokens, self._tolerance = tokens, tolerance
+        self._rule = gauss_legendre(method.nodes) if method.nodes else clenshaw_curtis()
+        self._baseline: dict[int, torch.Tensor] = {}
 
-    def attribute(self, layer: int, targets: dict[int, int], progress: Progress) -> Saliency:
+    def attribute(self, layers: Sequence[int], targets: dict[int, int], progress: Progress) -> dict[int, Saliency]:
         """Attribute the log-probability of each prompt's target token (by position in the prompt set).
 
         Of a layer where too few of the first prompts converge, those prompts are all that is attributed.
         """
         index = sorted(targets)
-        progress.start(f"attributing layer {layer}", len(index))
-        outcomes = self._settle(layer, index[:PROBE], targets, progress)
-        converged = np.array([outcome.error <= TOLERANCE for outcome in outcomes.values()])
-        if self._method.nodes or not given_up(converged):
-            outcomes |= self._settle(layer, index[PROBE:], targets, progress)
+        self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
+        progress.start("attributing", len(index))
+        found = self._run(layers, index[:PROBE], targets, progress)
+        left = [layer for layer in layers if self._method.nodes or not self._hopeless(found[layer])]
+        for layer, outcomes in self._run(left, index[PROBE:], targets, progress).items():
+            found[layer] |= outcomes
         progress.finish()
-        return _record(outcomes, targets)
+        return {layer: _record(outcomes, targets, self._tolerance) for layer, outcomes in found.items()}
 
-    def _settle(self, layer: int, index: list[int], targets: dict[int, int], progress: Progress) -> dict[int, _Outcome]:
-        """Attribute with more and more nodes, each time those prompts that more nodes may help."""
-        done: dict[int, _Outcome] = {}
-        for nodes in (self._method.nodes,) if self._method.nodes else NODES:
-            fresh = {
-                i: outcome
-                for part in self._parts(index)
-                for i, outcome in self._evaluate(layer, part, targets, nodes).items()
-            }
-            unsettled = [i for i in index if fresh[i].error > TOLERANCE and _improves(done.get(i), fresh[i])]
-            done |= fresh
-            progress.advance(len(index) - len(unsettled))
-            index = unsettled
-        progress.advance(len(index))
-        return done
+    def _run(
+        self, layers: Sequence[int], index: list[int], targets: dict[int, int], progress: Progress
+    ) -> dict[int, dict[int, _Outcome]]:
+        found: dict[int, dict[int, _Outcome]] = {layer: {} for layer in layers}
+        for part in self._parts(index):
+            if layers:
+                passage = self._passage(layers, part, targets)
+                for layer in layers:
+                    found[layer] |= zip(part, self._outcomes(passage, layer), strict=True)
+            progress.advance(len(part))
+        return found
 
     def _parts(self, index: list[int]) -> list[list[int]]:
         """Prompts of like length together, each part within the token budget at one node."""
         parts: list[list[int]] = []
         for i in sorted(index, key=lambda i: (-len(self._encoded[i]), i)):
-            if parts and len(self._encoded[parts[-1][0]]) * (len(parts[-1]) + 1) <= TOKENS_AT_ONCE:
+            if parts and len(self._encoded[parts[-1][0]]) * (len(parts[-1]) + 1) <= self._tokens:
                 parts[-1].append(i)
             else:
                 parts.append([i])
         return parts
 
-    def _evaluate(self, layer: int, index: list[int], targets: dict[int, int], nodes: int) -> dict[int, _Outcome]:
+    def _passage(self, layers: Sequence[int], index: list[int], targets: dict[int, int]) -> Passage:
         loaded = self._loaded
         batch = collate(self._encoded, index, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
         target = torch.tensor([targets[i] for i in index], device=loaded.device)
-        path = Continuation(loaded.model, loaded.neurons, layer, batch, target)
-        end = path.activations.float()
-        start = torch.zeros_like(end) if self._method.baseline == "zero" else path.baseline_activations().float()
-        found = integrated_gradients(path, start, end, nodes=nodes, copies=self._copies(batch))
-        sets, errors = salient(found.values, batch.real).cpu().numpy(), found.error.nan_to_num(torch.inf).cpu().tolist()
-        return {i: _Outcome(sets[row], errors[row], nodes) for row, i in enumerate(index)}
+        return Passage(loaded.model, loaded.neurons, layers, batch, target)
 
-    def _copies(self, batch: Batch) -> int:
-        return max(1, TOKENS_AT_ONCE // batch.input_ids.numel())
+    def _outcomes(self, passage: Passage, layer: int) -> list[_Outcome]:
+        start = passage.start(layer, self._baseline.get(layer))
+        values, found = attributions(
+            passage, layer, start, rule=self._rule, tolerance=self._tolerance, at_once=self._tokens // start.shape[1]
+        )
+        sets = salient(values, passage.real).cpu().numpy()
+        quality = zip(found.error.tolist(), found.nodes.tolist(), strict=True)
+        return [_Outcome(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
+
+    def _hopeless(self, outcomes: dict[int, _Outcome]) -> bool:
+        return given_up(np.array([outcomes[i].error <= self._tolerance for i in sorted(outcomes)]))
+
+    def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:
+        """The layers' neurons (length, d) on a sequence of token id 0; none where the path starts at zero."""
+        if self._method.baseline == "zero":
+            return {}
+        loaded = self._loaded
+        zeros = collate([[0] * length], [0], pad=0, device=loaded.device)
+        return {
+            layer: neurons[0]
+            for layer, neurons in run_with_neurons(loaded.model, loaded.neurons, layers, zeros)[0].items()
+        }
 
 
-def _improves(before: _Outcome | None, now: _Outcome) -> bool:
-    """Whether more nodes are worth it: on a smooth path doubling them far more than halves the error."""
-    return before is None or now.error <= before.error / 2
+def attributions(
+    passage: Passage, layer: int, start: torch.Tensor, *, rule: Rule, tolerance: float, at_once: int
+) -> tuple[torch.Tensor, Attribution]:
+    """Attributions (prompts, tokens, d) of a layer's neurons, nats, by the shortest path that gives the model's answer.
+
+    `start` (prompts, tokens, d): where the path starts; the rest as in `integrated_gradients`.
+    """
+    for path in passage.paths(layer, start):
+        found = integrated_gradients(
+            path.log_probs, path.start, path.end, rule=rule, tolerance=tolerance, at_once=at_once
+        )
+        if path.whole or bool(((found.at_end - passage.log_probs).abs() < _AGREE).all()):
+            break
+    return path.pull_back(found.gradient) * (passage.neurons[layer] - start), found
 
 
-def _record(outcomes: dict[int, _Outcome], targets: dict[int, int]) -> Saliency:
+def _record(outcomes: dict[int, _Outcome], targets: dict[int, int], tolerance: float) -> Saliency:
     index = sorted(outcomes)
     error = np.array([outcomes[i].error for i in index], dtype=np.float32)
     return Saliency(
@@ -109,5 +154,5 @@ def _record(outcomes: dict[int, _Outcome], targets: dict[int, int]) -> Saliency:
         salient=np.stack([outcomes[i].salient for i in index]),
         error=error,
         nodes=np.array([outcomes[i].nodes for i in index], dtype=np.int32),
-        converged=error <= TOLERANCE,
+        converged=error <= tolerance,
     )

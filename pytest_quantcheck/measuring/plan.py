@@ -13,15 +13,19 @@ class Plan:
     """The part of the settings that decides what a measurement holds.
 
     `layers`: `paper`, `all` or block numbers; `readout`: `token`, `choices` or `substring`; `samples`: prompts
-    to attribute; `batch_size`: prompts in one forward pass; `seed`: of the neurons followed for intervals.
+    to attribute; `batch_size`: prompts in one forward pass; `seed`: of the neurons followed for intervals, and of
+    those correlated where not all are; `redundancy_neurons`: most neurons correlated in a layer, `all`, or `auto`: as
+    many as are affordable; a candidate's are its reference's.
     """
 
     layers: Literal["paper", "all"] | tuple[int, ...] = "paper"
     readout: str = "token"
     attribution: Attribution = field(default_factory=Attribution)
     samples: int = 64
+    tokens: int = 1024
     batch_size: int = 16
     seed: int = 0
+    redundancy_neurons: Literal["auto", "all"] | int = "auto"
 
 
 class Progress(Protocol):

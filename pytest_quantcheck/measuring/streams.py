@@ -2,55 +2,110 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..analyses.dead_neurons import new_extremes, update_extremes
 from ..analyses.redundancy import CorrelationSums
+from ..errors import MeasurementError
 from ..models.encoding import Batch
+from ..options.values import FEWEST_NEURONS
+from ..prompts import PromptSet
 from ..records import Activations
 
 GROUPS = 16
 """Groups of prompts from which the intervals of token-level quantities are made."""
 
-FOLLOWED = 256
+FOLLOWED = FEWEST_NEURONS
 """Neurons whose correlations are kept for each group: the interval's width comes from them, the value from all."""
+
+ALWAYS_CORRELATED = 1024
+"""Neurons a layer that are correlated whatever it costs."""
+
+
+@dataclass(frozen=True, eq=False)
+class RealTokens:
+    """Where the tokens of a batch are that are no padding, worked out once for all layers.
+
+    `positions` (tokens,) int64: in the flattened batch, prompt by prompt; `groups` (tokens,) int64: the group of each
+    one's prompt; `padded`: how many positions the batch has.
+    """
+
+    batch: Batch
+    positions: torch.Tensor
+    groups: torch.Tensor
+    padded: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> RealTokens:
+        """Find them without waiting for the device: how many there are is known here, and a sort keeps their order."""
+        device, n = batch.input_ids.device, sum(batch.lengths)
+        groups = (torch.tensor(batch.index) % GROUPS).repeat_interleave(torch.tensor(batch.lengths))
+        positions = batch.attention_mask.flatten().argsort(descending=True, stable=True)[:n]
+        return cls(batch, positions, groups.to(device), batch.input_ids.numel())
 
 
 class LayerStream:
-    """One layer's neurons over all prompts; hand its `hook` to the layer's activation module."""
+    """One layer's neurons over all prompts; hand its `hook` to the layer's activation module.
 
-    def __init__(self, *, rectified: bool, seed: int) -> None:
-        self._rectified, self._seed = rectified, seed
-        self._batch: Batch | None = None
+    `correlated`: how many neurons are correlated at most; a layer with more takes a seeded sample of them.
+    """
+
+    def __init__(self, prompts: PromptSet, *, rectified: bool, seed: int, correlated: int) -> None:
+        self._prompts, self._rectified, self._seed, self._most = prompts, rectified, seed, correlated
+        self._tokens: RealTokens | None = None
         self._width = 0
+        self._finite: list[torch.Tensor] = []
+        self._owners: list[NDArray[np.int64]] = []
 
-    def expect(self, batch: Batch) -> None:
-        """Say which prompts the next call of the hook is about."""
-        self._batch = batch
-        device = batch.input_ids.device
-        groups = torch.tensor(batch.index, device=device) % GROUPS
-        self._token_groups = groups.repeat_interleave(torch.tensor(batch.lengths, device=device))
+    def expect(self, tokens: RealTokens) -> None:
+        """Say which prompts the next call of the hook is about.
+
+        Raises:
+            MeasurementError: a prompt without a token.
+        """
+        if not all(tokens.batch.lengths):
+            empty = [i for i, length in zip(tokens.batch.index, tokens.batch.lengths, strict=True) if not length]
+            raise MeasurementError(f"no token but padding in {self._rows(empty)}: remove them")
+        self._tokens = tokens
 
     def hook(self, _module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
         """Take the activations of the prompts last expected."""
-        assert self._batch is not None
+        assert self._tokens is not None
+        tokens, padded = self._tokens, output.flatten(end_dim=-2)
+        if len(padded) != tokens.padded:
+            raise MeasurementError(
+                f"expected activations of {tokens.padded} positions, got {tuple(output.shape)}: point at a module "
+                "whose output is (prompts, tokens, neurons) with --quantcheck-neurons"
+            )
         if not self._width:
             self._begin(output.shape[-1], output.device)
-        real = self._batch.real
-        neurons = output.reshape(*real.shape, self._width)[real]  # (tokens, neurons)
-        update_extremes(self._minimum, self._maximum, neurons, self._token_groups)
-        self._all.update(neurons)
-        self._follow(neurons[:, self._followed], self._batch)
+        neurons = padded if len(tokens.positions) == len(padded) else padded.index_select(0, tokens.positions)
+        update_extremes(self._minimum, self._maximum, neurons, tokens.groups)
+        self._all.update(neurons if self._whole else neurons.index_select(1, self._correlated))
+        self._follow(neurons.index_select(1, self._followed), tokens.batch)
+        # finite where all squares are: what correlations need; of these dtypes fp16 alone has no room for them
+        wide = torch.float32 if neurons.dtype == torch.float16 else None
+        self._finite.append(torch.linalg.vector_norm(neurons, dim=1, dtype=wide).isfinite())
+        self._owners.append(np.repeat(tokens.batch.index, tokens.batch.lengths))
 
     def result(self) -> Activations:
-        """What was seen; the stream must not be used afterwards."""
+        """What was seen; the stream must not be used afterwards.
+
+        Raises:
+            MeasurementError: no activation was seen, or one was not finite or too large to be squared in float32.
+        """
+        self._check()
         return Activations(
             minimum=self._minimum.cpu().numpy(),
             maximum=self._maximum.cpu().numpy(),
+            correlated=self._correlated.cpu().numpy(),
             correlations=self._all.result(),
-            sample=self._sample,
+            sample=self._followed.cpu().numpy(),
             groups=tuple(sums.result() for sums in self._groups),
             rectified=self._rectified,
         )
@@ -58,17 +113,45 @@ class LayerStream:
     def _begin(self, width: int, device: torch.device) -> None:
         self._width = width
         self._minimum, self._maximum = new_extremes(GROUPS, width, device)
-        self._all = CorrelationSums(width, device)
-        self._sample = followed_neurons(width, self._seed)
-        self._followed = torch.from_numpy(self._sample).to(device)
-        self._groups = [CorrelationSums(len(self._sample), device) for _ in range(GROUPS)]
+        correlated = seeded_neurons(width, self._most, self._seed)
+        followed = seeded_neurons(width, min(self._most, FOLLOWED), self._seed)
+        self._whole = len(correlated) == width
+        self._correlated, self._followed = (torch.from_numpy(chosen).to(device) for chosen in (correlated, followed))
+        self._all = CorrelationSums(len(correlated), device)
+        self._groups = [CorrelationSums(len(followed), device) for _ in range(GROUPS)]
 
     def _follow(self, neurons: torch.Tensor, batch: Batch) -> None:
         for index, part in zip(batch.index, torch.split(neurons, list(batch.lengths)), strict=True):
             self._groups[index % GROUPS].update(part)
 
+    def _check(self) -> None:
+        if not self._owners:
+            raise MeasurementError("its activation module was never called; name another with --quantcheck-neurons")
+        finite, owners = torch.cat(self._finite).cpu().numpy(), np.concatenate(self._owners)
+        bad = np.unique(owners[~finite]).tolist()
+        if bad:
+            raise MeasurementError(
+                f"expected finite activations, got NaN, infinity or values beyond float32 in {self._rows(bad)}; the "
+                "model overflows: load it in another dtype"
+            )
 
-def followed_neurons(width: int, seed: int) -> NDArray[np.int64]:
-    """The seeded sample of neurons that is followed group by group, ascending; all where there are few."""
-    chosen = np.random.default_rng(seed).permutation(width)[:FOLLOWED]
+    def _rows(self, index: list[int]) -> str:
+        rows = ", ".join(str(self._prompts.rows[i]) for i in index[:5])
+        return f"{len(index)} prompts of {self._prompts.name} (first in rows {rows})"
+
+
+def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
+    """A seeded random sample of n of a layer's neurons, ascending; fewer from the same seed are part of it."""
+    chosen = np.random.default_rng(seed).permutation(width)[:n]
     return np.sort(chosen).astype(np.int64)
+
+
+def affordable_neurons(parameters: int, layers: int) -> int:
+    """Return how many neurons may be correlated in each of some layers for a tenth of the forward pass.
+
+    Correlating s neurons takes 9/8 * s^2 floating-point operations for each token and layer (a multiplication and an
+    addition for half of the pairs, and an eighth for what the panels of the product share); the forward pass takes
+    2 * parameters, those of the blocks: the embedding is looked up, and the head runs for one token of a prompt.
+    Never fewer than 1,024.
+    """
+    return max(ALWAYS_CORRELATED, math.isqrt(int(0.1 * 2 * parameters / (9 / 8 * layers))))

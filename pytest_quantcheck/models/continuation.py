@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,113 +14,177 @@ from ..errors import ModelError
 from .encoding import Batch
 from .neurons import Neurons, head_logits
 
-_AGREE = 0.01
-"""Nats by which the shortened path may differ from the model's own answer. On the same prompts it differs by the
-rounding of float32, through LLM.int8() too; a forgotten norm, cap or scale moves it by far more."""
+_AFFINE = 1e-4
+"""How far a block's output may be from the straight line between its ends, as a share of their distance. A norm behind
+the neurons, or LLM.int8()'s rounding, is far above."""
+
+_ROUNDING = 1e-6
+"""What float32 adds to that, as a share of the output itself."""
 
 
 @dataclass(frozen=True, eq=False)
+class Path:
+    """A straight path of one layer's neurons, in the coordinates at which the rest of the model can start.
+
+    `start` and `end` (prompts, positions, c): coordinates at the baseline and on the prompts. `log_probs` maps
+    coordinates (n, positions, c) and the batch's row of each, (n,) int64, to the log-probability (n,) of its
+    target. `pull_back` maps a gradient (prompts, positions, c), averaged over the path, to that with respect to
+    the neurons, (prompts, tokens, d). `whole`: the whole model runs for each evaluation.
+    """
+
+    start: torch.Tensor
+    end: torch.Tensor
+    log_probs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    pull_back: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient
+    whole: bool = False
+
+
 class Passage:
-    """What one forward pass left behind for one layer.
+    """One forward pass of a batch, and all that evaluations from some of its layers start from.
 
-    `neurons`: output of the layer's activation function; `calls`: what its block and those above were called with;
-    `log_probs` (prompts,): log-probability of the target tokens.
+    Everything below a layer's block is fixed by the prompts and computed here, once for all layers. What lies
+    above runs for each evaluation: the blocks, and at the answer position alone the tail and the output head.
+
+    Args:
+        model: a causal language model.
+        neurons: where its neurons are.
+        layers: the layers that will be asked for.
+        batch: the prompts.
+        target: (prompts,) int64, the token of each whose log-probability is looked at.
     """
 
-    neurons: torch.Tensor
-    calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]]
-    log_probs: torch.Tensor
+    def __init__(
+        self, model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch, target: torch.Tensor
+    ) -> None:
+        self._model, self._neurons, self._batch, self._target = model, neurons, batch, target
+        self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._outputs: dict[int, torch.Tensor] = {}
+        with torch.no_grad(), ExitStack() as hooks:
+            for number in range(min(layers), len(neurons.blocks)):
+                handle = neurons.blocks[number].register_forward_pre_hook(self._remember_call(number), with_kwargs=True)
+                hooks.callback(handle.remove)
+            for layer in layers:
+                handle = neurons.blocks[layer].register_forward_hook(self._remember_output(layer))
+                hooks.callback(handle.remove)
+            self.neurons, logits = run_with_neurons(model, neurons, layers, batch)
+        self.real, self.log_probs = batch.real, self._chosen(logits, self._all)
 
+    def start(self, layer: int, baseline: torch.Tensor | None) -> torch.Tensor:
+        """Where the path starts, (prompts, tokens, d): `baseline` (longest, d) in each prompt's places, or zero.
 
-class Continuation:
-    """The function from one layer's neurons to the target's log-probability, for one batch of prompts.
-
-    Everything below the layer's block is fixed by the prompts and computed once. The block itself, the blocks
-    above it, the tail and the output head (at the answer position alone) run for each evaluation. Where the
-    layout is not known, or the shortened path does not give the model's own answer, the whole model runs.
-    """
-
-    def __init__(self, model: nn.Module, neurons: Neurons, layer: int, batch: Batch, target: torch.Tensor) -> None:
-        """Run the model once on the prompts; `target` (prompts,) int64 holds the attributed token of each."""
-        self._model, self._neurons, self._layer, self._batch, self._target = model, neurons, layer, batch, target
-        with torch.no_grad():
-            self._passage = self._run(batch)
-            self.shortened = neurons.tail is not None
-            self.shortened = self.shortened and self._agrees()
-
-    @property
-    def activations(self) -> torch.Tensor:
-        """This layer's neurons on the prompts, (prompts, tokens, neurons)."""
-        return self._passage.neurons
-
-    def baseline_activations(self) -> torch.Tensor:
-        """This layer's neurons on sequences of token id 0 of the same lengths."""
-        zeros = Batch(
-            self._batch.index,
-            self._batch.lengths,
-            torch.zeros_like(self._batch.input_ids),
-            self._batch.attention_mask,
-            self._batch.position_ids,
-        )
-        with torch.no_grad():
-            return self._run(zeros).neurons
-
-    def __call__(self, neurons: torch.Tensor) -> torch.Tensor:
-        """Log-probability (copies * prompts,) of the targets, given neurons (copies * prompts, tokens, d).
-
-        The rows hold whole copies of the batch one after another.
+        What is computed for a sequence of zeros serves all shorter ones too: no token sees those behind it.
+        Padding stays where it is.
         """
-        copies = neurons.shape[0] // self.activations.shape[0]
-        logits = self._above(neurons, copies) if self.shortened else self._whole(neurons, copies)
-        return self._log_prob(logits, copies)
+        if baseline is None:
+            return torch.zeros_like(self.neurons[layer])
+        start = self.neurons[layer].clone()
+        for row, length in enumerate(self._batch.lengths):
+            start[row, start.shape[1] - length :] = baseline[:length]
+        return start
 
-    def _agrees(self) -> bool:
-        """Two copies of the batch, as what must be repeated is part of the question."""
-        difference = self(self.activations.repeat(2, 1, 1)) - self._passage.log_probs.repeat(2)
-        return bool((difference.abs() < _AGREE).all())
+    def paths(self, layer: int, start: torch.Tensor) -> Iterator[Path]:
+        """Ways to run from `start` to this layer's neurons on the prompts, shortest first.
 
-    def _run(self, batch: Batch) -> Passage:
-        calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        seen: list[torch.Tensor] = []
-        handles = [
-            block.register_forward_pre_hook(_remember(calls, number), with_kwargs=True)
-            for number, block in enumerate(self._neurons.blocks)
-            if number >= self._layer
-        ]
-        activation = self._neurons.activation(self._layer)
-        handles.append(activation.register_forward_hook(lambda _m, _a, output: seen.append(output)))
-        try:
-            logits = self._model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
-        finally:
-            for handle in handles:
-                handle.remove()
-        return Passage(_by_prompt(seen, batch), calls, self._log_prob(logits, 1))
+        The last is always right. An earlier one is if its end gives the model's own `log_probs`.
+        """
+        end = self.neurons[layer]
 
-    def _above(self, neurons: torch.Tensor, copies: int) -> torch.Tensor:
-        hidden: torch.Tensor | None = None
-        with replaced(self._neurons.activation(self._layer), neurons):
-            for number in range(self._layer, len(self._neurons.blocks)):
-                args, kwargs = (_repeat(part, copies, self._rows) for part in self._passage.calls[number])
-                hidden = _hidden(_call(self._neurons.blocks[number], args, kwargs, hidden))
-        assert hidden is not None
+        def from_the_block(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._chosen(self._above(self._block(layer, x, rows), layer, rows), rows)
+
+        def anew(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._chosen(self._anew(layer, x, rows), rows)
+
+        if self._neurons.tail is not None:
+            yield from self._behind_the_block(layer, start, end)
+            yield Path(start, end, from_the_block)
+        yield Path(start, end, anew, whole=True)
+
+    def _behind_the_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> Iterator[Path]:
+        """Where a block's output is affine in its neurons, its straight path is one of the block's output too.
+
+        The block then runs forward and back once, whatever the number of nodes. Behind the last block no position
+        but the answer's matters.
+        """
+        seen = slice(-1, None) if layer == len(self._neurons.blocks) - 1 else slice(None)
+        with torch.enable_grad():
+            points = torch.cat([start, (start + end) / 2]).requires_grad_()
+            first, middle = self._block(layer, points, self._all.repeat(2)).chunk(2)
+        low, high = first.detach(), self._outputs[layer]
+        bend = _norm(middle.detach() - (low + high) / 2)
+        if bend > _AFFINE * _norm(high - low) + _ROUNDING * _norm(high):
+            return
+
+        def pull_back(gradient: torch.Tensor) -> torch.Tensor:
+            (slope,) = torch.autograd.grad(middle[:, seen], points, gradient)
+            return slope.chunk(2)[1]
+
+        def above(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._chosen(self._above(x, layer, rows), rows)
+
+        yield Path(low[:, seen], high[:, seen], above, pull_back)
+
+    def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The block's output for other neurons."""
+        args, kwargs = self._calls[layer]
+        with replaced(self._neurons.activation(layer), neurons):
+            return _hidden(self._neurons.blocks[layer](*self._rows_of(args, rows), **self._rows_of(kwargs, rows)))
+
+    def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
+        """Logits at the answer position, from the output of a layer's block."""
+        taken: dict[int, Any] = {}
+        for number in range(layer + 1, len(self._neurons.blocks)):
+            (_, *args), kwargs = self._calls[number]
+            args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
+            hidden = _hidden(self._neurons.blocks[number](hidden, *args, **kwargs))
         answer = hidden[:, -1]
         for module in self._neurons.tail or ():
             answer = module(answer)
         return head_logits(self._model, answer)
 
-    def _whole(self, neurons: torch.Tensor, copies: int) -> torch.Tensor:
-        inputs = _repeat(self._batch.inputs(), copies, self._rows)
-        with replaced(self._neurons.activation(self._layer), neurons):
+    def _anew(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Logits at the answer position of the whole model with other neurons."""
+        inputs = self._rows_of(self._batch.inputs(), rows)
+        with replaced(self._neurons.activation(layer), neurons):
             logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
         return logits
 
     @property
-    def _rows(self) -> int:
-        return self._batch.input_ids.shape[0]
+    def _all(self) -> torch.Tensor:
+        return torch.arange(len(self._batch.index), device=self._target.device)
 
-    def _log_prob(self, logits: torch.Tensor, copies: int) -> torch.Tensor:
-        target = self._target.repeat(copies)[:, None]
-        return logits.float().log_softmax(dim=-1).gather(1, target)[:, 0]
+    def _chosen(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return logits.float().log_softmax(dim=-1).gather(1, self._target[rows, None])[:, 0]
+
+    def _rows_of(self, value: Any, rows: torch.Tensor, taken: dict[int, Any] | None = None) -> Any:
+        return _rows_of(value, rows, len(self._batch.index), {} if taken is None else taken)
+
+    def _remember_call(self, number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = () if args else (kwargs["hidden_states"],)
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            self._calls[number] = ((*first, *args), rest)
+
+        return hook
+
+    def _remember_output(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._outputs[layer] = _hidden(output)
+
+        return hook
+
+
+def run_with_neurons(
+    model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """Run the model once; return these layers' neurons (prompts, tokens, d) and the logits at the answer position."""
+    seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer, outputs in seen.items():
+            handle = neurons.activation(layer).register_forward_hook(lambda _m, _a, out, to=outputs: to.append(out))
+            hooks.callback(handle.remove)
+        logits = model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+    return {layer: _by_prompt(outputs, batch) for layer, outputs in seen.items()}, logits
 
 
 @contextmanager
@@ -133,6 +197,10 @@ def replaced(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
         handle.remove()
 
 
+def _norm(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values))
+
+
 def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
     """What the activation module gave, (prompts, tokens, neurons)."""
     if len(seen) != 1 or seen[0].shape[:-1].numel() != batch.input_ids.numel():
@@ -143,36 +211,24 @@ def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
     return seen[0].reshape(*batch.input_ids.shape, -1)
 
 
-def _remember(
-    calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]], number: int
-) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls[number] = (args, kwargs)
-
-    return hook
-
-
-def _call(block: nn.Module, args: Any, kwargs: Any, hidden: torch.Tensor | None) -> Any:
-    """Call a block as the model did, with the hidden states of the block below instead of the remembered ones."""
-    if hidden is None:
-        return block(*args, **kwargs)
-    if args:
-        return block(hidden, *args[1:], **kwargs)
-    return block(**{**kwargs, "hidden_states": hidden})
-
-
 def _hidden(output: Any) -> torch.Tensor:
     first: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return first
 
 
-def _repeat(value: Any, copies: int, rows: int) -> Any:
-    """Repeat every tensor that has one row for each prompt; one that holds for all prompts stays."""
+def _rows_of(value: Any, rows: torch.Tensor, prompts: int, taken: dict[int, Any]) -> Any:
+    """Take these rows of every tensor that has one for each prompt; one that holds for all prompts stays.
+
+    `taken` remembers, by identity, what several blocks are called with: it is taken once.
+    """
     if isinstance(value, torch.Tensor):
-        per_prompt = value.dim() > 1 and value.shape[0] == rows
-        return value.repeat(copies, *[1] * (value.dim() - 1)) if per_prompt else value
+        if value.dim() < 2 or value.shape[0] != prompts:
+            return value
+        if id(value) not in taken:
+            taken[id(value)] = value.index_select(0, rows)
+        return taken[id(value)]
     if isinstance(value, dict):
-        return {key: _repeat(item, copies, rows) for key, item in value.items()}
+        return {key: _rows_of(item, rows, prompts, taken) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_repeat(item, copies, rows) for item in value)
+        return type(value)(_rows_of(item, rows, prompts, taken) for item in value)
     return value

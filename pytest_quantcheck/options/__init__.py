@@ -1,11 +1,25 @@
 """Options: command line before ini file before default, read into one frozen `Settings`.
 
-This package is imported whenever pytest starts: beside pytest it needs nothing but the standard library.
+The table is imported whenever pytest starts, with nothing but the standard library beside pytest; the rest when an
+option is given.
 """
 
-from pytest_quantcheck.options.attribution import Attribution
-from pytest_quantcheck.options.settings import Settings, settings_from
-from pytest_quantcheck.options.table import OPTIONS, Option, register
-from pytest_quantcheck.options.values import BIT_WIDTHS
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BIT_WIDTHS", "OPTIONS", "Attribution", "Option", "Settings", "register", "settings_from"]
+from pytest_quantcheck.options.table import OPTIONS, Option, asked, register
+
+if TYPE_CHECKING:
+    from pytest_quantcheck.options.attribution import Attribution
+    from pytest_quantcheck.options.settings import Settings, settings_from
+    from pytest_quantcheck.options.values import BIT_WIDTHS
+
+__all__ = ["BIT_WIDTHS", "OPTIONS", "Attribution", "Option", "Settings", "asked", "register", "settings_from"]
+
+_HOMES = {"Attribution": "attribution", "BIT_WIDTHS": "values", "Settings": "settings", "settings_from": "settings"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -35,6 +35,8 @@ class Settings:
     readout: str
     attribution: Attribution
     attribution_samples: int
+    attribution_tokens: int
+    redundancy_neurons: Literal["auto", "all"] | int
     profile: str
     fail: tuple[tuple[str, float], ...]
     allow_unmeasured: tuple[str, ...]

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.options.attribution import parse_attribution
-from pytest_quantcheck.options.values import (
-    DTYPES,
-    parse_bits,
-    parse_device,
-    parse_directory,
-    parse_layers,
-    parse_limit,
-    parse_metric,
-    parse_name,
-    parse_template,
-    parse_text,
-    parse_whole,
-)
 
-READOUTS = {name: name for name in ("token", "choices", "substring")}
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
+_START_A_GATE = ("model", "only", "dry-run")
 
-@dataclass(frozen=True)
-class Option:
+
+def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
+    """A parser by its module and name, or the one that it makes of arguments; imported when something is to be parsed.
+
+    Most runs of pytest have nothing of ours to parse, and all of them import this table.
+    """
+
+    def parse(raw: str) -> Any:
+        module, function = name.split(".")
+        found = getattr(import_module(f"pytest_quantcheck.options.{module}"), function)
+        return (found(*arguments) if arguments else found)(raw)
+
+    return parse
+
+
+class Option(NamedTuple):
     """One option: `--quantcheck-NAME` on the command line, `quantcheck_NAME` in the ini file.
 
     `default` is spelled as a user would spell it; None means that nothing is set.
@@ -39,7 +39,7 @@ class Option:
     name: str
     summary: str
     default: str | None = None
-    parse: Callable[[str], Any] = parse_text
+    parse: Callable[[str], Any] = _late("values.parse_text")
     metavar: str | None = None
     kind: Literal["text", "list", "flag"] = "text"
 
@@ -89,8 +89,15 @@ class Option:
 OPTIONS: tuple[Option, ...] = (
     Option("model", "model to gate: hub id, directory, .gguf file or 'builtin'", metavar="MODEL"),
     Option("revision", "revision of the model on the hub", metavar="REVISION"),
-    Option("bits", "bit-widths of the candidates: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4", "8,4", parse_bits),
-    Option("dtype", "precision of the reference: bf16, fp16, fp32 or the checkpoint's", "auto", parse_name(DTYPES)),
+    Option(
+        "bits",
+        "bit-widths of the candidates: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4",
+        "8,4",
+        _late("values.parse_bits"),
+    ),
+    Option(
+        "dtype", "precision of the reference: bf16, fp16, fp32 or the checkpoint's", "auto", _late("values.parse_dtype")
+    ),
     Option(
         "prompts",
         "prompt set: 'builtin', a CSV or JSONL file with prompt and gold, or hf:NAME",
@@ -98,36 +105,63 @@ OPTIONS: tuple[Option, ...] = (
         metavar="SOURCE",
         kind="list",
     ),
-    Option("template", "auto, chat, raw or a format with {prompt}", "auto", parse_template),
+    Option("template", "auto, chat, raw or a format with {prompt}", "auto", _late("values.parse_template")),
     Option(
         "samples",
         "measure at most so many prompts of each set",
         "1000",
-        parse_whole(10, "ten calibration bins need ten prompts"),
+        _late("values.parse_whole", 10, "ten calibration bins need ten prompts"),
         "N",
     ),
-    Option("seed", "seed of the order and choice of prompts", "0", parse_whole(0), "N"),
-    Option("layers", "blocks to look into: paper (first, middle, last), all, or numbers", "paper", parse_layers),
-    Option("readout", "how an answer is read: token, choices or substring", "token", parse_name(READOUTS)),
+    Option("seed", "seed of the order and choice of prompts", "0", _late("values.parse_whole", 0), "N"),
+    Option(
+        "layers",
+        "blocks to look into: paper (first, middle, last), all, or numbers",
+        "paper",
+        _late("values.parse_layers"),
+    ),
+    Option("readout", "how an answer is read: token, choices or substring", "token", _late("values.parse_readout")),
     Option(
         "attribution",
         "adaptive, paper, off or nodes=N, then baseline=token|zero and target=reference|own behind commas",
         "adaptive",
-        parse_attribution,
+        _late("attribution.parse_attribution"),
     ),
     Option(
         "attribution-samples",
         "attribute the answers of so many prompts",
         "64",
-        parse_whole(1, "--quantcheck-attribution=off attributes none"),
+        _late("values.parse_whole", 1, "--quantcheck-attribution=off attributes none"),
+        "N",
+    ),
+    Option(
+        "attribution-tokens",
+        "tokens, over prompts and nodes, that attribution evaluates at once: bounds its memory",
+        "1024",
+        _late("values.parse_whole", 1),
+        "N",
+    ),
+    Option(
+        "redundancy-neurons",
+        "correlate so many neurons of a layer, a seeded sample: all, a number, or auto: all where that takes at most a "
+        "tenth of the forward pass, else as many as do",
+        "auto",
+        _late("values.parse_neurons"),
         "N",
     ),
     Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@1"),
-    Option("fail", "replace one limit of the profile", None, parse_limit, "METRIC:VALUE", "list"),
-    Option("allow-unmeasured", "let a metric pass that could not be measured", None, parse_metric, "METRIC", "list"),
-    Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", parse_device),
-    Option("batch-size", "prompts in one forward pass", "16", parse_whole(1), "N"),
-    Option("report", "write the report into this directory", None, parse_directory, "DIR"),
+    Option("fail", "replace one limit of the profile", None, _late("values.parse_limit"), "METRIC:VALUE", "list"),
+    Option(
+        "allow-unmeasured",
+        "let a metric pass that could not be measured",
+        None,
+        _late("values.parse_metric"),
+        "METRIC",
+        "list",
+    ),
+    Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", _late("values.parse_device")),
+    Option("batch-size", "prompts in one forward pass", "16", _late("values.parse_whole", 1), "N"),
+    Option("report", "write the report into this directory", None, _late("values.parse_directory"), "DIR"),
     Option("only", "collect the packaged suite and nothing else", kind="flag"),
     Option("dry-run", "check everything, say what would be measured, load nothing", kind="flag"),
     Option(
@@ -149,3 +183,8 @@ def register(parser: pytest.Parser) -> None:
             option.flag, dest=option.dest, action=_ARGPARSE[option.kind], default=None, help=option.help, **shown
         )
         parser.addini(option.dest, option.help, type=_INI[option.kind], default=None)
+
+
+def asked(config: pytest.Config) -> bool:
+    """Whether an option is given that starts a gate, or that needs one."""
+    return any(option.read(config) for option in OPTIONS if option.name in _START_A_GATE)

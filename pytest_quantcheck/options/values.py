@@ -27,7 +27,12 @@ DTYPES: Mapping[str, str] = {
 }
 """Each spelling of the reference's precision and its exact name; `auto` is the checkpoint's own."""
 
+FEWEST_NEURONS = 256
+"""Neurons that an interval's width is taken from: no fewer are correlated in a layer that has them."""
+
+_HOW_MANY: Mapping[str, Literal["auto", "all"]] = {"auto": "auto", "all": "all"}
 _NAMED_LAYERS: Mapping[str, Literal["paper", "all"]] = {"paper": "paper", "all": "all"}
+_READOUTS = {name: name for name in ("token", "choices", "substring")}
 
 
 def parse_text(raw: str) -> str:
@@ -54,6 +59,10 @@ def parse_name(known: Mapping[str, str]) -> Callable[[str], str]:
         return known[word]
 
     return parse
+
+
+parse_dtype = parse_name(DTYPES)
+parse_readout = parse_name(_READOUTS)
 
 
 def parse_bits(raw: str) -> tuple[str, ...]:
@@ -100,6 +109,20 @@ def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
     if len(set(layers)) < len(layers):
         raise ValueError(f"expected each layer once, got {raw!r}")
     return tuple(layers)
+
+
+def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
+    """`auto`, `all`, or a number of neurons that is no smaller than that of the neurons followed for intervals.
+
+    >>> parse_neurons("4096")
+    4096
+    """
+    word = raw.strip()
+    if word in _HOW_MANY:
+        return _HOW_MANY[word]
+    if not word.isdecimal() or int(word) < FEWEST_NEURONS:
+        raise ValueError(f"expected auto, all or a whole number of at least {FEWEST_NEURONS}, got {raw!r}")
+    return int(word)
 
 
 def parse_metric(raw: str) -> str:

@@ -27,7 +27,12 @@ ANSWERS: Layout = {
 
 CORRELATIONS: Layout = {"mean": ("d", np.float64), "comoment": ("d d", np.float32)}
 
-ACTIVATIONS: Layout = {"minimum": ("g d", np.float32), "maximum": ("g d", np.float32), "sample": ("s", np.int64)}
+ACTIVATIONS: Layout = {
+    "minimum": ("g d", np.float32),
+    "maximum": ("g d", np.float32),
+    "correlated": ("c", np.int64),
+    "sample": ("s", np.int64),
+}
 
 SALIENCY: Layout = {
     "index": ("m", np.int64),
@@ -115,8 +120,8 @@ def _scalars(seen: Activations) -> LayerScalars:
 def _activations(arrays: Arrays, layer: int, scalars: LayerScalars) -> Activations:
     prefix = f"activations/{layer}"
     own = _take(arrays, prefix, ACTIVATIONS, g=len(scalars.group_tokens))
-    d, s = own["minimum"].shape[1], len(own["sample"])
-    whole = _take(arrays, f"{prefix}/correlations", CORRELATIONS, d=d)
+    c, s = len(own["correlated"]), len(own["sample"])
+    whole = _take(arrays, f"{prefix}/correlations", CORRELATIONS, d=c)
     groups = [_take(arrays, f"{prefix}/groups/{i}", CORRELATIONS, d=s) for i in range(len(scalars.group_tokens))]
     return Activations(
         **own,

@@ -25,12 +25,20 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 @st.composite
 def batches(draw):
-    """Activations (tokens, neurons) near the thresholds, a group for each token, and where batches end."""
+    """Activations (tokens, neurons) near the thresholds, a group for each token, and where batches end.
+
+    Many are equal where they are taken from few values, and one neuron may be constant. Prompts have one token or
+    more, and those of a group lie together or not.
+    """
     tokens, neurons, groups = draw(st.integers(1, 40)), draw(st.integers(1, 20)), draw(st.integers(1, 6))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     scale = draw(st.sampled_from([1e-6, 0.05, 1.0]))
-    activations = torch.from_numpy(generator.normal(size=(tokens, neurons)) * scale)
+    values = generator.normal(size=(tokens, neurons))
+    activations = torch.from_numpy((values.round() if draw(st.booleans()) else values) * scale)
+    if draw(st.booleans()):
+        activations[:, draw(st.integers(0, neurons - 1))] = draw(st.sampled_from([0.0, -0.0, 0.1, -0.1, 3.0]))
     member = torch.from_numpy(generator.integers(0, groups, tokens))
+    member = member.sort().values if draw(st.booleans()) else member
     cuts = draw(st.lists(st.integers(0, tokens), max_size=4).map(sorted))
     return activations.to(draw(st.sampled_from(DTYPES))), member, groups, [0, *cuts, tokens]
 

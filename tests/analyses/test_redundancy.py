@@ -1,5 +1,7 @@
 """Correlations between neurons: streamed sums, merging, and the change between two models."""
 
+import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,11 +13,13 @@ from scipy import stats
 
 from pytest_quantcheck.analyses.redundancy import (
     CorrelationSums,
+    _add_gram,
     correlation,
     correlation_change,
     correlation_histogram,
     defined,
     merge,
+    sampling_error,
     tail_mass,
     wasserstein,
     without,
@@ -110,23 +114,37 @@ def test_taking_a_part_away_leaves_the_others(sample):
 
 
 @pytest.mark.parametrize("kind", ["spread", "scales", "drift", "outlier"])
-@pytest.mark.parametrize("batch", [1, 37, 4096])
-def test_hard_float32_activations(kind, batch):
+@pytest.mark.parametrize(("batch", "neurons"), [(1, 40), (37, 40), (37, 193), (4096, 450)])
+def test_hard_float32_activations(kind, batch, neurons):
     """Large mean with tiny variance, scales 24 decades apart, drifting means, one huge first token: all within 1e-5."""
     generator = np.random.default_rng(3)
-    values = generator.normal(size=(3000, 3)) @ generator.normal(size=(3, 40)) + generator.normal(size=(3000, 40))
+    values = generator.normal(size=(3000, 3)) @ generator.normal(size=(3, neurons))
+    values += generator.normal(size=(3000, neurons))
     if kind == "spread":
-        values = values / values.std(axis=0) * 1e-2 + np.linspace(-1000, 1000, 40)
+        values = values / values.std(axis=0) * 1e-2 + np.linspace(-1000, 1000, neurons)
     elif kind == "scales":
-        values *= np.logspace(-12, 12, 40)
+        values *= np.logspace(-12, 12, neurons)
     elif kind == "drift":
-        values += np.linspace(0, 1000, 3000)[:, None] ** np.linspace(0, 1, 40)
+        values += np.linspace(0, 1000, 3000)[:, None] ** np.linspace(0, 1, neurons)
     else:
-        values[0] += 1e4 * generator.normal(size=40)
+        values[0] += 1e4 * generator.normal(size=neurons)
     activations = torch.from_numpy(values.astype(np.float32))
     obtained, there = correlation(sums(activations, [*range(0, 3000, batch), 3000]))
     assert there.all()
     np.testing.assert_allclose(obtained, exact(activations)[0], atol=CLOSE)
+
+
+@pytest.mark.parametrize("neurons", [1, 2, 192, 193, 400])
+def test_small_products_behind_a_huge_one_are_not_lost(neurons):
+    """The worst there is: each product a little less than half of float32's step at the first one's size."""
+    rows = torch.full((1025, neurons), 2**-12.1)
+    rows[0] = 1
+    comoment = torch.zeros(neurons, neurons)
+    _add_gram(comoment, rows)
+    expected = rows.double().T @ rows.double()
+    upper = torch.triu(torch.ones(neurons, neurons, dtype=torch.bool))
+    lost = (expected - comoment)[upper].abs().max() / expected[0, 0]
+    assert lost <= CLOSE / 2  # r inherits it twice: the pair's own, and half of either neuron's
 
 
 def test_float64_activations_are_centred_before_they_are_rounded():
@@ -226,7 +244,8 @@ def test_change_is_the_mean_over_the_pairs_that_both_models_have(sample, seed):
     reference = sample[0]
     generator = np.random.default_rng(seed)
     noise = torch.from_numpy(generator.normal(size=reference.shape))
-    candidate = (reference + noise * (generator.random() * reference.double().std())).to(reference.dtype)
+    spread = reference.double().max() - reference.double().min()  # exactly 0 where all are one constant
+    candidate = (reference + noise * (generator.random() * spread)).to(reference.dtype)
     candidate[:, generator.random(reference.shape[1]) < 0.2] = 0.5
     varies = [exact(model)[1] for model in (reference, candidate)]
     both = varies[0] & varies[1]
@@ -237,12 +256,75 @@ def test_change_is_the_mean_over_the_pairs_that_both_models_have(sample, seed):
     assert obtained.only_reference == np.count_nonzero(~varies[0] & varies[1])
     assert obtained.only_candidate == np.count_nonzero(varies[0] & ~varies[1])
     assert obtained.mean == (pytest.approx(moved.mean(), abs=CLOSE) if len(moved) else None)
+    if both.sum() > 2:
+        change = np.zeros((both.sum(), both.sum()))
+        change[np.triu_indices(both.sum(), 1)] = moved
+        of_each = (change + change.T).sum(axis=0) / (both.sum() - 1)
+        assert obtained.spread == pytest.approx(of_each.std(ddof=1), abs=2 * CLOSE)
 
 
 def test_a_model_has_not_moved_from_itself():
     """The change of a model against itself is exactly zero."""
     model = sums(normal(100, 130))
     assert correlation_change(model, model).mean == 0.0
+
+
+def two_models(neurons, seed=4):
+    """Sums of two models whose neurons moved by amounts of their own, some of them constant."""
+    generator = np.random.default_rng(seed)
+    values = generator.normal(size=(500, 6)) @ generator.normal(size=(6, neurons))
+    moved = values + generator.normal(size=values.shape) * generator.gamma(1, 2, size=neurons)
+    moved[:, ::10] = 1
+    return [sums(torch.from_numpy(model)) for model in (values, moved)]
+
+
+def cut(correlations, neurons):
+    """The sums of some neurons."""
+    comoment = correlations.comoment[np.ix_(neurons, neurons)]
+    return Correlations(correlations.count, correlations.mean[neurons], comoment)
+
+
+@pytest.mark.parametrize("taken", [40, 150, 290])
+def test_a_sample_of_neurons_is_unbiased_and_its_error_is_the_one_stated(taken):
+    """Many samples: their changes average to that of all neurons, and scatter as each of them says."""
+    models, generator = two_models(300), np.random.default_rng(0)
+    found = []
+    for _ in range(600):
+        neurons = generator.permutation(300)[:taken]
+        change = correlation_change(*(cut(model, neurons) for model in models))
+        found.append((change.mean, sampling_error(change, taken, 300)))
+    values, stated = np.array(found).T
+    scatter = values.std(ddof=1)
+    whole = correlation_change(*models).mean
+    assert abs(values.mean() - whole) < 4 * scatter / 600**0.5
+    # 600 draws know their scatter to 3 %; what single pairs add to the stated error is a few percent at 40 neurons
+    assert 0.9 < np.sqrt((stated**2).mean()) / scatter < 1.15
+
+
+def test_all_neurons_have_no_sampling_error():
+    """Nothing is left out, nothing can be missed; two neurons have no spread to go by, and anything could be."""
+    models = two_models(30)
+    assert sampling_error(correlation_change(*models), 30, 30) == 0
+    few = correlation_change(*(cut(model, np.array([1, 2])) for model in models))
+    assert few.spread is None
+    assert sampling_error(few, 2, 30) == 2
+
+
+def test_sums_on_disk_are_read_tile_by_tile(tmp_path):
+    """A memory-mapped reference gives the same change, histogram and all, and is never in memory whole."""
+    models = two_models(1500)
+    on_disk = []
+    for name, model in zip(("reference", "candidate"), models, strict=True):
+        np.save(tmp_path / name, model.comoment)
+        on_disk.append(replace(model, comoment=np.load(tmp_path / f"{name}.npy", mmap_mode="r")))
+    tracemalloc.start()
+    change, histogram = correlation_change(*on_disk), correlation_histogram(on_disk[0])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(on_disk[0].comoment, np.memmap)
+    assert change == correlation_change(*models)
+    assert histogram.tolist() == correlation_histogram(models[0]).tolist()
+    assert peak < models[0].comoment.nbytes / 3  # a few tiles of 64 rows
 
 
 @fresh

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_quantcheck.analyses.saliency import FLOOR, completeness_error, integrated_gradients, jaccard, salient
+from pytest_quantcheck.analyses.saliency import (
+    FLOOR,
+    clenshaw_curtis,
+    gauss_legendre,
+    integrated_gradients,
+    jaccard,
+    salient,
+)
 
 
 def polynomial(degree):
@@ -16,7 +23,7 @@ def polynomial(degree):
     so that the power attributes its own difference; the product attributes half of the obvious to each factor.
     """
 
-    def function(x):
+    def function(x, _rows):
         weight = torch.arange(1, 1 + x[0].numel(), dtype=x.dtype).view(x.shape[1:])
         return (weight * x**degree).sum(dim=(1, 2)) + x[:, 0, 0] * x[:, 0, 1]
 
@@ -39,77 +46,130 @@ def ends(prompts=3, tokens=2, neurons=4):
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 5])
-def test_polynomials_are_attributed_exactly(nodes):
+def test_gauss_legendre_attributes_polynomials_exactly(nodes):
     """A gradient of degree 2 * nodes - 1 is integrated exactly, up to float32 rounding."""
     function, exact = polynomial(2 * nodes)
     start, end = ends()
-    obtained = integrated_gradients(function, start, end, nodes=nodes)
-    np.testing.assert_allclose(obtained.values, exact(start, end), rtol=1e-4, atol=1e-4)
+    obtained = integrated_gradients(function, start, end, rule=gauss_legendre(nodes))
+    np.testing.assert_allclose(obtained.gradient * (end - start), exact(start, end), rtol=1e-4, atol=1e-4)
     assert obtained.error.max() < 1e-4
+    assert obtained.nodes.tolist() == [nodes] * 3
+
+
+@pytest.mark.parametrize(("levels", "nodes"), [(1, 5), (2, 9), (3, 17), (4, 33)])
+def test_clenshaw_curtis_is_exact_up_to_its_degree(levels, nodes):
+    """So many nodes integrate every power below their number exactly, and the ends come first."""
+    rule = clenshaw_curtis(levels)
+    used, weights = rule.points[: rule.sizes[-1]], rule.weights[-1]
+    assert rule.nodes[-1] == len(used) == nodes
+    assert rule.points[:2].tolist() == [0.0, 1.0]
+    for degree in range(nodes):
+        assert weights @ used**degree == pytest.approx(1 / (degree + 1), abs=1e-12)
+
+
+def test_every_level_is_a_rule_of_its_own_on_the_first_points():
+    """Coarser levels give no weight to points that come later, and equal the rule of so many levels."""
+    rule = clenshaw_curtis(4)
+    for level, size in enumerate(rule.sizes):
+        coarse = clenshaw_curtis(level + 1)
+        assert not rule.weights[level, size:].any()
+        np.testing.assert_allclose(rule.points[:size], coarse.points)
+        np.testing.assert_allclose(rule.weights[level, :size], coarse.weights[-1])
+
+
+def test_nodes_grow_for_the_prompts_that_need_them():
+    """A straight path is done with five nodes, a bent one with nine, and each gets its own level's exact gradient."""
+    start, end = torch.zeros(2, 1, 2), torch.ones(2, 1, 2)
+    degree = torch.tensor([2.0, 9.0])
+
+    def function(x, rows):
+        return (x ** degree[rows, None, None]).sum(dim=(1, 2))
+
+    obtained = integrated_gradients(function, start, end, rule=clenshaw_curtis(), tolerance=1e-5)
+    assert obtained.nodes.tolist() == [5, 9]
+    np.testing.assert_allclose(obtained.gradient, np.ones((2, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(obtained.at_end, [2.0, 2.0])
+
+
+def test_a_prompt_that_more_nodes_do_not_help_is_left():
+    """A jump in the function stays incomplete whatever the nodes: after nine of them it is given up."""
+    start, end = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+    def function(x, _rows):
+        return (x + (x > 0.4)).sum(dim=(1, 2))
+
+    obtained = integrated_gradients(function, start, end, rule=clenshaw_curtis(), tolerance=0.05)
+    assert obtained.nodes.tolist() == [9]
+    assert obtained.error.tolist() == pytest.approx([0.5])
 
 
 def test_too_few_nodes_show_in_the_completeness_error():
     """One node for a gradient of degree 5 is wrong, and the error says by how much."""
     function, exact = polynomial(6)
     start, end = ends()
-    obtained = integrated_gradients(function, start, end, nodes=1)
+    obtained = integrated_gradients(function, start, end, rule=gauss_legendre(1))
     truth = exact(start, end).sum(axis=(1, 2))
-    expected = np.abs(obtained.values.double().numpy().sum(axis=(1, 2)) - truth) / np.maximum(np.abs(truth), FLOOR)
+    total = (obtained.gradient * (end - start)).double().numpy().sum(axis=(1, 2))
+    expected = np.abs(total - truth) / np.maximum(np.abs(truth), FLOOR)
     assert expected.min() > 0.1
     # truth is a float32 difference of float32 sums of order 100 here
     np.testing.assert_allclose(obtained.error, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("copies", [2, 3, 7, 100])
-def test_copies_do_not_change_the_attribution(copies):
+@pytest.mark.parametrize("at_once", [3, 7, 20, 1000])
+def test_rows_at_once_do_not_change_the_attribution(at_once):
     """Evaluating several nodes at once, the last part incomplete or all in one, is the same sum."""
     function, _ = polynomial(5)
     start, end = ends()
-    expected = integrated_gradients(function, start, end, nodes=7)
-    obtained = integrated_gradients(function, start, end, nodes=7, copies=copies)
+    expected = integrated_gradients(function, start, end, rule=gauss_legendre(7))
+    obtained = integrated_gradients(function, start, end, rule=gauss_legendre(7), at_once=at_once)
     # the same seven float32 terms, added in another order
-    torch.testing.assert_close(obtained.values, expected.values, rtol=1e-5, atol=1e-5)
-    assert obtained.nodes.tolist() == [7, 7, 7]
+    torch.testing.assert_close(obtained.gradient, expected.gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_function_gets_whole_copies_of_the_prompts():
-    """Rows come as all prompts at one node, then all prompts at the next; a last part may hold fewer."""
+    """Rows come as all prompts at one node, then all prompts at the next, and say whose they are."""
     start, end = torch.zeros(2, 1, 1), torch.tensor([[[1.0]], [[10.0]]])
     seen = []
 
-    def function(x):
-        seen.append(x.detach().flatten())
+    def function(x, rows):
+        seen.append((x.detach().flatten(), rows.tolist()))
         return x.sum(dim=(1, 2))
 
-    integrated_gradients(function, start, end, nodes=3, copies=2)
-    assert [len(rows) for rows in seen[:2]] == [4, 2]
-    torch.testing.assert_close(seen[0].view(2, 2)[:, 1], 10 * seen[0].view(2, 2)[:, 0])
+    integrated_gradients(function, start, end, rule=gauss_legendre(3), at_once=4)
+    assert [rows for _, rows in seen] == [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1]]
+    for at, _ in seen:
+        torch.testing.assert_close(at.view(-1, 2)[:, 1], 10 * at.view(-1, 2)[:, 0])
 
 
 def test_attribution_is_float32_and_of_the_shape_of_its_path():
-    """Values follow the activations, error and nodes the prompts."""
+    """The gradient follows the path; what is of the prompts is one number for each."""
     function, _ = polynomial(2)
-    obtained = integrated_gradients(function, *ends(3, 2, 4), nodes=2)
-    assert obtained.values.dtype == torch.float32
-    assert obtained.nodes.dtype == torch.int64
-    assert (obtained.values.shape, obtained.error.shape, obtained.nodes.shape) == ((3, 2, 4), (3,), (3,))
+    obtained = integrated_gradients(function, *ends(3, 2, 4), rule=clenshaw_curtis())
+    assert (obtained.gradient.dtype, obtained.error.dtype, obtained.nodes.dtype) == (
+        torch.float32,
+        torch.float64,
+        torch.int64,
+    )
+    assert obtained.gradient.shape == (3, 2, 4)
+    assert obtained.error.shape == obtained.nodes.shape == obtained.at_end.shape == (3,)
 
 
 def test_small_differences_are_measured_against_the_floor():
     """Where the ends differ by less than a tenth of a nat, the error is absolute in tenths of a nat."""
-
-    def function(x):
-        return x.sum(dim=(1, 2))
-
     start, end = torch.zeros(2, 1, 1), torch.tensor([[[0.01]], [[4.0]]])
-    error = completeness_error(function, start, end, torch.tensor([[[0.03]], [[5.0]]]))
-    np.testing.assert_allclose(error, [0.02 / FLOOR, 1.0 / 4.0], rtol=1e-6)
+
+    def function(x, _rows):  # a jump that no gradient sees
+        return (x + 0.02 * (x > 0.005)).sum(dim=(1, 2))
+
+    error = integrated_gradients(function, start, end, rule=gauss_legendre(2)).error
+    np.testing.assert_allclose(error, [0.02 / FLOOR, 0.02 / 4.02], rtol=1e-4)
 
 
 def test_nan_gives_an_error_that_passes_no_limit():
     """A function that is not a number anywhere is never taken for converged."""
     start, end = ends()
-    obtained = integrated_gradients(lambda x: (x * torch.nan).sum(dim=(1, 2)), start, end, nodes=2)
+    obtained = integrated_gradients(lambda x, _: (x * torch.nan).sum(dim=(1, 2)), start, end, rule=gauss_legendre(2))
     assert not (obtained.error <= 1e9).any()
 
 

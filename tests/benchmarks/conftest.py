@@ -24,11 +24,12 @@ PROMPTS = "QUANTCHECK_BENCHMARK_PROMPTS"
 BOOLQ = r"chat:Respond with True or False only.\n{prompt}\nAnswer:"
 
 
-def pytest_collection_modifyitems(items):
-    """The benchmarks of one file share its models; none runs on more than one worker's cores."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """What takes minutes at full size is slow when times are taken, and run at its reduced size otherwise."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("benchmarks"))
+        if item.get_closest_marker("minutes") and not config.getoption("benchmark_disable"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -86,6 +87,7 @@ def race(benchmark, full):
             }
         return found, results
 
+    run.info = benchmark.extra_info
     return run
 
 

@@ -8,6 +8,7 @@ from scipy.stats import wasserstein_distance
 
 from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.measuring import Plan, measure
+from pytest_quantcheck.measuring.streams import seeded_neurons
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options.attribution import Attribution
 
@@ -81,6 +82,34 @@ def test_redundancy_change_is_the_mean_over_pairs(reference, candidate, comparis
     pairs = np.triu_indices(len(there), 1)
     expected = np.abs(matrices[1] - matrices[0])[pairs].mean()
     assert at(comparison, "redundancy_change", layer).value == pytest.approx(expected, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_sample_of_neurons_widens_the_interval(reference, candidate, sampling, layer):
+    """300 of 384 neurons: their own mean change, near that of all, in an interval that says what may be missed."""
+    models = [sampled(model, seeded_neurons(384, 300, seed=0)) for model in (reference, candidate)]
+    every, some = (
+        at(compare(*pair, sampling), "redundancy_change", layer) for pair in ((reference, candidate), models)
+    )
+    error = some.details["sampling_error"]
+    assert (every.details["neurons"], every.details["sampling_error"]) == (384, 0)
+    assert some.details["neurons"] == 300
+    assert (error > 0) == (some.value > 0)  # the damaged candidate's layers 0 and 2 have not moved
+    assert error <= 0.2 * some.value
+    assert abs(some.value - every.value) <= 4 * error
+    # the neurons followed are the same, so what the prompts say is too, but for where the values are clipped
+    if every.low > 0 and some.low > 0:
+        of_prompts = every.high - every.value
+        assert some.high - some.value == pytest.approx(np.hypot(of_prompts, 1.959964 * error), rel=1e-6)
+
+
+def sampled(model, neurons):
+    """A measurement that correlates some of its neurons."""
+    layers = {
+        layer: dataclasses.replace(found, correlated=neurons, correlations=cut(found.correlations, neurons))
+        for layer, found in model.activations.items()
+    }
+    return dataclasses.replace(model, activations=layers)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -22,6 +22,7 @@ OFF = Attribution("off")
         ("template", "chat:{prompt}"),
         ("readout", "choices"),
         ("layers", (0, 5)),
+        ("redundancy_neurons", 256),
         ("n_layers", 7),
         ("tokenizer_hash", "f" * 64),
         ("attribution", "off,samples=12"),
@@ -92,6 +93,13 @@ def test_other_neurons_are_refused(reference, measured, changed):
     fewer = {"minimum": activations.minimum[:, :-4], "maximum": activations.maximum[:, :-4]}
     with pytest.raises(ComparisonError, match=r"the neurons of layer 2 \(384 in the reference, 380 in the candidate"):
         compare(reference, changed(measured["nf4"], activations=(2, fewer)))
+
+
+def test_other_neurons_correlated_are_refused(reference, measured, changed):
+    """As many neurons, but others: pair by pair they have nothing in common."""
+    order = {"correlated": np.arange(1, 385)}
+    with pytest.raises(ComparisonError, match="differ in which neurons of layer 2 are correlated: measure both alike"):
+        compare(reference, changed(measured["nf4"], activations=(2, order)))
 
 
 def test_compared_with_itself_it_is_identical(reference):

@@ -1,5 +1,7 @@
 """A model that gives nothing that can be measured: one sentence that says what and where."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -47,24 +49,39 @@ def test_one_infinite_logit_is_enough(run, damaged, prompts, value):
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
 def test_activations_that_overflow_are_found_where_no_logit_shows_it(run, damaged, prompts, value):
-    """At the last block the first token's neurons reach no logit: they are refused all the same, with the layer."""
-    blast = torch.tensor([0.0, 0.0, 0.0, value])
+    """At the last block these neurons reach no logit: they are refused all the same, with the layer and the prompts."""
+    row, bad = 0, {5, 31}
+    order = sorted(range(40), key=lambda i: (-len(damaged.tokenizer(prompts.texts[i])["input_ids"]), i))
 
     def overflow(_module, _args, out):
-        out[torch.arange(len(out)), (out.shape[1] - 2), :4] = blast
+        nonlocal row
+        for prompt in range(len(out)):
+            if order[row + prompt] in bad:
+                out[prompt, -2, 3] = value
+        row += len(out)
         return out
 
     damaged.model.model.layers[5].mlp.act_fn.register_forward_hook(overflow)
+    named = f"{prompts.rows[5]}, {prompts.rows[31]}"
     with pytest.raises(
-        MeasurementError, match=r"layer 5: Expected finite activations.*1 of 384 neurons .the first is 3"
+        MeasurementError,
+        match=rf"layer 5: expected finite activations.* in 2 prompts of builtin .first in rows {named}\)",
     ):
+        run(damaged, prompts)
+
+
+def test_a_module_that_is_never_called_is_found_out(run, damaged, prompts):
+    """The activation that was pointed at takes no part in the forward pass: said, with the layer."""
+    bypassed = (torch.nn.SiLU(), *damaged.neurons.activations[1:])
+    damaged = dataclasses.replace(damaged, neurons=dataclasses.replace(damaged.neurons, activations=bypassed))
+    with pytest.raises(MeasurementError, match=r"layer 0: its activation module was never called; .*-neurons"):
         run(damaged, prompts)
 
 
 def test_no_memory_is_said_in_a_sentence(run, damaged, prompts):
     """On a CPU torch raises a bare RuntimeError: it comes out as advice to take a smaller batch."""
     damaged.model.register_forward_pre_hook(lambda _m, _a: (torch.empty(10**16), None)[1])
-    with pytest.raises(MeasurementError, match="out of memory at --quantcheck-batch-size=16: take a smaller one"):
+    with pytest.raises(MeasurementError, match="out of memory at --quantcheck-batch-size=16 and --quantcheck-attribution-tokens=1024: take smaller"):
         run(damaged, prompts)
 
 

@@ -111,6 +111,26 @@ def test_the_seed_chooses_the_neurons_followed(run, loaded, prompts, reference):
     assert np.array_equal(one.correlations.comoment, two.correlations.comoment)
 
 
+@pytest.mark.parametrize(("asked", "taken"), [("auto", 384), ("all", 384), (300, 300)])
+def test_as_many_neurons_are_correlated_as_asked_for(run, loaded, prompts, reference, *, asked, taken):
+    """All of a layer as narrow as this, or a sample; the record says how many, and extremes are of all."""
+    found = run(loaded, prompts, redundancy_neurons=asked, attribution=parse_attribution("off"))
+    assert found.provenance.redundancy_neurons == taken
+    for layer, activations in found.activations.items():
+        assert activations.correlations.comoment.shape == (taken, taken)
+        assert np.array_equal(activations.maximum, reference.activations[layer].maximum)
+
+
+def test_a_candidate_correlates_the_neurons_of_its_reference(run, loaded, quantized, prompts):
+    """Whatever the candidate's own plan says: others could not be compared."""
+    off = parse_attribution("off")
+    before = run(loaded, prompts, redundancy_neurons=300, attribution=off)
+    after = run(quantized["nf4"], prompts, reference=before, attribution=off)
+    assert after.provenance.redundancy_neurons == 300
+    for layer, activations in before.activations.items():
+        assert np.array_equal(after.activations[layer].correlated, activations.correlated)
+
+
 def test_progress_counts_every_prompt_of_every_phase(run, loaded, prompts):
     """Each phase says how many prompts it has, and has advanced by just as many when it is over."""
     phases = []
@@ -128,6 +148,5 @@ def test_progress_counts_every_prompt_of_every_phase(run, loaded, prompts):
     run(loaded, prompts, layers=(2, 5), progress=Listener())
     assert phases == [
         ["measuring", 40, 40, "finished"],
-        ["attributing layer 2", 12, 12, "finished"],
-        ["attributing layer 5", 12, 12, "finished"],
+        ["attributing", 12, 12, "finished"],
     ]

@@ -1,9 +1,11 @@
-"""The shortened path from one layer's neurons to an answer is the model's own, in value and in gradient."""
+"""The shortened paths from one layer's neurons to an answer are the model's own, in value and in gradient."""
 
 import pytest
 import torch
 
-from pytest_quantcheck.models.continuation import Continuation, _repeat, replaced
+from pytest_quantcheck.analyses.saliency import gauss_legendre
+from pytest_quantcheck.measuring.attributing import attributions
+from pytest_quantcheck.models.continuation import Passage, _rows_of, replaced, run_with_neurons
 from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.models.neurons import find_neurons
 
@@ -11,118 +13,169 @@ from pytest_quantcheck.models.neurons import find_neurons
 ROUNDING = {"atol": 2e-5, "rtol": 2e-5}
 
 
-def continue_from(model, layer, batch):
-    """The continuation for targets 5, 6, 7, … and the model's own log-probability of them."""
+def passage_through(model, layer, batch):
+    """A passage for targets 5, 6, 7, … and the model's own log-probability of them."""
     target = torch.arange(len(batch.index)) + 5
     own = model(**batch.inputs()).logits[:, -1].log_softmax(-1).gather(1, target[:, None])[:, 0]
-    return Continuation(model, find_neurons(model), layer, batch, target), own
+    return Passage(model, find_neurons(model), [layer], batch, target), own
+
+
+def everyone(passage):
+    """The rows of the batch, each once."""
+    return torch.arange(len(passage.log_probs))
+
+
+def start_of(passage, layer):
+    """Some other neurons than those on the prompts, moderately far away."""
+    return 0.5 * passage.neurons[layer].roll(1, dims=-1)
+
+
+def paths(passage, layer):
+    """All ways from that start to the neurons on the prompts."""
+    return list(passage.paths(layer, start_of(passage, layer)))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_shortened_path_gives_the_models_own_answer(model, batch_of, layer):
+def test_every_path_ends_at_the_models_own_answer(model, batch_of, layer):
     """For each architecture and layer, with prompts of unequal lengths."""
-    continuation, own = continue_from(model, layer, batch_of(7, 4, 6))
-    assert continuation.shortened
-    torch.testing.assert_close(continuation(continuation.activations), own, **ROUNDING)
+    passage, own = passage_through(model, layer, batch_of(7, 4, 6))
+    torch.testing.assert_close(passage.log_probs, own, **ROUNDING)
+    for path in paths(passage, layer):
+        torch.testing.assert_close(path.log_probs(path.end, everyone(passage)), own, **ROUNDING)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi", "gpt-neox", "opt", "gpt2", "gemma"])
+def test_a_block_without_a_norm_behind_its_neurons_is_passed_once(tiny, batch_of, name):
+    """Its output is affine in the neurons, so that the path begins behind it; at the last one with one position."""
+    for layer, positions in ((1, 6), (2, 1)):
+        passage, _ = passage_through(tiny(name), layer, batch_of(6, 4))
+        first, *others = paths(passage, layer)
+        assert first.end.shape == (2, positions, 64)
+        assert [path.whole for path in (first, *others)] == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["gemma2", "opt-post-norm"])
+def test_a_norm_behind_the_neurons_is_noticed(tiny, batch_of, name):
+    """A block's output is no straight path there: the neurons themselves are the coordinates."""
+    passage, _ = passage_through(tiny(name), 1, batch_of(6, 4))
+    assert [tuple(path.end.shape) for path in paths(passage, 1)] == [(2, 6, 128)] * 2
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_gradient_is_that_of_the_whole_model(model, batch_of, layer):
-    """Replacing the neurons by a leaf in a full forward pass gives the same gradient, padding included."""
-    batch = batch_of(7, 4, 6)
-    continuation, _ = continue_from(model, layer, batch)
-    obtained = gradient(continuation, continuation.activations)
-    continuation.shortened = False
-    expected = gradient(continuation, continuation.activations)
-    assert expected.abs().max() > 1e-3
-    torch.testing.assert_close(obtained, expected, **ROUNDING)
+def test_the_gradient_is_that_of_the_whole_model(model, batch_of, layer):
+    """Halfway along, each path pulls back the gradient that a full forward pass with other neurons has."""
+    passage, _ = passage_through(model, layer, batch_of(7, 4, 6))
+    *shortened, whole = (halfway_gradient(path, everyone(passage)) for path in paths(passage, layer))
+    assert len(shortened) >= 1
+    assert whole.abs().max() > 1e-3
+    for gradient in shortened:
+        torch.testing.assert_close(gradient, whole, **ROUNDING)
 
 
-def gradient(function, neurons):
-    """Of the sum of the function's values."""
-    leaf = neurons.clone().requires_grad_()
-    return torch.autograd.grad(function(leaf).sum(), leaf)[0]
+def halfway_gradient(path, rows):
+    """With respect to the neurons, of the sum of the log-probabilities in the middle of the path."""
+    leaf = ((path.start + path.end) / 2).requires_grad_()
+    return path.pull_back(torch.autograd.grad(path.log_probs(leaf, rows).sum(), leaf)[0])
 
 
 def test_whole_path_agrees_with_a_hook_of_ones_own(tiny, batch_of):
     """The path that serves as oracle above is itself a plain forward pass with one module's output replaced."""
     model, batch = tiny("llama"), batch_of(5, 3)
-    continuation, _ = continue_from(model, 1, batch)
-    moved = (continuation.activations + 0.5).requires_grad_()
-    continuation.shortened = False
+    passage, _ = passage_through(model, 1, batch)
+    moved = (passage.neurons[1] + 0.5).requires_grad_()
     handle = model.model.layers[1].mlp.act_fn.register_forward_hook(lambda _m, _a, _o: moved)
     own = model(**batch.inputs()).logits[:, -1].log_softmax(-1)[[0, 1], [5, 6]]
     handle.remove()
-    torch.testing.assert_close(continuation(moved), own, **ROUNDING)
+    torch.testing.assert_close(paths(passage, 1)[-1].log_probs(moved, everyone(passage)), own, **ROUNDING)
 
 
 # 4 prompts are as many as there are tokens and heads; one prompt is as many as what holds for all prompts.
 @pytest.mark.parametrize("lengths", [(7, 4, 6), (4, 4, 3, 2), (4, 4, 4, 4), (5,)])
-def test_copies_do_not_change_a_row(model, batch_of, lengths):
-    """Three copies of the batch, each with other neurons, give what each gives alone."""
-    continuation, _ = continue_from(model, 1, batch_of(*lengths))
-    scaled = [factor * continuation.activations for factor in (1.0, 0.3, -2.0)]
-    assert continuation.shortened
-    together = continuation(torch.cat(scaled))
-    torch.testing.assert_close(together, torch.cat([continuation(part) for part in scaled]), **ROUNDING)
+def test_other_rows_do_not_change_a_row(model, batch_of, lengths):
+    """Rows taken again and in another order give what each gives alone, on every path."""
+    passage, _ = passage_through(model, 1, batch_of(*lengths))
+    rows = torch.cat([everyone(passage), everyone(passage).flip(0)])
+    for path in paths(passage, 1):
+        at = torch.stack([path.start, path.end])[torch.arange(len(rows)) % 2, rows]
+        alone = [path.log_probs(at[i : i + 1], rows[i : i + 1]) for i in range(len(rows))]
+        torch.testing.assert_close(path.log_probs(at, rows), torch.cat(alone), **ROUNDING)
 
 
 def test_prompts_do_not_see_each_other(model, batch_of):
     """The gradient of one prompt's answer with respect to another prompt's neurons is zero."""
-    continuation, _ = continue_from(model, 0, batch_of(5, 4))
-    leaf = continuation.activations.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(continuation(leaf)[0], leaf)
-    assert slope[0].any()
-    assert not slope[1].any()
+    passage, _ = passage_through(model, 0, batch_of(5, 4))
+    for path in paths(passage, 0):
+        leaf = path.end.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(path.log_probs(leaf, everyone(passage))[0], leaf)
+        assert slope[0].any()
+        assert not slope[1].any()
 
 
-def test_baseline_is_token_zero_in_the_same_place(tiny, batch_of):
-    """Baseline activations are those of sequences of token id 0 with the same mask and positions."""
-    model, batch = tiny("llama"), batch_of(5, 3)
-    continuation, _ = continue_from(model, 1, batch)
-    zeros = Batch(
-        batch.index, batch.lengths, torch.zeros_like(batch.input_ids), batch.attention_mask, batch.position_ids
-    )
-    expected, _ = continue_from(model, 1, zeros)
-    assert torch.equal(continuation.baseline_activations(), expected.activations)
+def test_one_run_of_token_zero_is_the_baseline_of_every_length(model, batch_of):
+    """What the longest sequence of zeros gives is what each shorter one gives, in its place; padding has no step."""
+    batch, neurons = batch_of(7, 3, 1), find_neurons(model)
+    passage = Passage(model, neurons, [1], batch, torch.tensor([5, 6, 7]))
+    start = passage.start(1, zeros(model, 7))
+    for row, length in enumerate(batch.lengths):
+        torch.testing.assert_close(start[row, 7 - length :], zeros(model, length), **ROUNDING)
+    assert torch.equal(start[~batch.real], passage.neurons[1][~batch.real])
+
+
+def zeros(model, length):
+    """Layer 1's neurons (length, d) on so many tokens of id 0."""
+    ids = torch.zeros(1, length, dtype=torch.int64)
+    batch = Batch((0,), (length,), ids, torch.ones_like(ids), torch.arange(length)[None])
+    return run_with_neurons(model, find_neurons(model), [1], batch)[0][1][0]
+
+
+def test_a_path_from_zero_starts_at_zero(tiny, batch_of):
+    """The other baseline is the zero vector at every token."""
+    passage, _ = passage_through(tiny("llama"), 1, batch_of(5, 3))
+    assert not passage.start(1, None).any()
 
 
 def test_unknown_scale_of_the_logits_is_noticed(tiny, batch_of):
-    """Granite has Llama's layout and divides its logits: the whole model runs, and is right."""
-    continuation, own = continue_from(tiny("granite"), 1, batch_of(5, 3))
-    assert not continuation.shortened
-    torch.testing.assert_close(continuation(continuation.activations), own, **ROUNDING)
+    """Granite has Llama's layout and divides its logits: the whole model is attributed."""
+    passage, own = passage_through(tiny("granite"), 1, batch_of(5, 3))
+    *shortened, whole = paths(passage, 1)
+    assert all((path.log_probs(path.end, everyone(passage)) - own).abs().max() > 0.05 for path in shortened)
+    expected = halfway_gradient(whole, everyone(passage)) * (passage.neurons[1] - start_of(passage, 1))
+    obtained, found = attributions(passage, 1, start_of(passage, 1), rule=gauss_legendre(1), tolerance=0.0, at_once=1)
+    torch.testing.assert_close(obtained, expected, **ROUNDING)
+    torch.testing.assert_close(found.at_end.float(), own, **ROUNDING)
 
 
-def test_whole_path_takes_copies_too(tiny, batch_of):
-    """Where the path is not shortened, copies agree with single rows as well."""
-    continuation, own = continue_from(tiny("granite"), 1, batch_of(5, 3))
-    torch.testing.assert_close(continuation(continuation.activations.repeat(3, 1, 1)), own.repeat(3), **ROUNDING)
+def test_several_layers_share_a_passage(tiny, batch_of):
+    """What one passage keeps for each of its layers is what a passage of its own would."""
+    model, batch = tiny("llama"), batch_of(5, 3)
+    together = Passage(model, find_neurons(model), [0, 2], batch, torch.tensor([5, 6]))
+    for layer in (0, 2):
+        alone, _ = passage_through(model, layer, batch)
+        for one, other in zip(paths(together, layer), paths(alone, layer), strict=True):
+            assert torch.equal(one.end, other.end)
+            assert torch.equal(one.log_probs(one.start, everyone(alone)), other.log_probs(other.start, everyone(alone)))
 
 
 def test_no_hook_is_left_behind(tiny, batch_of):
     """After building and evaluating, every module is as it was."""
     model = tiny("llama")
-    continuation, _ = continue_from(model, 0, batch_of(5, 3))
-    continuation(continuation.activations)
+    passage, _ = passage_through(model, 0, batch_of(5, 3))
+    for path in paths(passage, 0):
+        path.log_probs(path.end, everyone(passage))
     assert hooks(model) == 0
 
 
 def test_no_hook_is_left_behind_by_an_exception(tiny, batch_of):
     """Neurons of the wrong shape raise, and the module answers for itself again."""
     model = tiny("llama")
-    continuation, _ = continue_from(model, 0, batch_of(5, 3))
-    with pytest.raises(RuntimeError):
-        continuation(continuation.activations[:, :, :-1])
+    passage, _ = passage_through(model, 0, batch_of(5, 3))
+    for path in paths(passage, 0)[1:]:
+        with pytest.raises(RuntimeError):
+            path.log_probs(path.end[:, :, :-1], everyone(passage))
     broken = Batch((0,), (3,), torch.tensor([[5, 6, 10_000]]), torch.ones(1, 3), torch.arange(3)[None])
     with pytest.raises(IndexError):
-        continue_from_unchecked(model, broken)
+        Passage(model, find_neurons(model), [0], broken, torch.tensor([5]))
     assert hooks(model) == 0
-
-
-def continue_from_unchecked(model, batch):
-    """A continuation whose own forward pass is the one to fail."""
-    return Continuation(model, find_neurons(model), 0, batch, torch.tensor([5]))
 
 
 def hooks(model):
@@ -139,17 +192,18 @@ def test_replaced_keeps_shape_and_dtype():
     assert torch.equal(module(given), torch.zeros(2, 12, dtype=torch.float64))
 
 
-def test_only_what_has_one_row_a_prompt_is_repeated():
+def test_only_what_has_one_row_a_prompt_is_taken():
     """What holds for all prompts, has no rows or is no tensor stays, however deep it lies; containers keep their kind.
 
     No supported architecture hands its blocks such a tensor where there is more than one prompt; others do.
     """
     per_prompt, shared, counter = torch.arange(6).view(3, 2), torch.ones(1, 2), torch.arange(3)
     given = {"mask": per_prompt, "pair": (shared, [per_prompt]), "step": counter, "cache": None, "flag": True}
-    obtained = _repeat(given, 2, 3)
-    assert torch.equal(obtained["mask"], torch.cat([per_prompt, per_prompt]))
+    rows = torch.tensor([2, 2, 0])
+    obtained = _rows_of(given, rows, 3, {})
+    assert torch.equal(obtained["mask"], per_prompt[rows])
     assert obtained["pair"][0] is shared
-    assert torch.equal(obtained["pair"][1][0], obtained["mask"])
+    assert obtained["pair"][1][0] is obtained["mask"]
     assert isinstance(obtained["pair"][1], list)
     assert obtained["step"] is counter
     assert (obtained["cache"], obtained["flag"]) == (None, True)

@@ -129,7 +129,8 @@ def test_4bit_gradients_are_those_of_the_dequantized_weights(load_at, tiny, batc
 def test_4bit_gradients_after_the_kernels_have_run(load_at, batch_of, bits):
     """Gradients are the same after the model has answered, where running it may have packed its weights.
 
-    Packing rounds block scales to bfloat16, which moves gradients by less than a hundredth or two in direction.
+    The packed kernel rounds codes, block scales and their products to bfloat16: up to a hundredth of each weight, which
+    turned the gradient of this random model by 4.4 degrees (nf4 less).
     """
     model, batch = load_at(bits), batch_of(6, 4)
     with float32_gradients(model):
@@ -138,7 +139,7 @@ def test_4bit_gradients_after_the_kernels_have_run(load_at, batch_of, bits):
         model(**batch.inputs())
     with float32_gradients(model):
         obtained = slope_of(model, batch)
-    assert torch.cosine_similarity(obtained.flatten(), expected.flatten(), dim=0) > (0.999 if PACKED else 0.999999)
+    assert torch.cosine_similarity(obtained.flatten(), expected.flatten(), dim=0) > (0.99 if PACKED else 0.999999)
 
 
 @needs_packing
@@ -151,8 +152,8 @@ def test_packed_weight_is_what_the_kernel_applies(load_at):
         answer = layer(x)
     assert layer.weight.quant_state.packing_format_for_cpu
     packed = dequantized(layer)
-    # bfloat16 has eight significant bits: 2**-8 for the scale and as much for the product
-    torch.testing.assert_close(packed, unpacked, rtol=2**-7, atol=1e-6)
+    # bfloat16 has eight significant bits: 2**-8 at most for the code, for the scale and for their product
+    torch.testing.assert_close(packed, unpacked, rtol=3 * 2**-8, atol=1e-6)
     torch.testing.assert_close(x @ packed.T, answer, rtol=0.02, atol=0.02 * float(answer.abs().max()))
 
 

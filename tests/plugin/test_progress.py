@@ -22,7 +22,7 @@ def test_lines_where_nobody_watches(whole_run):
     assert [line.split(":")[0] for line in told] == [
         f"{model} on builtin, {phase}"
         for model in ("reference", "int8", "nf4")
-        for phase in ("measuring", "attributing layer 2")
+        for phase in ("measuring", "attributing")
     ]
     assert told[0].startswith("reference on builtin, measuring: 24 prompts in ")
     assert not any("\r" in line for line in told)

@@ -69,6 +69,7 @@ def provenance(bits):
         template="Respond with True or False only.\n{prompt}\nAnswer:",
         readout="token",
         layers=(0, 14, 29),
+        redundancy_neurons=1536,
         attribution="adaptive",
         seed=0,
         batch_size=16,

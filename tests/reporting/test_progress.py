@@ -116,10 +116,10 @@ def test_second_phase_starts_anew(log):
     """Another phase counts its own prompts and its own time."""
     log.advance(512, after=20.0)
     log.progress.finish()
-    log.progress.start("attributing layer 14", 64)
+    log.progress.start("attributing", 64)
     assert log.advance(32, after=20.0) == []
     log.progress.finish()
-    assert log.written[-1] == "int8 on boolq, attributing layer 14: 32 prompts in 20 s\n"
+    assert log.written[-1] == "int8 on boolq, attributing: 32 prompts in 20 s\n"
 
 
 def test_error_in_a_log_claims_no_success(log):

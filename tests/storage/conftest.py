@@ -8,7 +8,7 @@ from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extreme
 from pytest_quantcheck.analyses.redundancy import CorrelationSums
 from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
 
-PROMPTS, NEURONS, GROUPS, VOCABULARY, FOLLOWED, LAYERS = 9, 6, 16, 11, 4, (0, 3, 14)
+PROMPTS, NEURONS, CORRELATED, FOLLOWED, GROUPS, VOCABULARY, LAYERS = 9, 6, 5, 4, 16, 11, (0, 3, 14)
 
 
 def provenance():
@@ -29,6 +29,7 @@ def provenance():
         template="{prompt} “ja” oder „nein“?\n",
         readout="choices",
         layers=LAYERS,
+        redundancy_neurons=CORRELATED,
         attribution="adaptive",
         seed=7,
         batch_size=8,
@@ -56,18 +57,20 @@ def answers(generator):
 
 
 def activations(generator, *, rectified):
-    """Return what is seen of one prompt a group; the groups without a prompt stay empty."""
+    """Return what is seen of one prompt a group, not all neurons correlated; groups without a prompt stay empty."""
     minimum, maximum = new_extremes(GROUPS, NEURONS)
-    whole, parts = CorrelationSums(NEURONS), [CorrelationSums(FOLLOWED) for _ in range(GROUPS)]
-    sample = np.sort(generator.permutation(NEURONS)[:FOLLOWED])
+    whole, parts = CorrelationSums(CORRELATED), [CorrelationSums(FOLLOWED) for _ in range(GROUPS)]
+    order = generator.permutation(NEURONS)
+    correlated, sample = np.sort(order[:CORRELATED]), np.sort(order[:FOLLOWED])
     for prompt in range(PROMPTS):
         seen = torch.from_numpy(generator.normal(size=(5, NEURONS))).bfloat16()
         update_extremes(minimum, maximum, seen, torch.full((5,), prompt))
-        whole.update(seen)
+        whole.update(seen[:, correlated])
         parts[prompt].update(seen[:, sample])
     return Activations(
         minimum=minimum.numpy(),
         maximum=maximum.numpy(),
+        correlated=correlated,
         correlations=whole.result(),
         sample=sample,
         groups=tuple(part.result() for part in parts),

@@ -225,9 +225,9 @@ def test_missing_array_is_named(saved):
         ("answers/log_probs", np.zeros((9, 4), np.float32), "float32 (n, k) with n=9, k=11, got float32 (9, 4)"),
         ("activations/3/minimum", np.zeros((15, 6), np.float32), "float32 (g, d) with g=16, d=6, got float32 (15, 6)"),
         ("activations/3/sample", np.zeros(4, np.float32), "int64 (s) with s=4, got float32 (4,)"),
-        ("activations/3/correlations/mean", np.zeros(5), "float64 (d) with d=6, got float64 (5,)"),
+        ("activations/3/correlations/mean", np.zeros(6), "float64 (d) with d=5, got float64 (6,)"),
         ("activations/3/groups/0/mean", np.zeros(6), "float64 (d) with d=4, got float64 (6,)"),
-        ("activations/3/correlations/comoment", np.zeros(6, np.float32), "(d, d) with d=6, got float32 (6,)"),
+        ("activations/3/correlations/comoment", np.zeros(5, np.float32), "(d, d) with d=5, got float32 (5,)"),
         ("saliency/3/converged", np.ones(4, np.uint8), "bool (m) with m=4, got uint8 (4,)"),
     ],
 )
