@@ -14,7 +14,7 @@ installed_model := $(VENV)/.installed-model
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow lint format check clean
+.PHONY: help demo setup test test-slow benchmarks lint format check clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +36,9 @@ test: $(installed_dev) ## run the fast tests
 
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
 	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)
+
+benchmarks: $(installed_dev) $(installed_model) ## time the analyses against what else there is
+	"$(bin)/pytest" tests/benchmarks --benchmark-only --benchmark-json=benchmarks.json $(PYTEST_ARGS)
 
 lint: $(installed_dev) ## check format, lint rules and types
 	"$(bin)/ruff" format --check .

@@ -133,10 +133,11 @@ class Passage:
     def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
         """Logits at the answer position, from the output of a layer's block."""
         taken: dict[int, Any] = {}
-        for number in range(layer + 1, len(self._neurons.blocks)):
-            (_, *args), kwargs = self._calls[number]
-            args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
-            hidden = _hidden(self._neurons.blocks[number](hidden, *args, **kwargs))
+        with _at_the_answer(self._neurons.last_ffn):
+            for number in range(layer + 1, len(self._neurons.blocks)):
+                (_, *args), kwargs = self._calls[number]
+                args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
+                hidden = _hidden(self._neurons.blocks[number](hidden, *args, **kwargs))
         answer = hidden[:, -1]
         for module in self._neurons.tail or ():
             answer = module(answer)
@@ -191,6 +192,23 @@ def run_with_neurons(
 def replaced(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
     """Let a module answer with `output`, in the shape and dtype that it would have answered in."""
     handle = module.register_forward_hook(lambda _m, _a, own: output.reshape(own.shape).to(own.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _at_the_answer(ffn: nn.Module | None) -> Iterator[None]:
+    """Let the last block's FFN, most of its work, see the answer position alone.
+
+    What it gives for that position is added to the block's other terms at every position, and right at the last one,
+    the only one that is read.
+    """
+    if ffn is None:
+        yield
+        return
+    handle = ffn.register_forward_pre_hook(lambda _m, args: (args[0][:, -1:], *args[1:]) if args else None)
     try:
         yield
     finally:

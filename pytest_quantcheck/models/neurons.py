@@ -40,12 +40,13 @@ class Neurons:
     """The blocks of one model and the module whose output is each block's neurons.
 
     `tail` holds the modules between the last block and the output head, in order; it is None when the layout
-    was named by the user and is not known.
+    was named by the user and is not known. `last_ffn` is the last block's FFN where that is a module of its own.
     """
 
     blocks: tuple[nn.Module, ...]
     activations: tuple[nn.Module | None, ...]
     tail: tuple[nn.Module, ...] | None
+    last_ffn: nn.Module | None = None
 
     def activation(self, layer: int) -> nn.Module:
         """The module whose output, `(..., neurons)`, is this layer's neurons."""
@@ -82,7 +83,9 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     if not any(activations):
         raise ModelError(_unknown_layout(model, pattern))
     tail = None if pattern else tuple(m for m in (_resolve(model, path) for path in family.tail) if m is not None)
-    return Neurons(blocks, activations, tail)
+    parent = family.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0]
+    ffn = _resolve(model, parent) if tail is not None else None
+    return Neurons(blocks, activations, tail, None if ffn is None or ffn in blocks else ffn)
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, logsumexp, rel_entr
 from pytest_quantcheck.analyses.divergence import kl_on_support, log_probs_at, top_log_probs
 
 fresh = settings(max_examples=60)
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
 @st.composite
@@ -103,7 +104,7 @@ def test_shapes_that_differ_are_refused():
         kl_on_support(half, np.log([0.5]), np.log([[0.25, 0.25]]), np.log([0.5]))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_log_probs_of_any_dtype_are_computed_in_float32_at_least(dtype):
     """Values agree with float64 NumPy on the logits as they are in their own dtype."""
     logits = (torch.randn(5, 300, generator=torch.Generator().manual_seed(0)) * 5).to(dtype)
@@ -116,6 +117,58 @@ def test_log_probs_of_any_dtype_are_computed_in_float32_at_least(dtype):
     tolerance = 1e-12 if dtype == torch.float64 else 5e-6  # float32 rounds numbers near 20 by 1e-6
     np.testing.assert_allclose(log_probs.numpy(), -np.sort(-exact, axis=1)[:, :20], atol=tolerance)
     np.testing.assert_allclose(rest.numpy(), logsumexp(others, axis=1), atol=tolerance)
+
+
+@st.composite
+def logits_in_any_dtype(draw):
+    """Logits (n, vocabulary) of any dtype, flat to very peaked, many of them equal where they are whole numbers."""
+    shape = draw(st.integers(1, 6)), draw(st.integers(1, 200))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    values = generator.normal(size=shape) * draw(st.sampled_from([0.01, 1.0, 20.0]))
+    values = values.round() if draw(st.booleans()) else values
+    return torch.from_numpy(values).to(draw(st.sampled_from(DTYPES)))
+
+
+def exact_at(logits, support):
+    """Log-probabilities at a support and that of all other tokens, in float64, from the logits as they are."""
+    exact = log_softmax(logits.double().numpy(), axis=1)
+    others = exact.copy()
+    np.put_along_axis(others, support, -np.inf, axis=1)
+    with np.errstate(divide="ignore"):  # where no other token is left
+        return np.take_along_axis(exact, support, axis=1), logsumexp(others, axis=1)
+
+
+def assert_exact(obtained, logits, support):
+    """Both parts agree with float64; float32 rounds numbers near 90, and sums of 200 of them, by 1e-5."""
+    for part, expected in zip(obtained, exact_at(logits, support), strict=True):
+        assert part.dtype == torch.promote_types(logits.dtype, torch.float32)
+        np.testing.assert_allclose(part.numpy(), expected, atol=1e-12 if logits.dtype == torch.float64 else 3e-5)
+
+
+@fresh
+@given(logits_in_any_dtype(), st.integers(1, 250))
+def test_the_support_holds_the_most_probable_tokens_whatever_ties(logits, k):
+    """Each token at most once, most probable first, none outside more probable than one inside."""
+    support, *parts = top_log_probs(logits, k)
+    chosen = support.long().numpy()
+    assert support.shape == (len(logits), min(k, logits.shape[1]))
+    assert all(len(set(row)) == len(row) for row in chosen.tolist())
+    values = logits.double().numpy()
+    np.testing.assert_array_equal(
+        np.take_along_axis(values, chosen, axis=1), -np.sort(-values, axis=1)[:, : chosen.shape[1]]
+    )
+    assert_exact(parts, logits, chosen)
+
+
+@fresh
+@given(logits_in_any_dtype(), st.data())
+def test_reading_at_any_support_is_exact(logits, data):
+    """Whatever tokens another model thinks probable, in whatever order."""
+    n, vocabulary = logits.shape
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    k = data.draw(st.integers(1, vocabulary))
+    support = np.stack([generator.permutation(vocabulary)[:k] for _ in range(n)])
+    assert_exact(log_probs_at(logits, torch.from_numpy(support).int()), logits, support)
 
 
 def test_reading_at_the_own_support_gives_the_same():

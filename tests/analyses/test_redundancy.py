@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pytest_quantcheck.analyses import redundancy
 from pytest_quantcheck.analyses.redundancy import (
     CorrelationSums,
     _add_gram,
@@ -153,6 +154,24 @@ def test_float64_activations_are_centred_before_they_are_rounded():
     obtained, there = correlation(sums(activations))
     assert there.all()
     np.testing.assert_allclose(obtained, exact(activations)[0], atol=CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["as it comes", "large mean", "drift"])
+def test_wide_layers_take_another_product_and_are_as_exact(monkeypatch, kind):
+    """What is done from 4,096 neurons on agrees with float64 too, here with 300 neurons called wide."""
+    monkeypatch.setattr(redundancy, "_WIDE", 300)
+    generator = np.random.default_rng(5)
+    values = generator.normal(size=(3000, 4)) @ generator.normal(size=(4, 300)) + generator.normal(size=(3000, 300))
+    if kind == "large mean":
+        values = values / values.std(axis=0) * 1e-2 + np.linspace(-1000, 1000, 300)
+    elif kind == "drift":
+        values += np.linspace(0, 1000, 3000)[:, None] ** np.linspace(0, 1, 300)
+    activations = torch.from_numpy(values.astype(np.float32))
+    obtained, there = correlation(sums(activations, [0, 700, 2500, 3000]))
+    assert there.all()
+    np.testing.assert_allclose(obtained, exact(activations)[0], atol=CLOSE)
+    narrow = sums(activations[:, :299])  # the other product
+    np.testing.assert_allclose(obtained[:299, :299], correlation(narrow)[0], atol=CLOSE)
 
 
 def test_five_hundred_batches_stay_exact():

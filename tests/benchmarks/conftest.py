@@ -55,9 +55,9 @@ def all_cores(full):
 def race(benchmark, full):
     """Time a contender against its peers, in turn on the same input, and publish what comes out in `extra_info`.
 
-    `peers` maps names to functions; the first is the peer of the limit. `floor` is the least time in seconds that
-    the machine needs for the contender's work; peers that do only one part in `share` of it have their time multiplied.
-    Returns what the contender and each peer gave.
+    `peers` maps names to functions; the first is the peer of the limit. `floor` gives, from what the contender found,
+    the least time in seconds that the machine needs for its work; peers that do only one part in `share` of it have
+    their time multiplied. Returns what the contender and each peer gave.
     """
 
     def run(contender, peers, *, rounds=5, floor=None, warmup=1, share=1, **info):
@@ -83,7 +83,7 @@ def race(benchmark, full):
                 "seconds": ours,
                 "peer_seconds": theirs,
                 "ratio": next(iter(theirs.values())) / ours,
-                "limit_fraction": floor / ours if floor else None,
+                "limit_fraction": floor(found) / ours if floor else None,
             }
         return found, results
 

@@ -64,7 +64,7 @@ def test_ace_drift_with_its_bootstrap(race, full, bandwidth):
             "netcal": lambda: looped(netcal_ace, answers, n, draws // share),
         },
         share=share,
-        floor=2 * draws * n * 4 / bandwidth,
+        floor=lambda _: 2 * draws * n * 4 / bandwidth,
         n_prompts=n,
         draws=draws,
         dtype="float64",

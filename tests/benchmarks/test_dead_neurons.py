@@ -50,7 +50,7 @@ def test_dead_neurons_of_one_layer(race, full, bandwidth, tmp_path):
         lambda: streamed(batches, groups, neurons),
         {"HDF5 per neuron, then a scan": lambda: written_and_scanned(batches, neurons, tmp_path / "neurons.h5")},
         rounds=3,
-        floor=sum(batch.nbytes for batch in batches) / bandwidth,
+        floor=lambda _: sum(batch.nbytes for batch in batches) / bandwidth,
         neurons=neurons,
         tokens=n_batches * 16 * length,
         dtype="bfloat16",

@@ -61,7 +61,7 @@ def compete(race, full, matrix_rate):
         peers = {name: partial(peer, precision) for name, precision in PEERS.items()}
         floor = models * n * d * d / matrix_rate()
         name = str(dtype).removeprefix("torch.")
-        return race(contender, peers, floor=floor, d=d, n_tokens=n, dtype=name, models=models, **few)
+        return race(contender, peers, floor=lambda _: floor, d=d, n_tokens=n, dtype=name, models=models, **few)
 
     return run
 

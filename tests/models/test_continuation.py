@@ -61,6 +61,19 @@ def test_a_norm_behind_the_neurons_is_noticed(tiny, batch_of, name):
     assert [tuple(path.end.shape) for path in paths(passage, 1)] == [(2, 6, 128)] * 2
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "phi", "gpt-neox", "gemma2"])
+def test_the_last_ffn_sees_the_answer_position_alone(tiny, batch_of, name):
+    """Nothing else of what it gives is read."""
+    model = tiny(name)
+    passage, _ = passage_through(model, 1, batch_of(6, 4))
+    seen = []
+    handle = find_neurons(model).activation(2).register_forward_hook(lambda _m, _a, out: seen.append(out.shape[1]))
+    first, *_ = paths(passage, 1)
+    first.log_probs(first.end, everyone(passage))
+    handle.remove()
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("layer", [0, 2])
 def test_the_gradient_is_that_of_the_whole_model(model, batch_of, layer):
     """Halfway along, each path pulls back the gradient that a full forward pass with other neurons has."""

@@ -29,6 +29,25 @@ def test_batch_remembers_which_prompts_it_holds():
     assert batch.input_ids.tolist() == [[0, 8], [6, 7]]
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(0, 9), st.data()
+)
+def test_every_token_is_where_it_belongs(encoded, pad, data):
+    """For any prompts, of one token too, any choice of them, and a pad token that occurs in prompts as well."""
+    index = data.draw(st.lists(st.sampled_from(range(len(encoded))), min_size=1, unique=True))
+    batch = collate(encoded, index, pad=pad, device=CPU)
+    width = max(len(encoded[i]) for i in index)
+    assert batch.index == tuple(index)
+    assert batch.lengths == tuple(len(encoded[i]) for i in index)
+    for row, i in enumerate(index):
+        empty, n = width - len(encoded[i]), len(encoded[i])
+        assert batch.input_ids[row].tolist() == [pad] * empty + encoded[i]
+        assert batch.attention_mask[row].tolist() == [0] * empty + [1] * n
+        assert batch.position_ids[row].tolist() == [0] * empty + list(range(n))
+    dtypes = {part.dtype for part in (batch.input_ids, batch.attention_mask, batch.position_ids)}
+    assert dtypes == {torch.int64}
+
+
 @pytest.mark.parametrize(("lengths", "masked"), [((4, 4), False), ((4, 3), True), ((4,), False)])
 def test_mask_is_passed_only_where_something_is_padded(batch_of, lengths, masked):
     """A mask of ones would only cost time."""
