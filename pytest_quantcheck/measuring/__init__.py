@@ -94,7 +94,7 @@ class _Run:
     def forward_pass(self, index: Sequence[int]) -> tuple[Answers, dict[int, Activations]]:
         """Run the prompts once; everything that streams takes what it needs from that."""
         loaded = self.loaded
-        collector = self._collector()
+        collector = self._collector(len(index))
         streams = {layer: self._stream(layer) for layer in self.layers}
         self.progress.start("measuring", len(index))
         with torch.no_grad(), ExitStack() as hooks:
@@ -179,7 +179,7 @@ class _Run:
             libraries=loaded.libraries,
         )
 
-    def _collector(self) -> AnswerCollector:
+    def _collector(self, n: int) -> AnswerCollector:
         loaded, prompts = self.loaded, self.prompts
         choices = None
         if self.plan.readout == "choices":
@@ -188,6 +188,7 @@ class _Run:
         return AnswerCollector(
             prompts,
             loaded.tokenizer.decode,
+            n,
             reference=None if self.reference is None else self.reference.answers,
             choices=choices,
             substring=self.plan.readout == "substring",

@@ -20,16 +20,19 @@ SUPPORT = 1024
 
 
 class AnswerCollector:
-    """Takes the logits of batch after batch; `result` is the answers to all of them.
+    """Takes the logits of batch after batch; `result` is the answers to all `n` of them.
 
-    `reference`: the reference's answers to the same prompts and more when a candidate is measured, None for a
-    reference. `choices` are the token ids and golds of the `choices` readout.
+    Room for all is made with the first batch: small tensors that outlive a batch, between large ones that do not,
+    would leave the heap full of holes, and memory would grow with every batch. `reference`: the reference's answers
+    to the same prompts and more when a candidate is measured, None for a reference. `choices` are the token ids and
+    golds of the `choices` readout.
     """
 
     def __init__(
         self,
         prompts: PromptSet,
         decode: Callable[[int], str],
+        n: int,
         *,
         reference: Answers | None,
         choices: dict[int, str] | None,
@@ -37,7 +40,8 @@ class AnswerCollector:
     ) -> None:
         self._prompts, self._decode, self._reference, self._choices = prompts, decode, reference, choices
         self._right = _contains if substring else _Matcher(prompts.golds)
-        self._parts: list[tuple[torch.Tensor, ...]] = []
+        self._n = n
+        self._columns: tuple[torch.Tensor, ...] = ()
         self._index: list[int] = []
         self._whole = 0
 
@@ -54,8 +58,8 @@ class AnswerCollector:
         self._whole = offered.shape[-1]
         support, log_probs, rest = self._partition(batch, offered)
         finite = torch.isfinite(logits).all(dim=-1)
+        self._keep((answer, chosen.double().exp(), support, log_probs, rest, finite))
         self._index.extend(batch.index)
-        self._parts.append((answer, chosen.double().exp(), support, log_probs, rest, finite))
 
     def result(self) -> Answers:
         """The answers, in the order of the prompt set.
@@ -64,7 +68,7 @@ class AnswerCollector:
             MeasurementError: a prompt's logits were NaN or infinite.
         """
         order = np.argsort(self._index)
-        columns = (torch.cat(column).cpu().numpy()[order] for column in zip(*self._parts, strict=True))
+        columns = (column[: len(order)].cpu().numpy()[order] for column in self._columns)
         token, confidence, support, log_probs, rest, finite = columns
         index = np.asarray(self._index, dtype=np.int64)[order]
         self._refuse_non_finite(index[~finite])
@@ -78,6 +82,13 @@ class AnswerCollector:
             rest=rest,
             exact=support.shape[1] == self._whole,
         )
+
+    def _keep(self, values: tuple[torch.Tensor, ...]) -> None:
+        if not self._columns:
+            self._columns = tuple(value.new_empty(self._n, *value.shape[1:]) for value in values)
+        done = len(self._index)
+        for column, value in zip(self._columns, values, strict=True):
+            column[done : done + len(value)] = value
 
     def _partition(self, batch: Batch, offered: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if self._choices is not None:

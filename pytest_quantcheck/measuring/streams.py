@@ -31,12 +31,14 @@ ALWAYS_CORRELATED = 1024
 class RealTokens:
     """Where the tokens of a batch are that are no padding, worked out once for all layers.
 
-    `positions` (tokens,) int64: in the flattened batch, prompt by prompt; `groups` (tokens,) int64: the group of each
-    one's prompt; `padded`: how many positions the batch has.
+    `positions` (tokens,) int64: in the flattened batch, prompt by prompt; `owners` (tokens,) int64: position of each
+    one's prompt in the prompt set; `groups` (tokens,) int64: that prompt's group; `padded`: how many positions the
+    batch has.
     """
 
     batch: Batch
     positions: torch.Tensor
+    owners: torch.Tensor
     groups: torch.Tensor
     padded: int
 
@@ -44,9 +46,9 @@ class RealTokens:
     def of(cls, batch: Batch) -> RealTokens:
         """Find them without waiting for the device: how many there are is known here, and a sort keeps their order."""
         device, n = batch.input_ids.device, sum(batch.lengths)
-        groups = (torch.tensor(batch.index) % GROUPS).repeat_interleave(torch.tensor(batch.lengths))
+        owners = torch.tensor(batch.index).repeat_interleave(torch.tensor(batch.lengths)).to(device)
         positions = batch.attention_mask.flatten().argsort(descending=True, stable=True)[:n]
-        return cls(batch, positions, groups.to(device), batch.input_ids.numel())
+        return cls(batch, positions, owners, owners % GROUPS, batch.input_ids.numel())
 
 
 class LayerStream:
@@ -59,8 +61,6 @@ class LayerStream:
         self._prompts, self._rectified, self._seed, self._most = prompts, rectified, seed, correlated
         self._tokens: RealTokens | None = None
         self._width = 0
-        self._finite: list[torch.Tensor] = []
-        self._owners: list[NDArray[np.int64]] = []
 
     def expect(self, tokens: RealTokens) -> None:
         """Say which prompts the next call of the hook is about.
@@ -90,8 +90,8 @@ class LayerStream:
         self._follow(neurons.index_select(1, self._followed), tokens.batch)
         # finite where all squares are: what correlations need; of these dtypes fp16 alone has no room for them
         wide = torch.float32 if neurons.dtype == torch.float16 else None
-        self._finite.append(torch.linalg.vector_norm(neurons, dim=1, dtype=wide).isfinite())
-        self._owners.append(np.repeat(tokens.batch.index, tokens.batch.lengths))
+        finite = torch.linalg.vector_norm(neurons, dim=1, dtype=wide).isfinite()
+        self._spoilt.index_add_(0, tokens.owners, finite.logical_not().int())
 
     def result(self) -> Activations:
         """What was seen; the stream must not be used afterwards.
@@ -113,6 +113,7 @@ class LayerStream:
     def _begin(self, width: int, device: torch.device) -> None:
         self._width = width
         self._minimum, self._maximum = new_extremes(GROUPS, width, device)
+        self._spoilt = torch.zeros(len(self._prompts), dtype=torch.int32, device=device)  # tokens of each prompt
         correlated = seeded_neurons(width, self._most, self._seed)
         followed = seeded_neurons(width, min(self._most, FOLLOWED), self._seed)
         self._whole = len(correlated) == width
@@ -125,10 +126,9 @@ class LayerStream:
             self._groups[index % GROUPS].update(part)
 
     def _check(self) -> None:
-        if not self._owners:
+        if not self._width:
             raise MeasurementError("its activation module was never called; name another with --quantcheck-neurons")
-        finite, owners = torch.cat(self._finite).cpu().numpy(), np.concatenate(self._owners)
-        bad = np.unique(owners[~finite]).tolist()
+        bad = self._spoilt.nonzero()[:, 0].tolist()
         if bad:
             raise MeasurementError(
                 f"expected finite activations, got NaN, infinity or values beyond float32 in {self._rows(bad)}; the "

@@ -21,7 +21,7 @@ from pytest_quantcheck.prompts import read_prompts
 PROMPTS = "QUANTCHECK_BENCHMARK_PROMPTS"
 """Environment variable: a CSV file with `prompt` and `gold` (the paper's boolq.csv), else the built-in prompts."""
 
-BOOLQ = r"chat:Respond with True or False only.\n{prompt}\nAnswer:"
+BOOLQ = "chat:Respond with True or False only.\n{prompt}\nAnswer:"
 
 
 @pytest.hookimpl(tryfirst=True)
