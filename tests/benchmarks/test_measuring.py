@@ -38,7 +38,8 @@ def test_measuring_pass(model, prompts, race, full, matrix_rate):
     found, _ = race(
         lambda: measure(loaded, chosen, plan, model="benchmark"),
         {"bare forward pass": bare, "bare forward pass as transformers loads the model": as_transformers_loads_it},
-        rounds=5,
+        rounds=3,
+        warmup=0,
         floor=lambda _: (
             2 * weights * tokens / matrix_rate(getattr(torch, {"bf16": "bfloat16", "fp32": "float32"}[dtype]))
         ),
