@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .analyses import redundancy
-from .analyses.saliency import PROBE, given_up
+from .analyses.saliency import PROBES, given_up
 from .errors import ComparisonError
 from .records import Activations, Answers, Measurement, Provenance, Saliency
 
@@ -110,8 +110,11 @@ def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) 
     """Join a layer's prompts; each part has probed the layer on its own first ones, the whole on the first of all."""
     _same(f"number of neurons of layer {layer}", [part.salient.shape[1] for part in parts])
     order = _order([part.index for part in parts])
-    if adaptive and given_up(_joined(parts, order)("converged")):
-        order = order[:PROBE]
+    converged = _joined(parts, order)("converged")
+    for tried in PROBES if adaptive else ():
+        if given_up(converged[:tried], len(order)):
+            order = order[:tried]
+            break
     joined = _joined(parts, order)
     return Saliency(
         index=joined("index"),

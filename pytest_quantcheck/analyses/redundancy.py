@@ -54,10 +54,11 @@ hundred tokens; only one huge token in front of many small ones could then cost 
 class CorrelationSums:
     """Sums of one layer's activations from which every pair's correlation follows, in one pass over the tokens.
 
-    Tokens are gathered, centred on their own mean and multiplied in float32; each product joins the sum so far by
-    Chan's update, whose between-means term is one more row of the product. Means are exact to float64, and
-    nothing large is ever subtracted: a neuron with a large mean and a tiny variance loses nothing. How the tokens
-    are split into batches changes the result by float32 rounding alone.
+    Tokens are gathered less the mean so far, centred on their own mean and multiplied in float32; each product joins
+    the sum so far by Chan's update, whose between-means term is one more row of the product. What a mean is rounded by
+    goes with its distance from the mean so far, and nothing large is ever subtracted from a product: a neuron with a
+    large mean and a tiny variance loses nothing. How the tokens are split into batches changes the result by float32
+    rounding alone.
 
     Little more than half of the symmetric product is computed. On another device nothing is copied back before
     `result`; leave torch's float32 matrix products at full precision there ("highest", torch's default).
@@ -85,7 +86,7 @@ class CorrelationSums:
         while len(activations):
             room = self._buffer_for(activations)[self._filled : _BUFFERED]
             taken = activations[: len(room)]
-            room[: len(taken)].copy_(taken)
+            torch.sub(taken, self._shift, out=room[: len(taken)])
             self._filled += len(taken)
             activations = activations[len(taken) :]
             if self._filled == _BUFFERED:
@@ -109,6 +110,7 @@ class CorrelationSums:
     def _clear(self) -> None:
         self._count = self._filled = 0
         self._mean = torch.zeros(self._width, dtype=torch.float64, device=self._device)
+        self._shift = self._mean.float()
         self._comoment: Tensor | None = None
 
     def _sums(self) -> Tensor:
@@ -126,11 +128,14 @@ class CorrelationSums:
         if self._buffer is None or not self._filled:
             return
         rows, fresh = self._buffer[: self._filled + 1], self._filled
-        step = _centre(rows[:-1]) - self._mean
-        total = self._count + fresh
+        mean = self._shift.double() + _centre(rows[:-1])
+        if not self._count:  # nothing was taken off yet that is near the mean: a second round removes what was rounded
+            mean += _centre(rows[:-1])
+        step, total = mean - self._mean, self._count + fresh
         rows[-1] = step * (self._count * fresh / total) ** 0.5
         self._mean += step * (fresh / total)
         _add_gram(self._sums(), rows.float())
+        self._shift = self._mean.to(rows.dtype)
         self._count, self._filled = total, 0
 
 
@@ -278,12 +283,10 @@ def wasserstein(reference: Histogram, candidate: Histogram) -> float:
 
 
 def _centre(rows: Tensor) -> Tensor:
-    """Subtract the rows' mean in place and return it in float64; a second round removes what the first rounded."""
-    rough = rows.mean(0)
-    rows -= rough
-    left = rows.mean(0)
-    rows -= left
-    return rough.double() + left.double()
+    """Subtract the rows' mean in place and return it in float64."""
+    mean = rows.mean(0)
+    rows -= mean
+    return mean.double()
 
 
 def _add_gram(comoment: Tensor, rows: Tensor) -> None:

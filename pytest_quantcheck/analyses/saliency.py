@@ -2,7 +2,8 @@
 
 Integrated gradients (Sundararajan et al. 2017) attribute F(x) - F(b) to the coordinates of x along the straight
 path from b to x. Completeness, that the attributions sum to F(x) - F(b), gives the error of the quadrature for
-free; nodes are added until it is small.
+free. It holds for every piece of the path as well, and F is known at every node: a sum that is right by chance is
+found out there. Nodes are added until all pieces are right.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy.special import roots_legendre
 
 SALIENT_ABOVE = 0.7
 """Share of the largest attribution above which a neuron is salient (the paper's)."""
 
-PROBE = 8
-"""Prompts of a layer that are attributed first; where less than half of them converge, the layer is given up."""
+PROBES = (5, 8)
+"""Prompts of a layer after which it is left if, of the last of these, no half can converge any more."""
 
 FLOOR = 0.1
 """Nats. A completeness error is taken relative to the difference of the log-probability between the path's ends,
@@ -29,19 +31,30 @@ TOLERANCE = 0.05
 """Relative completeness error up to which an attribution counts as converged. Smooth integrands fall far below it
 with nine nodes; where there is no convergence the error is of the order of one, whatever the nodes."""
 
+_END = 1
+"""The path's end among a rule's points."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
     """Quadrature on [0, 1] whose node count can grow without losing what was evaluated.
 
-    `points` (p,) float64, the path's ends first; `weights` (levels, p) float64, one row for each level; `sizes`:
-    how many of the points each level uses; `nodes`: its number of quadrature nodes.
+    `points` (p,) float64, the path's ends first; `integrals` (levels, p, p) float64: times the values at the points,
+    row k of a level integrates their interpolation from 0 to point k; `sizes`: how many of the points each level
+    uses, `checked`: up to how many of them its integrals are exact enough to be held against the function;
+    `nodes`: its number of quadrature nodes.
     """
 
     points: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    integrals: NDArray[np.float64]
     sizes: tuple[int, ...]
+    checked: tuple[int, ...]
     nodes: tuple[int, ...]
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Those of the integral over the whole path, (levels, p) float64."""
+        return self.integrals[:, _END]
 
 
 def clenshaw_curtis(levels: int = 4) -> Rule:
@@ -55,23 +68,32 @@ def clenshaw_curtis(levels: int = 4) -> Rule:
     order: list[int] = [0, finest]
     for n in intervals:
         order += [k for k in range(0, finest + 1, finest // n) if k not in order]
-    weights = np.zeros((levels, finest + 1))
+    points = (1 - np.cos(np.pi * np.array(order) / finest)) / 2
+    integrals = np.zeros((levels, finest + 1, finest + 1))
     for level, n in enumerate(intervals):
-        weights[level, :: finest // n] = _clenshaw_curtis_weights(n)
-    points = (1 - np.cos(np.pi * np.arange(finest + 1) / finest)) / 2
+        integrals[level, : n + 1, : n + 1] = _integrals(points[: n + 1], points[: n + 1])
     nodes = tuple(n + 1 for n in intervals)
-    return Rule(points[order], weights[:, order], nodes, nodes)
+    return Rule(points, integrals, sizes=nodes, checked=nodes, nodes=nodes)
 
 
 def gauss_legendre(nodes: int) -> Rule:
-    """So many Gauss-Legendre nodes; a polynomial of degree 2 * nodes - 1 is integrated exactly (the paper takes 50)."""
-    points, weights = roots_legendre(nodes)
-    return Rule(
-        np.concatenate([[0.0, 1.0], (points + 1) / 2]),
-        np.concatenate([[0.0, 0.0], weights / 2])[None],
-        (nodes + 2,),
-        (nodes,),
-    )
+    """So many Gauss-Legendre nodes (the paper takes 50).
+
+    A polynomial of degree 2 * nodes - 1 is integrated exactly, but only over the whole path: nothing is held against
+    the function within.
+    """
+    inside = (roots_legendre(nodes)[0] + 1) / 2
+    points = np.concatenate([[0.0, 1.0], inside])
+    integrals = np.zeros((1, nodes + 2, nodes + 2))
+    integrals[0, :, 2:] = _integrals(inside, points)
+    return Rule(points, integrals, sizes=(nodes + 2,), checked=(2,), nodes=(nodes,))
+
+
+def _integrals(nodes: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integrate the interpolation of values at the nodes (n,) from 0 to each of `to` (k,): (k, n), to be multiplied."""
+    series = np.linalg.inv(chebyshev.chebvander(2 * nodes - 1, len(nodes) - 1))
+    primitive = chebyshev.chebint(series, lbnd=-1, scl=0.5, axis=0)
+    return np.asarray(chebyshev.chebvander(2 * to - 1, len(nodes)) @ primitive)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +102,8 @@ class Attribution:
 
     `gradient` (m, ...) float32: the gradient averaged over the path; times the step from start to end it is the
     attribution, in nats. `at_end` (m,) float64: the function at the path's end; `error` (m,) float64: relative
-    completeness error, from 0 to inf; `nodes` (m,) int64: quadrature nodes used.
+    completeness error, the largest over the pieces of the path that the rule checks, from 0 to inf; `nodes` (m,)
+    int64: quadrature nodes used.
     """
 
     gradient: torch.Tensor
@@ -114,6 +137,7 @@ def integrated_gradients(
     """
     step, everyone = end - start, torch.arange(len(end), device=end.device)
     points, weights = (torch.tensor(part, dtype=end.dtype, device=end.device) for part in (rule.points, rule.weights))
+    integrals = torch.tensor(rule.integrals, device=end.device)
     sums = step.new_zeros(len(weights), *step.shape)
     slopes, heights = (step.new_zeros(len(points), len(end), dtype=torch.float64) for _ in range(2))
     error, level_of = step.new_full((len(end),), torch.inf, dtype=torch.float64), torch.zeros_like(everyone)
@@ -128,13 +152,14 @@ def integrated_gradients(
                 sums[finer, rows] += torch.tensordot(weights[finer, new], slope, dims=1)
         done = size
         before = error[rows]
-        now = _completeness_error(weights[level].double() @ slopes[:, rows], heights[1, rows] - heights[0, rows])
+        checked = slice(rule.checked[level])
+        now = _completeness_error(integrals[level, checked] @ slopes[:, rows], heights[checked, rows])
         error[rows], level_of[rows] = now, level
         rows = rows[(now > tolerance) & (now <= before / 2)]
         if not len(rows):
             break
     nodes = torch.tensor(rule.nodes, device=end.device)[level_of]
-    return Attribution(sums[level_of, everyone], heights[1], error, nodes)
+    return Attribution(sums[level_of, everyone], heights[_END], error, nodes)
 
 
 def _evaluate(
@@ -151,9 +176,13 @@ def _evaluate(
     return value.detach().double().view(len(points), -1), slope.view(len(points), *step.shape)
 
 
-def _completeness_error(total: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Relative error (m,) of the attributions' sum against the true difference; see `FLOOR`."""
-    return ((total - truth).abs() / truth.abs().clamp(min=FLOOR)).nan_to_num(torch.inf)
+def _completeness_error(total: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+    """Largest relative error (m,) of what the attributions sum to (points, m) against the function there; see `FLOOR`.
+
+    The sums are those of the pieces of the path from its start to each point.
+    """
+    truth = heights - heights[0]
+    return ((total - truth).abs().amax(0) / truth[_END].abs().clamp(min=FLOOR)).nan_to_num(torch.inf)
 
 
 def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -182,9 +211,16 @@ def attributable(converged: NDArray[np.bool_]) -> bool:
     return bool(2 * np.count_nonzero(converged) >= max(1, len(converged)))
 
 
-def given_up(converged: NDArray[np.bool_]) -> bool:
-    """Whether a layer is left after its first prompts, of (m,) in the order of the prompt set."""
-    return not attributable(converged[:PROBE])
+def given_up(converged: NDArray[np.bool_], planned: int) -> bool:
+    """Whether a layer is left after its first prompts.
+
+    Args:
+        converged: (m,) of the first m prompts, in the order of the prompt set.
+        planned: prompts that are attributed if it is not.
+    """
+    probe = min(PROBES[-1], planned)
+    first = converged[:probe]
+    return bool(2 * (np.count_nonzero(first) + probe - len(first)) < probe)
 
 
 def jaccard(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -192,13 +228,6 @@ def jaccard(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> NDArr
     union = (reference | candidate).sum(axis=1)
     both = (reference & candidate).sum(axis=1)
     return np.where(union == 0, 1.0, both / np.maximum(union, 1))
-
-
-def _clenshaw_curtis_weights(n: int) -> NDArray[np.float64]:
-    """Weights (n + 1,) on [0, 1] of the nodes (1 - cos(pi k / n)) / 2, n even: the integrals of their cosine series."""
-    j, k = np.arange(1, n // 2 + 1), np.arange(n + 1)
-    terms = np.where(j == n // 2, 1, 2) / (4 * j**2 - 1) * np.cos(2 * np.pi * np.outer(k, j) / n)
-    return np.asarray(np.where((k == 0) | (k == n), 1, 2) * (1 - terms.sum(axis=1)) / (2 * n))
 
 
 def _above(scores: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..analyses.saliency import (
-    PROBE,
+    PROBES,
     TOLERANCE,
     Attribution,
     Rule,
@@ -70,10 +71,11 @@ class Attributor:
         index = sorted(targets)
         self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
         progress.start("attributing", len(index))
-        found = self._run(layers, index[:PROBE], targets, progress)
-        left = [layer for layer in layers if self._method.nodes or not self._hopeless(found[layer])]
-        for layer, outcomes in self._run(left, index[PROBE:], targets, progress).items():
-            found[layer] |= outcomes
+        found: dict[int, dict[int, _Outcome]] = {layer: {} for layer in layers}
+        for first, last in pairwise((0, *PROBES, max(len(index), *PROBES))):
+            left = [layer for layer in layers if self._method.nodes or not self._hopeless(found[layer], len(index))]
+            for layer, outcomes in self._run(left, index[first:last], targets, progress).items():
+                found[layer] |= outcomes
         progress.finish()
         return {layer: _record(outcomes, targets, self._tolerance) for layer, outcomes in found.items()}
 
@@ -114,8 +116,8 @@ class Attributor:
         quality = zip(found.error.tolist(), found.nodes.tolist(), strict=True)
         return [_Outcome(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
-    def _hopeless(self, outcomes: dict[int, _Outcome]) -> bool:
-        return given_up(np.array([outcomes[i].error <= self._tolerance for i in sorted(outcomes)]))
+    def _hopeless(self, outcomes: dict[int, _Outcome], planned: int) -> bool:
+        return given_up(np.array([outcomes[i].error <= self._tolerance for i in sorted(outcomes)]), planned)
 
     def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:
         """The layers' neurons (length, d) on a sequence of token id 0; none where the path starts at zero."""

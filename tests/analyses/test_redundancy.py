@@ -187,6 +187,21 @@ def test_five_hundred_batches_stay_exact():
     np.testing.assert_allclose(correlation(accumulator.result())[0], expected, atol=CLOSE / 5)
 
 
+def test_a_beginning_unlike_the_rest_costs_nothing():
+    """What is taken off later tokens is the mean of the first ones: far off, yet nothing is lost."""
+    generator = np.random.default_rng(3)
+    common = generator.normal(size=(3000, 1))
+    tokens = (1e4 + 1e-1 * (common + generator.normal(size=(3000, 6)))).astype(np.float32)
+    tokens[:1100] = generator.normal(size=(1100, 6))
+    sums = CorrelationSums(6)
+    for batch in np.array_split(tokens, 4):
+        sums.update(torch.from_numpy(batch))
+    obtained = sums.result()
+    expected = np.cov(tokens.T.astype(np.float64), bias=True) * len(tokens)
+    np.testing.assert_allclose(obtained.comoment, expected, rtol=1e-6)
+    np.testing.assert_allclose(obtained.mean, tokens.mean(axis=0, dtype=np.float64), rtol=2**-23)  # of the distance
+
+
 def test_the_order_of_the_tokens_does_not_matter():
     """A shuffle of the tokens changes r by float32 rounding."""
     activations = normal(4000, 30).float()

@@ -77,6 +77,28 @@ def test_every_level_is_a_rule_of_its_own_on_the_first_points():
         np.testing.assert_allclose(rule.weights[level, :size], coarse.weights[-1])
 
 
+def test_every_piece_of_the_path_is_integrated_exactly():
+    """Row k of a level's integrals gives, for every power below its number of nodes, the integral up to point k."""
+    rule = clenshaw_curtis(3)
+    for integrals, size in zip(rule.integrals, rule.sizes, strict=True):
+        points = rule.points[:size]
+        for degree in range(size):
+            expected = points ** (degree + 1) / (degree + 1)
+            np.testing.assert_allclose(integrals[:size, :size] @ points**degree, expected, atol=1e-12)
+
+
+def test_a_sum_that_is_right_by_chance_is_found_out():
+    """A bump that is over before the path ends leaves the sum right and the attribution unexplained in between."""
+    start, end = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+    def function(x, _rows):
+        return (x + ((x > 0.4) & (x < 0.6))).sum(dim=(1, 2))
+
+    obtained = integrated_gradients(function, start, end, rule=clenshaw_curtis(), tolerance=0.05)
+    assert float((obtained.gradient * (end - start)).sum()) == pytest.approx(1.0)  # what the ends differ by
+    assert obtained.error.tolist() == pytest.approx([1.0])  # the bump's height
+
+
 def test_nodes_grow_for_the_prompts_that_need_them():
     """A straight path is done with five nodes, a bent one with nine, and each gets its own level's exact gradient."""
     start, end = torch.zeros(2, 1, 2), torch.ones(2, 1, 2)
