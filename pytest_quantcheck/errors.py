@@ -25,9 +25,17 @@ class MeasurementError(QuantcheckError):
     """A model that was loaded and gave nothing that can be measured."""
 
 
+class NonFiniteError(MeasurementError):
+    """A model that gave NaN or infinite numbers."""
+
+
 class ComparisonError(QuantcheckError):
     """Two measurements that must not be compared."""
 
 
 class StorageError(QuantcheckError):
     """A stored record that cannot be written, read or trusted."""
+
+
+class NotApplicable(QuantcheckError):  # noqa: N818 - nothing is wrong with the model
+    """A control that makes no sense for this model; the message names why."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..analyses.divergence import log_probs_at, top_log_probs
-from ..errors import MeasurementError, PromptError
+from ..errors import NonFiniteError, PromptError
 from ..models.encoding import Batch
 from ..prompts import PromptSet
 from ..records import Answers
@@ -65,7 +65,7 @@ class AnswerCollector:
         """The answers, in the order of the prompt set.
 
         Raises:
-            MeasurementError: a prompt's logits were NaN or infinite.
+            NonFiniteError: a prompt's logits were NaN or infinite.
         """
         order = np.argsort(self._index)
         columns = (column[: len(order)].cpu().numpy()[order] for column in self._columns)
@@ -111,7 +111,7 @@ class AnswerCollector:
     def _refuse_non_finite(self, bad: NDArray[np.int64]) -> None:
         if len(bad):
             rows = ", ".join(str(self._prompts.rows[i]) for i in bad[:5])
-            raise MeasurementError(
+            raise NonFiniteError(
                 f"the logits of {len(bad)} of {len(self._index)} prompts of {self._prompts.name} are NaN or infinite "
                 f"(first in rows {rows}): the model overflows or its weights are damaged; nothing can be measured"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,16 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
     return encoded
 
 
-def batches(encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Split the prompts `index` into batches of like length, longest first: memory trouble shows at once."""
+def batches(
+    encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int, *, shuffle: int | None = None
+) -> list[list[int]]:
+    """Split the prompts `index` into batches of like length, longest first: memory trouble shows at once.
+
+    With a seed to `shuffle` by, prompts of any length meet in a batch.
+    """
     ordered = sorted(index, key=lambda i: (-len(encoded[i]), i))
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(ordered)  # noqa: S311 - a reproducible order, not a secret
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
