@@ -21,6 +21,10 @@ class ModelError(QuantcheckError):
     """A model that cannot be found, loaded or understood."""
 
 
+class NotApplicable(QuantcheckError):  # noqa: N818 - not an error of the user's: a control that has nothing to say here
+    """A control that makes no sense for this model or these prompts; the message says why."""
+
+
 class MeasurementError(QuantcheckError):
     """A model that was loaded and gave nothing that can be measured."""
 
@@ -35,7 +39,3 @@ class ComparisonError(QuantcheckError):
 
 class StorageError(QuantcheckError):
     """A stored record that cannot be written, read or trusted."""
-
-
-class NotApplicable(QuantcheckError):  # noqa: N818 - nothing is wrong with the model
-    """A control that makes no sense for this model; the message names why."""

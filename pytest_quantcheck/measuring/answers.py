@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..analyses.divergence import log_probs_at, top_log_probs
 from ..errors import NonFiniteError, PromptError
-from ..models.encoding import Batch
+from ..models.encoding import Batch, answer_token
 from ..prompts import PromptSet
 from ..records import Answers
 
@@ -120,15 +120,14 @@ class AnswerCollector:
 def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) -> dict[int, str]:
     """Map the first token of each distinct gold answer to that answer, for the `choices` readout.
 
-    The token is the one that follows `text`, a whole prompt as the model reads it, when the answer is written
-    behind it: directly behind white space or a chat template, else after a blank.
+    The token is the one that follows `text`, a whole prompt as the model reads it (see `answer_token`).
 
     Raises:
         PromptError: two answers share their first token.
     """
     tokens: dict[int, str] = {}
     for gold in dict.fromkeys(prompts.golds):
-        token = _next_token(tokenizer, text, gold if chat or text[-1:].isspace() else f" {gold}", chat=chat)
+        token = answer_token(tokenizer, text, gold, chat=chat)
         if token in tokens:
             raise PromptError(
                 f"--quantcheck-readout=choices cannot tell {tokens[token]!r} from {gold!r} in {prompts.name}: "
@@ -136,12 +135,6 @@ def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) 
             )
         tokens[token] = gold
     return tokens
-
-
-def _next_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
-    before, after = (tokenizer(t, add_special_tokens=not chat)["input_ids"] for t in (text, text + answer))
-    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-    return int(after[min(same, len(after) - 1)])
 
 
 class _Matcher:

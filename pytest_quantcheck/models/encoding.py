@@ -64,6 +64,17 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
     return encoded
 
 
+def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
+    """The first token of an answer written behind `text`, a whole prompt as the model reads it.
+
+    It stands directly behind white space or a chat template, else after a blank.
+    """
+    written = text + (answer if chat or text[-1:].isspace() else f" {answer}")
+    before, after = (tokenizer(t, add_special_tokens=not chat)["input_ids"] for t in (text, written))
+    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return int(after[min(same, len(after) - 1)])
+
+
 def batches(
     encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int, *, shuffle: int | None = None
 ) -> list[list[int]]:

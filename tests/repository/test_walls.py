@@ -15,7 +15,7 @@ NUMERIC = {"torch", "numpy", "scipy"}
 HUGGING_FACE = {"transformers", "bitsandbytes"}
 HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors"}
 PURE = {"profiles", "storage", "reporting", "comparing", "judging"}
-LIGHT = {"__init__", "plugin", "options", "metrics", "errors"}
+LIGHT = {"__init__", "plugin", "options", "metrics", "controls", "errors"}
 
 
 def room_of(source: str) -> str:
