@@ -43,7 +43,7 @@ def control_message(result: ControlResult) -> str:
         (
             printable(f"{result.control} on {result.prompt_set} {_DUTIES[result.kind]}: {result.reason}"),
             *fact_lines(facts),
-            *(_value(verdict) if defect else failure_message(verdict) for verdict in behind),
+            *(_value(verdict) if defect else _alarm(verdict) for verdict in behind),
         )
     )
 
@@ -78,6 +78,12 @@ def _shortened(text: str, width: int) -> str:
 
 def _colour(result: ControlResult) -> dict[str, bool]:
     return {"failed": {"red": True}, "not applicable": {"yellow": True}}.get(result.outcome, {})
+
+
+def _alarm(verdict: Verdict) -> str:
+    """The verdict's own text; what a failed candidate should do is no advice for a model without damage."""
+    text = failure_message(verdict)
+    return text.partition("\n  next ")[0] if verdict.status == "failed" else text
 
 
 def _value(verdict: Verdict) -> str:

@@ -65,6 +65,7 @@ def test_null_that_failed_names_what_called_it_damage(results):
     assert lines[0] == "null-dtype on boolq must pass: called damage by ACE drift"
     assert "  done       loaded as fp32" in lines
     assert any(line.startswith("  limit      at most 0.0500") for line in lines)
+    assert not any("higher bit-width" in line for line in lines)
 
 
 def test_defect_that_no_metric_saw_lists_what_they_saw(results):
