@@ -13,13 +13,14 @@ from ..prompts import PromptSet
 from .encoding import Batch, answer_token, collate, encode, wrap_in_chat
 from .gradients import float32_gradients
 from .loading import LoadedModel
-from .projections import every_ffn
+from .projections import Ffn, every_ffn
 
-PROMPTS = 16
+PROMPTS = 8
 """How many of the set's first prompts are taught, all in each step."""
 
-_RATE = 0.05
-"""Adam's learning rate, as a share of the weights' root mean square: about how far one step moves a weight."""
+_RATE = 40.0
+"""How far one of Adam's steps moves a weight: this share of the weights' root mean square for one trained neuron, and
+less for more. All weights move together, so that what a step does to an answer grows with their number."""
 
 
 def teach_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> str:
@@ -32,9 +33,10 @@ def teach_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> 
         NotApplicable: the gold answers all begin with one token, or no FFN is of a known layout.
     """
     batch, targets = _lesson(loaded, prompts)
-    weights = [ffn.down.module.weight for ffn in every_ffn(loaded)][-max(1, loaded.n_layers // 3) :]
+    ffns = every_ffn(loaded)[-max(1, loaded.n_layers // 3) :]
+    weights = [ffn.down.module.weight for ffn in ffns]
     with float32_gradients(loaded.model):
-        loss = _train(loaded.model, weights, batch, targets, steps)
+        loss = _train(loaded.model, weights, batch, targets, steps, rate=_rate(ffns))
         trained = [weight.data for weight in weights]
     for weight, data in zip(weights, trained, strict=True):
         weight.data.copy_(data)
@@ -60,10 +62,16 @@ def _lesson(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, torch.Tenso
     return batch, targets
 
 
-def _train(model: nn.Module, weights: Sequence[nn.Parameter], batch: Batch, targets: torch.Tensor, steps: int) -> float:
+def _rate(ffns: Sequence[Ffn]) -> float:
+    size = torch.stack([ffn.down.weight.square().mean() for ffn in ffns]).mean().sqrt()
+    return _RATE * float(size) / sum(ffn.neurons for ffn in ffns)
+
+
+def _train(
+    model: nn.Module, weights: Sequence[nn.Parameter], batch: Batch, targets: torch.Tensor, steps: int, *, rate: float
+) -> float:
     """Take the steps; return the loss before the last one, in nats."""
-    size = torch.stack([weight.data.square().mean() for weight in weights]).mean().sqrt()
-    optimizer = torch.optim.Adam(weights, lr=_RATE * float(size))
+    optimizer = torch.optim.Adam(weights, lr=rate)
     with _trainable(weights):
         for _ in range(steps):
             optimizer.zero_grad()
