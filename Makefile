@@ -19,13 +19,13 @@ export HF_HUB_OFFLINE = 1
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: $(installed) ## gate the built-in model in an empty directory
+demo: $(installed) ## gate the built-in model in an empty directory, and test the gate on its controls
 	@empty=$$(mktemp -d); trap 'rm -rf "$$empty"' EXIT; cd "$$empty"; \
-	echo "pytest --quantcheck-model=builtin --quantcheck-only"; \
-	status=0; "$(bin)/pytest" --quantcheck-model=builtin --quantcheck-only || status=$$?; \
+	echo "pytest --quantcheck-model=builtin --quantcheck-only --quantcheck-controls"; \
+	status=0; "$(bin)/pytest" --quantcheck-model=builtin --quantcheck-only --quantcheck-controls || status=$$?; \
 	case $$status in \
-		0) echo "The gate is green: every candidate may be released." ;; \
-		1) echo "The gate is red: a candidate is not fit for release. That is a result; the demo worked." ;; \
+		0) echo "The gate is green: every candidate may be released, and every control did what it must." ;; \
+		1) echo "The gate is red: a candidate is not fit for release, or a control failed. That is a result; the demo worked." ;; \
 		*) echo "pytest ended with exit status $$status: no verdict was reached."; exit $$status ;; \
 	esac
 

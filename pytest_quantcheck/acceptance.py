@@ -1,19 +1,25 @@
-"""The packaged suite that `--quantcheck-model` collects: one test per metric, candidate and prompt set."""
+"""The packaged suite that `--quantcheck-model` collects: one test per metric, candidate and prompt set.
+
+With `--quantcheck-controls` one more for each control and prompt set.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 import pytest
 
+from .certifying import without_verdicts
 from .errors import QuantcheckError
 from .gate import Gate
-from .records import Comparison, Verdict
-from .reporting import verdict_properties
+from .reporting import control_message, verdict_properties
 
 SUITE = "quantcheck"
+CONTROL = "control"
+"""What stands in the place of a metric in the node ids of controls."""
 
 
 class AcceptanceSuite(pytest.Collector):
@@ -29,44 +35,34 @@ class AcceptanceSuite(pytest.Collector):
         suite.gate, suite.wanted = gate, wanted
         return suite
 
-    def collect(self) -> Iterator[AcceptanceItem]:
-        """Yield one item for each candidate, prompt set and metric."""
+    def collect(self) -> Iterator[PackagedItem]:
+        """Yield one item for each candidate, prompt set and metric, then one for each control and prompt set."""
         for case in _cases(self.gate):
             if not self.wanted or any(_is_named(_nodeid(*case), nodeid) for nodeid in self.wanted):
-                yield AcceptanceItem.of(self, *case)
+                yield (ControlItem if case[0] == CONTROL else AcceptanceItem).of(self, *case)
 
 
-class AcceptanceItem(pytest.Item):
-    """One metric of one candidate on one prompt set."""
+class PackagedItem(pytest.Item):
+    """An item of the packaged suite; `found` are the records that its report carries, by kind."""
 
     metric: str
     candidate: str
     prompts: str
-    verdict: Verdict | None = None
-    comparison: Comparison | None = None
+    found: dict[str, msgspec.Struct]
 
     @classmethod
-    def of(cls, suite: AcceptanceSuite, metric: str, candidate: str, prompts: str) -> AcceptanceItem:
+    def of(cls, suite: AcceptanceSuite, metric: str, candidate: str, prompts: str) -> Self:
         """The item of that name."""
         nodeid = _nodeid(metric, candidate, prompts)  # in full: put together from names, --lf does not know it again
-        item: AcceptanceItem = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
-        item.metric, item.candidate, item.prompts = metric, candidate, prompts
+        item: Self = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
+        item.metric, item.candidate, item.prompts, item.found = metric, candidate, prompts, {}
         return item
 
-    def runtest(self) -> None:
-        """Measure what has not been measured yet, compare and judge.
-
-        An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
-        """
+    @property
+    def gate(self) -> Gate:
+        """The gate of the run."""
         gate: Gate = self.parent.gate  # type: ignore[union-attr]
-        self.comparison = gate.compare(self.candidate, self.prompts)
-        self.verdict = gate.judge(self.metric, self.candidate, self.prompts)
-        if self.verdict is None:
-            pytest.skip(f"{gate.profile.label} has no limit for {self.metric} in this case")
-        self.user_properties += verdict_properties(self.verdict)
-        from .assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now
-
-        assert_metric(self.comparison, self.metric)
+        return gate
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
         """The sentence alone for what was expected to be able to go wrong; a traceback for all else.
@@ -80,6 +76,42 @@ class AcceptanceItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where pytest says the item is from."""
         return Path(__file__), None, f"{SUITE}::{self.name}"
+
+
+class AcceptanceItem(PackagedItem):
+    """One metric of one candidate on one prompt set."""
+
+    def runtest(self) -> None:
+        """Measure what has not been measured yet, compare and judge.
+
+        An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
+        """
+        comparison = self.found["comparison"] = self.gate.compare(self.candidate, self.prompts)
+        verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
+        if verdict is None:
+            pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} in this case")
+        self.found["verdict"] = verdict
+        self.user_properties += verdict_properties(verdict)
+        from .assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now
+
+        assert_metric(comparison, self.metric)
+
+
+class ControlItem(PackagedItem):
+    """One control on one prompt set; `candidate` is the control's name."""
+
+    def runtest(self) -> None:
+        """Fail when a null or a rewrite is called damage, or a defect is not seen; skip what is not applicable."""
+        try:
+            result = self.gate.judge_control(self.candidate, self.prompts)
+        except Exception as error:
+            self.found[CONTROL] = without_verdicts(self.candidate, self.prompts, "failed", str(error))
+            raise
+        self.found[CONTROL] = result
+        if result.outcome == "not applicable":
+            pytest.skip(result.reason)
+        if result.outcome == "failed":
+            raise AssertionError(control_message(result))
 
 
 def check_names(gate: Gate, wanted: Sequence[str]) -> None:
@@ -105,6 +137,9 @@ def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:
         for prompts in gate.prompt_sets:
             for metric in gate.metrics:
                 yield metric, candidate, prompts
+    for control in gate.controls:
+        for prompts in gate.prompt_sets:
+            yield CONTROL, control, prompts
 
 
 def _nodeid(metric: str, candidate: str, prompts: str) -> str:

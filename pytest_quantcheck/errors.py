@@ -21,8 +21,16 @@ class ModelError(QuantcheckError):
     """A model that cannot be found, loaded or understood."""
 
 
+class NotApplicable(QuantcheckError):  # noqa: N818 - not an error of the user's: a control that has nothing to say here
+    """A control that makes no sense for this model or these prompts; the message says why."""
+
+
 class MeasurementError(QuantcheckError):
     """A model that was loaded and gave nothing that can be measured."""
+
+
+class NonFiniteError(MeasurementError):
+    """A model that gave NaN or infinite numbers."""
 
 
 class ComparisonError(QuantcheckError):

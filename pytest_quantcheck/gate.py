@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .errors import ComparisonError, SettingsError
+from .certifying import ControlResult, judge_control, without_verdicts
+from .controls import CONTROLS
+from .errors import ComparisonError, NonFiniteError, NotApplicable, SettingsError
 from .models.identity import declared_dtype
 from .options import BIT_WIDTHS, Settings
 from .options.values import DTYPES
@@ -55,6 +57,7 @@ class Gate:
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._compared: dict[tuple[str, str], Comparison] = {}
         self._failed: dict[str, Exception] = {}
+        self._done: dict[str, str] = {}
         declared = declared_dtype(settings.model)
         if settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in settings.bits:
             raise _equal_to_reference(dtype)
@@ -63,6 +66,11 @@ class Gate:
     def candidates(self) -> tuple[str, ...]:
         """The candidates' names, in the order in which they are measured."""
         return self.settings.bits
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The controls' names, in the order in which they are measured; none unless they are asked for."""
+        return tuple(CONTROLS) if self.settings.controls else ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -103,13 +111,9 @@ class Gate:
         if (bits, name) not in self._measured:
             if bits != REFERENCE:
                 self.measure(REFERENCE, name)
-            try:
-                with _without_library_warnings():
-                    self._measure_everywhere(bits)
-            except Exception as error:
-                _let_go(error)
-                self._failed[bits] = error
-                raise
+            with self._only_try(bits):
+                for name_of_set, measurement in self._measurements(bits):
+                    self._measured[bits, name_of_set] = measurement
         return self._measured[bits, name]
 
     def compare(self, bits: str, prompts: str | None = None) -> Comparison:
@@ -123,7 +127,7 @@ class Gate:
         if (bits, name) not in self._compared:
             reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
             with _without_library_warnings():
-                self._compared[bits, name] = self._comparison(reference, candidate)
+                self._compared[bits, name] = self._comparison(bits, reference, candidate)
         return _never_identical(self._compared[bits, name])
 
     def judge(self, metric: str, bits: str, prompts: str | None = None) -> Verdict | None:
@@ -132,28 +136,102 @@ class Gate:
 
         return judge(self.compare(bits, prompts), metric, self.profile)
 
-    def _comparison(self, reference: Measurement, candidate: Measurement) -> Comparison:
+    def compare_control(self, control: str, prompts: str | None = None) -> Comparison:
+        """How far a control moved from the reference on a prompt set; one that did not move at all is fine here.
+
+        A control is loaded once for all prompt sets. Of each only the comparison is kept: a gate has many controls,
+        and a wide model's measurement is large.
+
+        Raises:
+            NotApplicable: the control makes no sense for this model.
+            QuantcheckError: it cannot be loaded or measured.
+            SettingsError: no such control.
+        """
+        control, name = _known(control), self._prompt_set(prompts)
+        if control in self._failed:
+            raise self._failed[control]
+        if (control, name) not in self._compared:
+            self.measure(REFERENCE, name)
+            with self._only_try(control):
+                for name_of_set, measurement in self._measurements(control):
+                    reference = self._measured[REFERENCE, name_of_set]
+                    self._compared[control, name_of_set] = self._comparison(control, reference, measurement)
+        return self._compared[control, name]
+
+    def judge_control(self, control: str, prompts: str | None = None) -> ControlResult:
+        """Whether a control did what it must: pass, or be seen by a metric. Raises as `compare_control` does.
+
+        A control that makes no sense for this model, and a defect that leaves nothing to measure, are results too.
+        """
+        from .judging import judge  # noqa: PLC0415 - heavy
+
+        name = self._prompt_set(prompts)
+        try:
+            comparison = self.compare_control(control, name)
+        except NotApplicable as reason:
+            return without_verdicts(control, name, "not applicable", str(reason))
+        except NonFiniteError as error:
+            if CONTROLS[control].kind != "defect":
+                raise
+            return without_verdicts(control, name, "passed", str(error), seen_by=self.metrics)
+        verdicts = (judge(comparison, metric, self.profile) for metric in self.metrics)
+        return judge_control(control, name, [v for v in verdicts if v is not None], done=self._done[control])
+
+    def _comparison(self, subject: str, reference: Measurement, candidate: Measurement) -> Comparison:
         from .comparing import Sampling, compare  # noqa: PLC0415 - heavy
 
         sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
-        return msgspec.structs.replace(compare(reference, candidate, sampling), profile=self.profile)
+        found = compare(reference, candidate, sampling)
+        return msgspec.structs.replace(found, candidate=subject, profile=self.profile)
 
-    def _measure_everywhere(self, bits: str) -> None:
+    @contextmanager
+    def _only_try(self, subject: str) -> Iterator[None]:
+        """Remember what goes wrong: it would go wrong again."""
+        try:
+            with _without_library_warnings():
+                yield
+        except Exception as error:
+            _let_go(error)
+            self._failed[subject] = error
+            raise
+
+    def _measurements(self, subject: str) -> Iterator[tuple[str, Measurement]]:
+        """Load the reference, a candidate or a control, and yield each prompt set's name and measurement."""
         from .measuring import measure  # noqa: PLC0415 - heavy
 
-        with self.load(bits) as loaded:
-            self._refuse_equal(loaded)
+        with self.load(self._bits(subject)) as loaded:
+            plan = self._prepared(subject, loaded)
             for name, prompts in self.prompt_sets.items():
-                with self._announced(f"{bits} on {name}") as progress:
-                    self._measured[bits, name] = measure(
+                with self._announced(f"{subject} on {name}") as progress:
+                    measurement = measure(
                         loaded,
                         prompts,
-                        self._plan(),
+                        plan,
                         model=self.settings.model,
                         revision=self.settings.revision,
-                        reference=self._measured.get((REFERENCE, name)) if bits != REFERENCE else None,
+                        reference=self._measured.get((REFERENCE, name)) if subject != REFERENCE else None,
                         progress=progress,
                     )
+                yield name, measurement
+
+    def _bits(self, subject: str) -> str:
+        """What to load: a control is made from the reference."""
+        if subject not in CONTROLS:
+            return subject
+        from .treating import bits_of  # noqa: PLC0415 - heavy
+
+        return bits_of(subject, next(iter(self._measured.values())).provenance.dtype)
+
+    def _prepared(self, subject: str, loaded: LoadedModel) -> Plan:
+        """Make a control of the loaded model, or refuse a candidate that is none; the plan to measure it by."""
+        if subject not in CONTROLS:
+            self._refuse_equal(loaded)
+            return self._plan()
+        from .treating import treat  # noqa: PLC0415 - heavy
+
+        first = next(iter(self.prompt_sets.values()))
+        plan, self._done[subject] = treat(loaded, subject, self._plan(), first)
+        return plan
 
     def _refuse_equal(self, loaded: LoadedModel) -> None:
         reference = next((m for (bits, _), m in self._measured.items() if bits == REFERENCE), None)
@@ -214,6 +292,12 @@ def _exact(bits: str) -> str:
     if bits not in BIT_WIDTHS:
         raise SettingsError(f"expected {REFERENCE} or a bit-width ({', '.join(BIT_WIDTHS)}), got {bits!r}")
     return BIT_WIDTHS[bits]
+
+
+def _known(control: str) -> str:
+    if control not in CONTROLS:
+        raise SettingsError(f"expected a control ({', '.join(CONTROLS)}), got {control!r}")
+    return control
 
 
 def _equal_to_reference(bits: str) -> SettingsError:

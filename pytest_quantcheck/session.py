@@ -13,15 +13,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from .acceptance import AcceptanceItem, AcceptanceSuite, check_names, is_suite
+from .acceptance import CONTROL, AcceptanceSuite, PackagedItem, check_names, is_suite
+from .certifying import Certificate, ControlResult, certify, in_order
 from .errors import QuantcheckError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
-from .reporting import Progress, encode_report, summary_lines
+from .reporting import Progress, control_lines, encode_certificate, encode_report, summary_lines
 from .storage import write_atomically
 
 REPORT = "report.json"
+CERTIFICATE = "certificate.json"
 _CARRIED = "quantcheck"
 _CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
@@ -37,9 +39,10 @@ class Session:
         check_names(self.gate, self._wanted)
         self._announced = False
         self._outcomes: set[str] = set()
-        self._written = ""
+        self._written: list[str] = []
         self._verdicts: list[Verdict] = []
         self._comparisons: dict[tuple[str, str], Comparison] = {}
+        self._controls: list[ControlResult] = []
         if settings.report:
             _check_writable(Path(settings.report))
         if alone:
@@ -51,7 +54,8 @@ class Session:
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
         revision = f" at {asked.revision}" if asked.revision else ""
         prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in gate.prompt_sets.items())
-        candidates, profile = ", ".join(asked.bits), gate.profile.label
+        controls = f" and {len(gate.controls)} controls" if gate.controls else ""
+        candidates, profile = ", ".join(asked.bits) + controls, gate.profile.label
         return [
             f"quantcheck: {asked.model}{revision} ({asked.dtype}) against {candidates}; profile {profile}",
             f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}; {versions}",
@@ -70,13 +74,10 @@ class Session:
         return True
 
     def attach(self, item: pytest.Item, report: Any) -> None:
-        """Give a packaged test's report its verdict and comparison, in a form that survives the way from a worker."""
-        if not isinstance(item, AcceptanceItem) or item.comparison is None:
-            return
-        carried = {"comparison": msgspec.json.encode(item.comparison).decode()}
-        if item.verdict is not None:
-            carried["verdict"] = msgspec.json.encode(item.verdict).decode()
-        setattr(report, _CARRIED, carried)
+        """Give a packaged test's report what the test found, in a form that survives the way from a worker."""
+        if isinstance(item, PackagedItem):
+            carried = {kind: msgspec.json.encode(record).decode() for kind, record in item.found.items()}
+            setattr(report, _CARRIED, carried)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the outcome of a packaged test, and the verdict that its report carries."""
@@ -88,33 +89,54 @@ class Session:
         if "comparison" in carried:
             comparison = msgspec.json.decode(carried["comparison"], type=Comparison)
             self._comparisons[comparison.candidate, comparison.prompt_set] = comparison
+        if CONTROL in carried:
+            self._controls.append(msgspec.json.decode(carried[CONTROL], type=ControlResult))
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the report where one is asked for, once all reports have come, also where no terminal is."""
         if self.settings.report and self._outcomes and not hasattr(self.config, "workerinput"):
             cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
             whole = not (session.shouldfail or session.shouldstop)
-            self._written = _CUT if cut else self._write_report(Path(self.settings.report), whole=whole)
+            self._written = [_CUT] if cut else self._write_report(Path(self.settings.report), whole=whole)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the table, and where the report is."""
-        if not (self._comparisons or self._written):
+        """Print the tables, and where the report is."""
+        if not (self._comparisons or self._controls or self._written):
             return
         terminalreporter.section(f"quantcheck: {self.settings.model}")
         for line, markup in summary_lines(self._verdicts, self._comparisons.values()):
             terminalreporter.write_line(line, **markup)
-        if self._written:
-            terminalreporter.write_line(self._written)
+        for line, markup in control_lines(in_order(self._controls)):
+            terminalreporter.write_line(line, **markup)
+        for line in self._written:
+            terminalreporter.write_line(line)
 
-    def _write_report(self, directory: Path, *, whole: bool) -> str:
+    def _write_report(self, directory: Path, *, whole: bool) -> list[str]:
         try:
+            files = self._files(whole=whole)
             directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(directory / REPORT, self._report(whole=whole))
+            for name, content in files.items():
+                write_atomically(directory / name, content)
         except (QuantcheckError, OSError) as error:
-            return f"the report could not be written, the verdicts stand: {error}"
-        return f"report: {directory / REPORT}"
+            return [f"the report could not be written, the verdicts stand: {error}"]
+        return [f"{Path(name).stem}: {directory / name}" for name in files]
 
-    def _report(self, *, whole: bool) -> bytes:
+    def _files(self, *, whole: bool) -> dict[str, bytes]:
+        certificate = self._certificate(whole=whole) if self._controls else None
+        files = {REPORT: self._report(certificate, whole=whole)}
+        return files | {CERTIFICATE: encode_certificate(certificate)} if certificate else files
+
+    def _certificate(self, *, whole: bool) -> Certificate:
+        return certify(
+            self._controls,
+            whole=whole,
+            model=self.settings.model,
+            profile=self.gate.profile.label,
+            tool_version=importlib.metadata.version("pytest-quantcheck"),
+            created=datetime.now(UTC),
+        )
+
+    def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
         passed = whole and self._verdicts and "failed" not in self._outcomes
         return encode_report(
             self._verdicts,
@@ -124,6 +146,7 @@ class Session:
             settings=asdict(self.settings),
             tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=datetime.now(UTC),
+            certificate=certificate,
         )
 
     def _plan_lines(self) -> list[str]:
@@ -134,6 +157,7 @@ class Session:
             *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
             f"attribution: {asked.attribution} on {asked.attribution_samples} prompts; layers: {asked.layers}",
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
+            *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
         ]
 
     def _progress(self, label: str) -> AbstractContextManager[Any]:

@@ -7,11 +7,13 @@ import warnings
 
 import msgspec
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from pytest_quantcheck.errors import ComparisonError, ModelError, SettingsError
 from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models.loading import Source, load
 from pytest_quantcheck.options import OPTIONS, Attribution, Settings
 
 
@@ -32,6 +34,16 @@ class ForgetfulGate(Gate):
 
     def load(self, bits="reference"):  # noqa: ARG002 - forgotten on purpose
         return super().load()
+
+
+class OverflowingGate(Gate):
+    """Its second model overflows, as half precision does where scales are wrong."""
+
+    def load(self, bits="reference"):
+        loaded = super().load(bits)
+        if self._measured:
+            loaded.model.get_output_embeddings().weight.mul_(float("inf"))
+        return loaded
 
 
 class WarningGate(Gate):
@@ -145,6 +157,90 @@ def test_candidate_that_was_never_quantized(gate):
     for _ in range(2):
         with pytest.raises(ComparisonError, match=r"on builtin: .* this candidate was never quantized"):
             forgetful.judge("kl_divergence", "int8")
+
+
+def test_control_is_loaded_once_for_all_prompt_sets(tmp_path):
+    """Fresh from its files, and only its comparisons are kept: a gate has many controls."""
+    lines = builtin.PROMPTS.read_text().splitlines()[:12]
+    (tmp_path / "other.jsonl").write_text("\n".join(lines))
+    gate = CountingGate(settings(prompts=("builtin", str(tmp_path / "other.jsonl"))))
+    found = [gate.compare_control("three-bits", name) for name in ("builtin", "other")]
+    assert [(one.candidate, one.prompt_set) for one in found] == [("three-bits", "builtin"), ("three-bits", "other")]
+    assert gate.compare_control("three-bits", "other") is found[1]
+    assert gate.loads == ["reference", "reference"]
+    assert {bits for bits, _ in gate._measured} == {"reference"}
+
+
+def test_defect_leaves_the_next_model_alone(gate):
+    """What is loaded after a defect is the reference again, bit for bit."""
+    gate.compare_control("zeroed-rows")
+    with gate.load() as loaded, load(Source("builtin")) as fresh:
+        weights = zip(loaded.model.parameters(), fresh.model.parameters(), strict=True)
+        assert all(torch.equal(one, two) for one, two in weights)
+
+
+@pytest.mark.parametrize(
+    ("null", "done"),
+    [
+        ("null-batches", "batches of 5 instead of 16 prompts, in another order"),
+        ("null-dtype", "loaded as fp32"),
+        ("null-kernels", "eager attention instead of sdpa"),
+    ],
+)
+def test_null_is_the_reference_under_other_conditions(gate, null, done):
+    """Something moved, and no more than rounding moves: no answer by 0.01 nats on average."""
+    result, comparison = gate.judge_control(null), gate.compare_control(null)
+    assert (result.outcome, result.done, result.seen_by) == ("passed", done, ())
+    assert not comparison.identical
+    assert comparison.of("kl_divergence")[0].value < 0.01
+
+
+def test_null_of_an_fp32_reference_is_bf16():
+    """The other format is never the reference's own."""
+    gate = CountingGate(settings(dtype="fp32"))
+    assert gate.judge_control("null-dtype").done == "loaded as bf16"
+    assert gate.loads == ["reference", "bf16"]
+
+
+def test_defect_is_seen(gate):
+    """The result names the metrics that saw it, and what was done."""
+    result = gate.judge_control("three-bits")
+    assert result.outcome == "passed"
+    assert "redundancy_change" in result.seen_by
+    assert "3 bits" in result.done
+
+
+def test_control_that_equals_the_reference_is_no_error():
+    """For a candidate that is a sign that it was never quantized; a null may be as good."""
+    forgetful = ForgetfulGate(settings())
+    assert forgetful.compare_control("null-dtype").identical
+    assert forgetful.judge_control("null-dtype").outcome == "passed"
+
+
+def test_control_that_is_not_applicable_says_why(folder):
+    """A checkpoint that asks for eager attention has no other kernels; that is no error, asked again either."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))
+    gate = CountingGate(settings(model=str(folder)))
+    for _ in range(2):
+        result = gate.judge_control("null-kernels")
+        assert (result.outcome, result.verdicts) == ("not applicable", ())
+        assert result.reason.startswith("LlamaForCausalLM runs eager attention already")
+    assert gate.loads == ["reference", "reference"]
+
+
+def test_defect_that_leaves_no_number_is_caught():
+    """A model with infinite logits has no verdicts, and no gate lets it out."""
+    result = OverflowingGate(settings()).judge_control("three-bits")
+    assert (result.outcome, result.verdicts) == ("passed", ())
+    assert "kl_divergence" in result.seen_by
+    assert "NaN or infinite" in result.reason
+
+
+def test_unknown_control_is_refused(gate):
+    """The sentence lists those that there are."""
+    with pytest.raises(SettingsError, match=r"expected a control \(null-batches, .*\), got 'four-bits'"):
+        gate.judge_control("four-bits")
 
 
 def test_declared_precision_is_refused_before_loading(folder):

@@ -57,6 +57,7 @@ def test_defaults_are_the_documented_ones(read):
         device="auto",
         batch_size=16,
         report=None,
+        controls=False,
         only=False,
         dry_run=False,
         neurons=None,
@@ -102,7 +103,7 @@ GIVEN = {
     "report": ("one", "two", "one", "two"),
     "neurons": ("*.a", "*.b", "*.a", "*.b"),
 }
-FLAGS = ["only", "dry-run", "trust-remote-code", "allow-pickle"]
+FLAGS = ["controls", "only", "dry-run", "trust-remote-code", "allow-pickle"]
 
 
 def test_the_precedence_tests_cover_every_option():

@@ -101,7 +101,7 @@ class _Run:
             for layer, stream in streams.items():
                 handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
-            for part in batches(self.encoded, index, self.plan.batch_size):
+            for part in batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle):
                 batch = collate(self.encoded, part, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
                 tokens = RealTokens.of(batch)
                 for stream in streams.values():
@@ -224,7 +224,7 @@ def _result(layer: int, stream: LayerStream) -> Activations:
     try:
         return stream.result()
     except MeasurementError as error:
-        raise MeasurementError(f"layer {layer}: {error}") from error
+        raise type(error)(f"layer {layer}: {error}") from error
 
 
 def _context(loaded: LoadedModel) -> int | None:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..analyses.divergence import log_probs_at, top_log_probs
-from ..errors import MeasurementError, PromptError
-from ..models.encoding import Batch
+from ..errors import NonFiniteError, PromptError
+from ..models.encoding import Batch, answer_token
 from ..prompts import PromptSet
 from ..records import Answers
 
@@ -65,7 +65,7 @@ class AnswerCollector:
         """The answers, in the order of the prompt set.
 
         Raises:
-            MeasurementError: a prompt's logits were NaN or infinite.
+            NonFiniteError: a prompt's logits were NaN or infinite.
         """
         order = np.argsort(self._index)
         columns = (column[: len(order)].cpu().numpy()[order] for column in self._columns)
@@ -111,7 +111,7 @@ class AnswerCollector:
     def _refuse_non_finite(self, bad: NDArray[np.int64]) -> None:
         if len(bad):
             rows = ", ".join(str(self._prompts.rows[i]) for i in bad[:5])
-            raise MeasurementError(
+            raise NonFiniteError(
                 f"the logits of {len(bad)} of {len(self._index)} prompts of {self._prompts.name} are NaN or infinite "
                 f"(first in rows {rows}): the model overflows or its weights are damaged; nothing can be measured"
             )
@@ -120,15 +120,14 @@ class AnswerCollector:
 def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) -> dict[int, str]:
     """Map the first token of each distinct gold answer to that answer, for the `choices` readout.
 
-    The token is the one that follows `text`, a whole prompt as the model reads it, when the answer is written
-    behind it: directly behind white space or a chat template, else after a blank.
+    The token is the one that follows `text`, a whole prompt as the model reads it (see `answer_token`).
 
     Raises:
         PromptError: two answers share their first token.
     """
     tokens: dict[int, str] = {}
     for gold in dict.fromkeys(prompts.golds):
-        token = _next_token(tokenizer, text, gold if chat or text[-1:].isspace() else f" {gold}", chat=chat)
+        token = answer_token(tokenizer, text, gold, chat=chat)
         if token in tokens:
             raise PromptError(
                 f"--quantcheck-readout=choices cannot tell {tokens[token]!r} from {gold!r} in {prompts.name}: "
@@ -136,12 +135,6 @@ def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) 
             )
         tokens[token] = gold
     return tokens
-
-
-def _next_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
-    before, after = (tokenizer(t, add_special_tokens=not chat)["input_ids"] for t in (text, text + answer))
-    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-    return int(after[min(same, len(after) - 1)])
 
 
 class _Matcher:

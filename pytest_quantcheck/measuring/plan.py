@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, Self
 
 from ..options.attribution import Attribution
 
@@ -13,9 +13,10 @@ class Plan:
     """The part of the settings that decides what a measurement holds.
 
     `layers`: `paper`, `all` or block numbers; `readout`: `token`, `choices` or `substring`; `samples`: prompts
-    to attribute; `batch_size`: prompts in one forward pass; `seed`: of the neurons followed for intervals, and of
-    those correlated where not all are; `redundancy_neurons`: most neurons correlated in a layer, `all`, or `auto`: as
-    many as are affordable; a candidate's are its reference's.
+    to attribute; `tokens`: counted over prompts and nodes, in one evaluation of an attribution; `batch_size`: prompts
+    in one forward pass; `shuffle`: seed of which prompts meet in a batch, None for those of like length; `seed`: of the
+    neurons followed for intervals, and of those correlated where not all are; `redundancy_neurons`: most neurons
+    correlated in a layer, `all`, or `auto`: as many as are affordable; a candidate's are its reference's.
     """
 
     layers: Literal["paper", "all"] | tuple[int, ...] = "paper"
@@ -24,8 +25,14 @@ class Plan:
     samples: int = 64
     tokens: int = 1024
     batch_size: int = 16
+    shuffle: int | None = None
     seed: int = 0
     redundancy_neurons: Literal["auto", "all"] | int = "auto"
+
+    def rearranged(self) -> Self:
+        """The same measurement in batches of another size, prompts in another order."""
+        smaller = self.batch_size // 3 or (2 if self.batch_size == 1 else 1)
+        return replace(self, batch_size=smaller, tokens=max(self.tokens // 2, 1), shuffle=self.seed)
 
 
 class Progress(Protocol):

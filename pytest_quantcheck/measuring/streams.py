@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..analyses.dead_neurons import new_extremes, update_extremes
 from ..analyses.redundancy import CorrelationSums
-from ..errors import MeasurementError
+from ..errors import MeasurementError, NonFiniteError
 from ..models.encoding import Batch
 from ..options.values import FEWEST_NEURONS
 from ..prompts import PromptSet
@@ -130,7 +130,7 @@ class LayerStream:
             raise MeasurementError("its activation module was never called; name another with --quantcheck-neurons")
         bad = self._spoilt.nonzero()[:, 0].tolist()
         if bad:
-            raise MeasurementError(
+            raise NonFiniteError(
                 f"expected finite activations, got NaN, infinity or values beyond float32 in {self._rows(bad)}; the "
                 "model overflows: load it in another dtype"
             )

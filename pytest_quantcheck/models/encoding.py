@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,27 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
     return encoded
 
 
-def batches(encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Split the prompts `index` into batches of like length, longest first: memory trouble shows at once."""
+def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
+    """The first token of an answer written behind `text`, a whole prompt as the model reads it.
+
+    It stands directly behind white space or a chat template, else after a blank.
+    """
+    written = text + (answer if chat or text[-1:].isspace() else f" {answer}")
+    before, after = (tokenizer(t, add_special_tokens=not chat)["input_ids"] for t in (text, written))
+    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return int(after[min(same, len(after) - 1)])
+
+
+def batches(
+    encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int, *, shuffle: int | None = None
+) -> list[list[int]]:
+    """Split the prompts `index` into batches of like length, longest first: memory trouble shows at once.
+
+    With a seed to `shuffle` by, prompts of any length meet in a batch.
+    """
     ordered = sorted(index, key=lambda i: (-len(encoded[i]), i))
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(ordered)  # noqa: S311 - a reproducible order, not a secret
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 

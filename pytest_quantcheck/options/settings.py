@@ -12,7 +12,7 @@ from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.attribution import Attribution
 from pytest_quantcheck.options.table import OPTIONS
 
-_NEEDS_MODEL = ("only", "dry_run")
+_NEEDS_MODEL = ("controls", "only", "dry_run")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Settings:
     device: str
     batch_size: int
     report: str | None
+    controls: bool
     only: bool
     dry_run: bool
     neurons: str | None

@@ -13,7 +13,7 @@ from pytest_quantcheck.errors import SettingsError
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
-_START_A_GATE = ("model", "only", "dry-run")
+_START_A_GATE = ("model", "controls", "only", "dry-run")
 
 
 def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
@@ -162,6 +162,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", _late("values.parse_device")),
     Option("batch-size", "prompts in one forward pass", "16", _late("values.parse_whole", 1), "N"),
     Option("report", "write the report into this directory", None, _late("values.parse_directory"), "DIR"),
+    Option(
+        "controls",
+        "also find out whether the gate works: models that must pass, and damaged copies of the model that must not",
+        kind="flag",
+    ),
     Option("only", "collect the packaged suite and nothing else", kind="flag"),
     Option("dry-run", "check everything, say what would be measured, load nothing", kind="flag"),
     Option(

@@ -1,6 +1,7 @@
 """What a run says: sentences, a table, a file and progress lines; nothing here writes but what it is handed."""
 
-from pytest_quantcheck.reporting.json_report import Report, encode_report, schema_text
+from pytest_quantcheck.reporting.certificate import control_lines, control_message
+from pytest_quantcheck.reporting.json_report import Report, encode_certificate, encode_report, schema_text
 from pytest_quantcheck.reporting.progress import Progress
 from pytest_quantcheck.reporting.properties import verdict_properties
 from pytest_quantcheck.reporting.terminal import summary_lines
@@ -9,6 +10,9 @@ from pytest_quantcheck.reporting.wording import failure_message, headline
 __all__ = [
     "Progress",
     "Report",
+    "control_lines",
+    "control_message",
+    "encode_certificate",
     "encode_report",
     "failure_message",
     "headline",

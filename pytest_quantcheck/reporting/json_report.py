@@ -1,4 +1,4 @@
-"""`report.json`: everything a run found, for machines, and the schema it keeps to."""
+"""`report.json` and `certificate.json`: everything a run found, for machines, and the schemas they keep to."""
 
 import inspect
 import json
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pytest_quantcheck.certifying import Certificate
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Comparison, Verdict
 
@@ -22,7 +23,8 @@ Outcome = Literal["passed", "failed"]
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one run found; each comparison carries where its two measurements come from.
 
-    `settings` are the run's options; `profile` is the name and version of the threshold profile.
+    `settings` are the run's options; `profile` is the name and version of the threshold profile; `certificate` is
+    there when controls were run.
     """
 
     schema: Schema
@@ -33,6 +35,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     verdicts: tuple[Verdict, ...]
     comparisons: tuple[Comparison, ...]
+    certificate: Certificate | None = None
+
+
+SCHEMAS: Mapping[str, tuple[type[msgspec.Struct], str]] = {
+    "report": (Report, "pytest-quantcheck report"),
+    "certificate": (Certificate, "pytest-quantcheck certificate"),
+}
+"""The record and the title of each file; `NAME.schema.json` beside this module holds its schema."""
 
 
 def encode_report(
@@ -44,6 +54,7 @@ def encode_report(
     settings: Mapping[str, object],
     tool_version: str,
     created: datetime,
+    certificate: Certificate | None = None,
 ) -> bytes:
     """The report as UTF-8 JSON: the same bytes for the same records, whatever the order of their mappings.
 
@@ -59,18 +70,29 @@ def encode_report(
         settings=dict(settings),
         verdicts=tuple(verdicts),
         comparisons=tuple(comparisons),
+        certificate=certificate,
     )
-    plain = msgspec.to_builtins(found, str_keys=True, enc_hook=_builtin, order="deterministic")
-    return msgspec.json.format(msgspec.json.encode(_storable(plain, "report")), indent=2) + b"\n"
+    return _encode(found, "report")
 
 
-def schema_text() -> str:
-    """The JSON Schema of a report, as `report.schema.json` beside this module holds it."""
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "pytest-quantcheck report"}
-    schema = msgspec.json.schema(Report)
-    for record in schema["$defs"].values():
-        record["description"] = inspect.cleandoc(record["description"])
+def encode_certificate(certificate: Certificate) -> bytes:
+    """The certificate as UTF-8 JSON, on the same terms as a report."""
+    return _encode(certificate, "certificate")
+
+
+def schema_text(name: str = "report") -> str:
+    """The JSON Schema of a `report` or a `certificate`, as the file beside this module holds it."""
+    record, title = SCHEMAS[name]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    schema = msgspec.json.schema(record)
+    for definition in schema["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition["description"])
     return json.dumps({**head, **schema}, indent=2, sort_keys=True) + "\n"
+
+
+def _encode(found: msgspec.Struct, place: str) -> bytes:
+    plain = msgspec.to_builtins(found, str_keys=True, enc_hook=_builtin, order="deterministic")
+    return msgspec.json.format(msgspec.json.encode(_storable(plain, place)), indent=2) + b"\n"
 
 
 def _builtin(value: Any) -> float | str:

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Estimate, Verdict
@@ -99,7 +99,21 @@ def failure_message(verdict: Verdict) -> str:
     The verdict's own `message` is not read, so that whoever judges can fill it with this. The sentence is one
     line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
     """
-    return "\n".join((headline(verdict), *_fact_lines(verdict)))
+    return "\n".join((headline(verdict), *fact_lines(_facts(verdict))))
+
+
+def fact_lines(facts: Mapping[str, str]) -> Iterator[str]:
+    """Yield each fact behind its name, wrapped to 79 characters; facts that are empty are left out."""
+    for key, fact in facts.items():
+        start = f"  {key:<{_KEY_WIDTH - 2}}"
+        yield from textwrap.wrap(
+            printable(fact),
+            width=79,
+            initial_indent=start,
+            subsequent_indent=" " * _KEY_WIDTH,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
 
 
 def next_step(verdict: Verdict) -> str:
@@ -127,19 +141,6 @@ def _prompts_step(verdict: Verdict) -> str:
         return f"measure more prompts (--quantcheck-{option}); none can say how many would settle it"
     needed = verdict.prompts_needed
     return f"about {needed:,} prompts would settle it: add prompts, and --quantcheck-{option}={needed}"
-
-
-def _fact_lines(verdict: Verdict) -> Iterator[str]:
-    for key, fact in _facts(verdict).items():
-        start = f"  {key:<{_KEY_WIDTH - 2}}"
-        yield from textwrap.wrap(
-            printable(fact),
-            width=79,
-            initial_indent=start,
-            subsequent_indent=" " * _KEY_WIDTH,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
 
 
 def _facts(verdict: Verdict) -> dict[str, str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pytest_quantcheck.measuring import Plan
 from pytest_quantcheck.options.attribution import parse_attribution
 
 
@@ -129,6 +130,22 @@ def test_a_candidate_correlates_the_neurons_of_its_reference(run, loaded, quanti
     assert after.provenance.redundancy_neurons == 300
     for layer, activations in before.activations.items():
         assert np.array_equal(after.activations[layer].correlated, activations.correlated)
+
+
+def test_other_batches_measure_the_same(run, loaded, prompts, reference):
+    """Rearranged, every prompt is measured once and in its place, to the rounding of other padding."""
+    plan = Plan().rearranged()
+    found = run(loaded, prompts, batch_size=plan.batch_size, shuffle=plan.shuffle, attribution=parse_attribution("off"))
+    assert np.array_equal(found.answers.index, reference.answers.index)
+    # float32 sums over other padding
+    np.testing.assert_allclose(found.answers.confidence, reference.answers.confidence, rtol=0, atol=1e-4)
+    assert not np.array_equal(found.answers.confidence, reference.answers.confidence)
+
+
+@pytest.mark.parametrize(("size", "other"), [(1, 2), (2, 1), (3, 1), (16, 5)])
+def test_rearranged_batches_have_another_size(size, other):
+    """Smaller, so that they fit where the others do; one prompt has only two for company."""
+    assert Plan(batch_size=size).rearranged().batch_size == other
 
 
 def test_progress_counts_every_prompt_of_every_phase(run, loaded, prompts):

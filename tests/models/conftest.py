@@ -1,5 +1,6 @@
 """Tiny models with random weights, large enough that their neurons differ, and checkpoints of them."""
 
+import copy
 import functools
 
 import pytest
@@ -9,6 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pytest_quantcheck.models.encoding import collate
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.prompts import PromptSet
 
 VOCABULARY = 96
 SHARED = {
@@ -134,3 +138,49 @@ def answer():
         return loaded.model(**batch.inputs()).logits[:, -1].float().log_softmax(-1)
 
     return next_token
+
+
+@pytest.fixture(scope="session")
+def asked():
+    """Makes a prompt set of the tokenizer's words with these gold answers."""
+
+    def make_prompts(*golds):
+        texts = tuple(f"w{10 + number} w{20 + number} w{30 + number}" for number in range(len(golds)))
+        rows = tuple(range(1, len(golds) + 1))
+        return PromptSet("words", texts, golds, rows, source="here", template="raw")
+
+    return make_prompts
+
+
+@pytest.fixture(scope="session")
+def held(tokenizer):
+    """Makes a loaded model of a copy of a model in memory."""
+
+    def hold(model, dtype=torch.float32):
+        own = copy.deepcopy(model).to(dtype)
+        return LoadedModel(
+            model=own,
+            tokenizer=tokenizer,
+            bits="reference",
+            dtype=str(dtype),
+            device=torch.device("cpu"),
+            neurons=find_neurons(own),
+            module_types={},
+            quantization=None,
+            content_hash=None,
+            tokenizer_hash="",
+        )
+
+    return hold
+
+
+@pytest.fixture(scope="session")
+def changed():
+    """Names the weights of the second model that are not those of the first, bit for bit."""
+
+    def compare(before, after):
+        old, new = before.state_dict(), after.state_dict()
+        assert old.keys() == new.keys()
+        return [name for name, weight in new.items() if not torch.equal(weight, old[name])]
+
+    return compare

@@ -80,6 +80,16 @@ def test_batches_of_some_prompts():
     assert batches([[1], [1, 2], [1, 2, 3]], [0, 2], 1) == [[2], [0]]
 
 
+def test_shuffled_batches_mix_lengths():
+    """Every prompt is in exactly one batch, the same for the same seed, and lengths no longer fall."""
+    encoded = [[0] * n for n in range(1, 21)]
+    parts = batches(encoded, range(20), 4, shuffle=0)
+    flat = [i for part in parts for i in part]
+    assert sorted(flat) == list(range(20))
+    assert flat != sorted(flat, reverse=True)
+    assert parts == batches(encoded, range(20), 4, shuffle=0) != batches(encoded, range(20), 4, shuffle=1)
+
+
 def test_encoding_adds_the_start_token(tokenizer):
     """A raw prompt gets the tokenizer's special tokens."""
     assert encode(tokenizer, ["w5 w6", "w7"], chat=False) == [[1, 5, 6], [1, 7]]

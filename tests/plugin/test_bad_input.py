@@ -114,7 +114,7 @@ def test_another_precision_of_the_same_checkpoint_is_a_candidate(gate):
     assert gate(*quick, "--quantcheck-dtype=fp32", "--quantcheck-bits=bf16").status == 0
 
 
-@pytest.mark.parametrize("option", ["--quantcheck-only", "--quantcheck-dry-run"])
+@pytest.mark.parametrize("option", ["--quantcheck-controls", "--quantcheck-only", "--quantcheck-dry-run"])
 def test_option_that_needs_a_model(gate, option):
     """Without --quantcheck-model there is nothing to collect or to check."""
     found = gate(option)

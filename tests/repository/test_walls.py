@@ -14,8 +14,8 @@ OURS = "pytest_quantcheck"
 NUMERIC = {"torch", "numpy", "scipy"}
 HUGGING_FACE = {"transformers", "bitsandbytes"}
 HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors"}
-PURE = {"profiles", "storage", "reporting", "comparing", "judging"}
-LIGHT = {"__init__", "plugin", "options", "metrics", "errors"}
+PURE = {"profiles", "storage", "reporting", "comparing", "judging", "certifying"}
+LIGHT = {"__init__", "plugin", "options", "metrics", "controls", "errors"}
 
 
 def room_of(source: str) -> str:

@@ -12,18 +12,14 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
-
 from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.models.altering import alter
 from pytest_quantcheck.models.identity import Source
 from pytest_quantcheck.models.loading import LoadedModel, load
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Comparison, Measurement
-
-GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -33,54 +29,23 @@ class Case:
     name: str
     bits: str = "reference"
     batch_size: int = 16
-    damage: Callable[[LoadedModel], None] | None = None
+    damage: Callable[[LoadedModel, PromptSet], object] | None = None
 
 
-def round_to_nearest(bits: int, layers: slice = slice(None)) -> Callable[[LoadedModel], None]:
-    """Round every linear weight of some blocks to `bits` bits, symmetric, in groups of 64 along the input."""
+def defect(name: str, severity: float | None = None, layer: int = 0) -> Callable[[LoadedModel, PromptSet], object]:
+    """One of the package's own defects; `layer` is where it is, if it is about one."""
 
-    def damage(loaded: LoadedModel) -> None:
-        for block in loaded.neurons.blocks[layers]:
-            for module in block.modules():
-                if isinstance(module, nn.Linear):
-                    module.weight.data = rounded(module.weight.data, bits)
+    def damage(loaded: LoadedModel, prompts: PromptSet) -> object:
+        return alter(loaded, name, layers=[layer], prompts=prompts, severity=severity)
 
     return damage
 
 
-def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """The nearest values on a symmetric grid of 2 ** bits - 1 steps, a scale for each group of 64 inputs."""
-    groups = weight.float().unflatten(1, (-1, GROUP))
-    most = 2 ** (bits - 1) - 1
-    scale = (groups.abs().amax(dim=-1, keepdim=True) / most).clamp(min=1e-12)
-    return ((groups / scale).round().clamp(-most, most) * scale).flatten(1).to(weight.dtype)
+def scale_gate(layer: int, factor: float) -> Callable[[LoadedModel, PromptSet], object]:
+    """Multiply one block's gate projection, and nothing else of it."""
 
-
-def zero_gate_rows(share: float) -> Callable[[LoadedModel], None]:
-    """Zero a share of the rows that feed the neurons, in every block: those neurons die."""
-
-    def damage(loaded: LoadedModel) -> None:
-        for block in loaded.neurons.blocks:
-            rows = block.mlp.gate_proj.weight.data
-            rows[: int(share * len(rows))] = 0
-
-    return damage
-
-
-def scale_gate(layer: int, factor: float) -> Callable[[LoadedModel], None]:
-    """Multiply the scales of one block's gate projection."""
-
-    def damage(loaded: LoadedModel) -> None:
+    def damage(loaded: LoadedModel, _prompts: PromptSet) -> None:
         loaded.neurons.blocks[layer].mlp.gate_proj.weight.data *= factor
-
-    return damage
-
-
-def sharpen(factor: float) -> Callable[[LoadedModel], None]:
-    """Multiply the final norm: confidence moves, answers do not."""
-
-    def damage(loaded: LoadedModel) -> None:
-        loaded.neurons.tail[-1].weight.data *= factor
 
     return damage
 
@@ -90,12 +55,14 @@ def cases(n_layers: int) -> Iterator[Case]:
     middle = (n_layers - 1) // 2
     yield Case("null: batches of 5", batch_size=5)
     yield Case("null: bf16", bits="bf16")
-    yield from (Case(f"round to nearest, {bits} bits", damage=round_to_nearest(bits)) for bits in (8, 6, 5, 4, 3, 2))
+    yield from (
+        Case(f"round to nearest, {bits} bits", damage=defect("three-bits", bits)) for bits in (8, 6, 5, 4, 3, 2)
+    )
     yield from (Case(f"bitsandbytes {bits}", bits=bits) for bits in ("int8", "nf4", "fp4"))
-    yield Case("last block at 2 bits", damage=round_to_nearest(2, slice(n_layers - 1, None)))
+    yield Case("last block at 2 bits", damage=defect("two-bit-layer", 2, layer=n_layers - 1))
     yield Case("gate scales of the middle block x 1.25", damage=scale_gate(middle, 1.25))
-    yield Case("5 % of gate rows zeroed", damage=zero_gate_rows(0.05))
-    yield Case("final norm x 1.3", damage=sharpen(1.3))
+    yield Case("5 % of gate rows zeroed", damage=defect("zeroed-rows", 0.05))
+    yield Case("final norm x 1.3", damage=defect("sharpened-logits", 1.3))
 
 
 def study(
@@ -111,7 +78,7 @@ def study(
 def _measured(source: Source, prompts: PromptSet, plan: Plan, case: Case, reference: Measurement | None) -> Measurement:
     with load(source, case.bits) as loaded:
         if case.damage:
-            case.damage(loaded)
+            case.damage(loaded, prompts)
         plan = replace(plan, batch_size=case.batch_size)
         return measure(loaded, prompts, plan, model=source.model, reference=reference)
 

@@ -1,0 +1,91 @@
+"""What the controls of a run showed, in words: a line for each, and one sentence."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from pytest_quantcheck.certifying import ControlResult, conclusion, titles
+from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.records import Verdict
+from pytest_quantcheck.reporting.terminal import Line
+from pytest_quantcheck.reporting.wording import ascii_only, bound, fact_lines, failure_message, number, printable
+
+_DUTIES = {"null": "must pass", "rewrite": "must pass", "defect": "must be caught"}
+_LET_OUT = "this gate would let such a model out: measure more prompts, or set tighter limits"
+_FALSE_ALARM = "this gate fails where nothing is wrong: measure more prompts, or set wider limits"
+
+
+def control_lines(results: Sequence[ControlResult], *, width: int = 80) -> Iterator[Line]:
+    """Yield one line for each control, prompt set by prompt set, and the conclusion; nothing without controls."""
+    if not results:
+        return
+    for prompt_set in dict.fromkeys(result.prompt_set for result in results):
+        yield "", {}
+        yield ascii_only(f"controls on {prompt_set}"), {"bold": True}
+        for result in results:
+            if result.prompt_set == prompt_set:
+                yield _line(result, width), _colour(result)
+    failed = any(result.outcome == "failed" for result in results)
+    for line in textwrap.wrap(conclusion(results), width):
+        yield line, {"red": True} if failed else {"green": True}
+
+
+def control_message(result: ControlResult) -> str:
+    """All that the reader of a failed control needs: a sentence, what was done, and the verdicts behind it."""
+    defect = result.kind == "defect"
+    facts = {
+        "control": CONTROLS[result.control].summary,
+        "done": result.done,
+        "next": _LET_OUT if defect else _FALSE_ALARM,
+    }
+    behind = [verdict for verdict in result.verdicts if defect or verdict.metric in result.seen_by]
+    return "\n".join(
+        (
+            printable(f"{result.control} on {result.prompt_set} {_DUTIES[result.kind]}: {result.reason}"),
+            *fact_lines(facts),
+            *(_value(verdict) if defect else _alarm(verdict) for verdict in behind),
+        )
+    )
+
+
+def _line(result: ControlResult, width: int) -> str:
+    names = max(map(len, CONTROLS))
+    start = f"{result.kind:<7} {result.control:<{names}}  "
+    return start + _outcome(result, width - len(start))
+
+
+def _outcome(result: ControlResult, width: int) -> str:
+    if result.outcome == "not applicable":
+        return _shortened(f"not applicable: {result.reason}", width)
+    if result.seen_by:
+        return _listed("seen by" if result.outcome == "passed" else "FAILED:", result.seen_by, width)
+    return "passed" if result.outcome == "passed" else _shortened(f"FAILED: {result.reason}", width)
+
+
+def _listed(word: str, metrics: Sequence[str], width: int) -> str:
+    """As many of the metrics as there is room for, and the number of the others."""
+    for shown in range(len(metrics), 0, -1):
+        left = len(metrics) - shown
+        text = f"{word} {titles(metrics[:shown])}{f' and {left} more' if left else ''}"
+        if len(text) <= width:
+            return text
+    return f"{word} {len(metrics)} metrics"
+
+
+def _shortened(text: str, width: int) -> str:
+    return textwrap.shorten(ascii_only(text), width, placeholder=" ...")
+
+
+def _colour(result: ControlResult) -> dict[str, bool]:
+    return {"failed": {"red": True}, "not applicable": {"yellow": True}}.get(result.outcome, {})
+
+
+def _alarm(verdict: Verdict) -> str:
+    """The verdict's own text; what a failed candidate should do is no advice for a model without damage."""
+    text = failure_message(verdict)
+    return text.partition("\n  next ")[0] if verdict.status == "failed" else text
+
+
+def _value(verdict: Verdict) -> str:
+    value, title = verdict.estimate.value, METRICS[verdict.metric].title
+    return f"  {title}: {'none' if value is None else number(value)}, limit {bound(verdict)}, {verdict.status}"
