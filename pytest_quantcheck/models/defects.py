@@ -215,15 +215,15 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
-    "constant-projection": Defect(constant_projection, 1.0, (0.125, 0.25, 0.5, 1.0)),
-    "wrong-scales": Defect(wrong_scales, 1.5, (1.1, 1.25, 1.5, 2.0)),
-    "shifted-scales": Defect(shifted_scales, 1.0, (0.125, 0.25, 0.5, 1.0)),
+    "constant-projection": Defect(constant_projection, 1.0, (1 / 64, 1 / 16, 1 / 4, 1.0)),
+    "wrong-scales": Defect(wrong_scales, 1.5, (1.05, 1.1, 1.25, 1.5, 2.0)),
+    "shifted-scales": Defect(shifted_scales, 1.0, (1 / 64, 1 / 16, 1 / 4, 1.0)),
     "two-bit-layer": Defect(two_bit_layer, 2, (4, 3, 2)),
     "swapped-layers": Defect(swapped_layers, 2, (1, 2, 3)),
-    "dropped-zero-points": Defect(dropped_zero_points, 1.0, (0.125, 0.25, 0.5, 1.0)),
+    "dropped-zero-points": Defect(dropped_zero_points, 1.0, (1 / 64, 1 / 16, 1 / 4, 1.0)),
     "zeroed-rows": Defect(zeroed_rows, 0.05, (0.01, 0.02, 0.05, 0.1)),
-    "duplicated-rows": Defect(duplicated_rows, 0.125, (0.03125, 0.0625, 0.125, 0.25)),
-    "sharpened-logits": Defect(sharpened_logits, 2.0, (1.1, 1.3, 1.5, 2.0)),
+    "duplicated-rows": Defect(duplicated_rows, 0.125, (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)),
+    "sharpened-logits": Defect(sharpened_logits, 2.0, (1.05, 1.1, 1.3, 2.0)),
     "other-fine-tune": Defect(other_fine_tune, 8, (1, 2, 4, 8)),
     "three-bits": Defect(three_bits, 3, (8, 6, 5, 4, 3, 2)),
 }
