@@ -24,9 +24,10 @@ def description(
     left_out = " Without a limit: " + "; ".join(f"{metric} ({why})" for metric, why in without.items()) + "."
     return (
         f"Made by --quantcheck-calibrate from {counts}: {circumstances([*harmless, *damaged])} A limit is the "
-        "geometric mean of the furthest that harmless models go by chance and of the smallest damage beyond it, or the "
-        "former where no damage is seen. False-alarm rate of all limits together, for a harmless candidate on one "
-        f"prompt set: {rate:g}, shared equally by {_count(tests, 'test')}, one for each metric and layer (Bonferroni)."
+        "geometric mean of the furthest that harmless models go by chance and of the smallest damage seen (its whole "
+        "interval lies beyond that), or the former where none is seen. False-alarm rate of all limits together, for a "
+        f"harmless candidate on one prompt set: {rate:g}, shared equally by {_count(tests, 'test')}, one for each "
+        "metric and layer (Bonferroni)."
         f"{left_out if without else ''}"
     )
 
