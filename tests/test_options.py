@@ -54,6 +54,9 @@ def test_defaults_are_the_documented_ones(read):
         profile="default@1",
         fail=(),
         allow_unmeasured=(),
+        calibrate=None,
+        calibrate_rate=0.01,
+        calibrate_directory="thresholds",
         device="auto",
         batch_size=16,
         report=None,
@@ -98,6 +101,9 @@ GIVEN = {
     "profile": ("strict@1", "mine.toml", "strict@1", "mine.toml"),
     "fail": ("ace_drift:0.5", "flip_rate:0", (("ace_drift", 0.5),), (("flip_rate", 0.0),)),
     "allow-unmeasured": ("ace_drift", "flip_rate", ("ace_drift",), ("flip_rate",)),
+    "calibrate": ("mine", "mine@2", "mine", "mine@2"),
+    "calibrate-rate": ("0.1", "5e-2", 0.1, 0.05),
+    "calibrate-directory": ("one", "two", "one", "two"),
     "device": ("cpu", "cuda:1", "cpu", "cuda:1"),
     "batch-size": ("1", "2", 1, 2),
     "report": ("one", "two", "one", "two"),
@@ -152,11 +158,12 @@ def test_a_model_in_the_ini_file_is_a_model(read):
     assert read("-o", "quantcheck_model=", ini=ini, model=None) is None
 
 
-@pytest.mark.parametrize("flag", ["--quantcheck-only", "--quantcheck-dry-run"])
+@pytest.mark.parametrize("flag", ["--quantcheck-only", "--quantcheck-dry-run", "--quantcheck-calibrate"])
 def test_flags_that_need_a_model_say_so(read, flag):
     """A run that would silently gate nothing is refused."""
+    value = "=mine" if flag.endswith("calibrate") else ""
     with pytest.raises(SettingsError, match=f"{flag} needs a model: add --quantcheck-model"):
-        read(flag, model=None)
+        read(f"{flag}{value}", model=None)
 
 
 def test_template_escapes_become_characters(read):
@@ -197,6 +204,15 @@ BAD = [
     ("fail=salient_overlap:1.5", "at most 1"),
     ("allow-unmeasured=salient", "unknown metric 'salient'; known metrics are"),
     ("device=gpu", "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ("calibrate=", "expected NAME or NAME@VERSION, such as strict .* got ''"),
+    ("calibrate=../mine", "expected NAME or NAME@VERSION, .* got '../mine'"),
+    ("calibrate=a/b@1", "expected NAME or NAME@VERSION, .* got 'a/b@1'"),
+    ("calibrate=mine@0", "expected NAME or NAME@VERSION, .* got 'mine@0'"),
+    ("calibrate-rate=0", "expected a rate above 0 and at most 0.5, .* got '0'"),
+    ("calibrate-rate=0.6", "expected a rate above 0 and at most 0.5, .* got '0.6'"),
+    ("calibrate-rate=nan", "expected a rate above 0 and at most 0.5, .* got 'nan'"),
+    ("calibrate-rate=few", "expected a rate above 0 and at most 0.5, .* got 'few'"),
+    ("calibrate-directory=tox.ini", "expected a directory, got the file"),
     ("batch-size=0", "at least 1, got '0'"),
     ("report=tox.ini", "expected a directory, got the file"),
 ]

@@ -59,6 +59,7 @@ def _dead_neurons(
         "method": _jackknifed(there),
         "reference": float(masks[0].mean()),
         "candidate": float(masks[1].mean()),
+        "details": {"neurons": float(masks[0].size)},
     }
     gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
     spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling)

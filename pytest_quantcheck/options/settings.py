@@ -12,7 +12,7 @@ from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.attribution import Attribution
 from pytest_quantcheck.options.table import OPTIONS
 
-_NEEDS_MODEL = ("controls", "only", "dry_run")
+_NEEDS_MODEL = ("controls", "only", "dry_run", "calibrate")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Settings:
     profile: str
     fail: tuple[tuple[str, float], ...]
     allow_unmeasured: tuple[str, ...]
+    calibrate: str | None
+    calibrate_rate: float
+    calibrate_directory: str
     device: str
     batch_size: int
     report: str | None

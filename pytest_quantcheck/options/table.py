@@ -13,7 +13,7 @@ from pytest_quantcheck.errors import SettingsError
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
-_START_A_GATE = ("model", "controls", "only", "dry-run")
+_START_A_GATE = ("model", "controls", "only", "dry-run", "calibrate")
 
 
 def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
@@ -158,6 +158,28 @@ OPTIONS: tuple[Option, ...] = (
         _late("values.parse_metric"),
         "METRIC",
         "list",
+    ),
+    Option(
+        "calibrate",
+        "measure harmless and damaged copies of the model, and write a new version of the profile of that name with "
+        "limits between the two",
+        None,
+        _late("values.parse_new_profile"),
+        "NAME[@VERSION]",
+    ),
+    Option(
+        "calibrate-rate",
+        "share of harmless candidates that the new profile may fail",
+        "0.01",
+        _late("values.parse_rate"),
+        "RATE",
+    ),
+    Option(
+        "calibrate-directory",
+        "directory of profiles that the new one is written into",
+        "thresholds",
+        _late("values.parse_directory"),
+        "DIR",
     ),
     Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", _late("values.parse_device")),
     Option("batch-size", "prompts in one forward pass", "16", _late("values.parse_whole", 1), "N"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from pytest_quantcheck.labels import read_label
 from pytest_quantcheck.limits import check_limit, find_metric, nearest
 
 BIT_WIDTHS: Mapping[str, str] = {
@@ -145,6 +146,28 @@ def parse_limit(raw: str) -> tuple[str, float]:
     except ValueError:
         raise ValueError(f"expected a number after {metric.name}:, got {number!r}") from None
     return metric.name, check_limit(metric, value)
+
+
+def parse_new_profile(raw: str) -> str:
+    """The name of a profile to be written, with or without the version."""
+    read_label(raw.strip())
+    return raw.strip()
+
+
+def parse_rate(raw: str) -> float:
+    """A share of harmless candidates that may fail, above 0 and at most one half.
+
+    >>> parse_rate("0.01")
+    0.01
+    """
+    expected = f"expected a rate above 0 and at most 0.5, such as 0.01, got {raw!r}"
+    try:
+        value = float(raw)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not 0 < value <= 0.5:
+        raise ValueError(expected)
+    return value
 
 
 def parse_device(raw: str) -> str:

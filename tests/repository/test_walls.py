@@ -14,7 +14,7 @@ OURS = "pytest_quantcheck"
 NUMERIC = {"torch", "numpy", "scipy"}
 HUGGING_FACE = {"transformers", "bitsandbytes"}
 HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors"}
-PURE = {"profiles", "storage", "reporting", "comparing", "judging", "certifying"}
+PURE = {"profiles", "storage", "reporting", "comparing", "judging", "certifying", "calibrating"}
 LIGHT = {"__init__", "plugin", "options", "metrics", "controls", "errors"}
 
 

@@ -1,0 +1,20 @@
+"""How a profile is named, `NAME` or `NAME@VERSION`: one rule for the command line and for files."""
+
+import re
+
+_LABEL = re.compile(r"(\w[\w-]{0,63})(?:@([1-9]\d{0,8}))?", re.ASCII)
+
+
+def read_label(text: str) -> tuple[str, int | None]:
+    """A profile's name and its version, if it has one; the name is fit to be a folder's.
+
+    >>> read_label("strict@2"), read_label("strict")
+    (('strict', 2), ('strict', None))
+    """
+    match = _LABEL.fullmatch(text)
+    if not match:
+        raise ValueError(
+            f"expected NAME or NAME@VERSION, such as strict or strict@2 (at most 64 letters, digits, _ and -; versions "
+            f"count from 1), got {text!r}"
+        )
+    return match[1], int(match[2]) if match[2] else None

@@ -1,0 +1,89 @@
+"""A profile in words, and what two profiles differ in; each function yields lines of text."""
+
+import textwrap
+from collections.abc import Iterator
+
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.profiles.records import Limit, Profile, Rule
+from pytest_quantcheck.reporting.wording import interval_name, printable
+
+WIDTH = 80
+
+_DECISIONS = {
+    "fail": "the verdict is inconclusive and fails",
+    "warn": "the verdict is inconclusive and passes with a warning",
+    "point": "the value alone decides",
+}
+_BOUNDS = {"max": "at most", "min": "at least"}
+_BAD_SIDES = {"max": "above", "min": "below"}
+_CASE_KEYS = ("bits", "layer", "model", "prompts")
+
+
+def profile_lines(profile: Profile) -> Iterator[str]:
+    """Yield a profile in full: what it is, how it decides, and every limit with its case and its evidence."""
+    yield from _wrapped(profile.label)
+    yield from _wrapped(profile.path)
+    yield ""
+    yield from _wrapped(profile.description, "  ")
+    yield ""
+    yield from _wrapped(f"decision: {_decision(profile)} (inconclusive = {profile.inconclusive})")
+    for metric in profile.metrics:
+        yield ""
+        yield from _metric_lines(metric, [rule for rule in profile.rules if rule.limit.metric == metric])
+
+
+def difference_lines(old: Profile, new: Profile) -> Iterator[str]:
+    """Yield what is not the same in two profiles, name, version and path aside; nothing when all is."""
+    yield from _change("decision.confidence", repr(old.confidence), repr(new.confidence))
+    yield from _change("decision.inconclusive", old.inconclusive, new.inconclusive)
+    before, after = ({_place(rule): rule.limit for rule in profile.rules} for profile in (old, new))
+    for place in dict.fromkeys([*before, *after]):
+        yield from _limit_change(place, before.get(place), after.get(place))
+    if old.description != new.description:
+        yield "description: another text"
+
+
+def _decision(profile: Profile) -> str:
+    return f"{interval_name(profile.confidence)}; where a limit lies inside it, {_DECISIONS[profile.inconclusive]}"
+
+
+def _metric_lines(name: str, rules: list[Rule]) -> Iterator[str]:
+    metric = METRICS[name]
+    yield f"{name} ({metric.title}): fails {_BAD_SIDES[metric.direction]} its limit"
+    for rule in rules:
+        case = _case(rule) or ("every other case" if len(rules) > 1 else "every case")
+        value = f"{_BOUNDS[rule.limit.direction]} {rule.limit.value!r} {metric.unit}".rstrip()
+        yield from _wrapped(f"{value}, {case}", "  ")
+        yield from _wrapped(rule.limit.evidence, "    ")
+
+
+def _limit_change(place: str, old: Limit | None, new: Limit | None) -> Iterator[str]:
+    if old is None or new is None:
+        word, limit = ("removed", old) if new is None else ("added", new)
+        assert limit is not None
+        yield f"{place}: {word}, {limit.direction} {limit.value!r}"
+    elif old.value != new.value:
+        yield from _change(f"{place}.{new.direction}", repr(old.value), repr(new.value))
+    elif old.evidence != new.evidence:
+        yield f"{place}: the same limit on other evidence"
+
+
+def _change(place: str, old: str, new: str) -> Iterator[str]:
+    if old != new:
+        yield f"{place}: {old} -> {new}"
+
+
+def _place(rule: Rule) -> str:
+    case = _case(rule)
+    return f"metrics.{rule.limit.metric}{case and f' ({case})'}"
+
+
+def _case(rule: Rule) -> str:
+    named = ((key, getattr(rule, key)) for key in _CASE_KEYS)
+    return printable(", ".join(f"{key}={value}" for key, value in named if value is not None))
+
+
+def _wrapped(text: str, indent: str = "") -> Iterator[str]:
+    yield from textwrap.wrap(
+        printable(text), WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )

@@ -1,0 +1,80 @@
+"""From a `Profile` to the TOML that `read_profile` reads back."""
+
+import re
+from collections.abc import Iterator
+
+from pytest_quantcheck.profiles.reading import SCHEMA
+from pytest_quantcheck.profiles.records import Profile, Rule
+
+WIDTH = 100
+"""Longest row of a text that can be broken between words; its key, or the end of the text, may come on top."""
+
+_SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
+
+
+def profile_text(profile: Profile) -> str:
+    """The text of a profile's file; what `read_profile` makes of it is this profile, but for the path.
+
+    Of each metric, the limit without a case comes first among its rules, as in a file.
+    """
+    return "\n".join((*_head(profile), *(line for rule in profile.rules for line in _table(rule)), ""))
+
+
+def toml_string(text: str) -> str:
+    r"""A text as a TOML string; a long one goes over several lines, which reading joins again.
+
+    What is no character of UTF-8 (a byte of a path that could not be decoded) is written as an escape of that byte.
+
+    >>> print(toml_string('a "b"\x07'))
+    "a \"b\"\u0007"
+    """
+    whole = _escaped(text)
+    if len(whole) <= WIDTH:
+        return f'"{whole}"'
+    return '"""' + "\\\n".join(_rows(text)) + '"""'
+
+
+def _head(profile: Profile) -> Iterator[str]:
+    yield f"schema = {SCHEMA}"
+    yield f"name = {toml_string(profile.name)}"
+    yield f"version = {profile.version}"
+    yield f"description = {toml_string(profile.description)}"
+    yield from ("", "[decision]", f"confidence = {profile.confidence!r}")
+    yield f"inconclusive = {toml_string(profile.inconclusive)}"
+
+
+def _table(rule: Rule) -> Iterator[str]:
+    limit = rule.limit
+    yield ""
+    yield f"[[metrics.{limit.metric}.override]]" if rule.rank else f"[metrics.{limit.metric}]"
+    for key in ("bits", "layer", "model", "prompts"):
+        value = getattr(rule, key)
+        if value is not None:
+            yield f"{key} = {value if isinstance(value, int) else toml_string(value)}"
+    yield f"{limit.direction} = {limit.value!r}"
+    yield f"evidence = {toml_string(limit.evidence)}"
+
+
+def _rows(text: str) -> Iterator[str]:
+    """Break a text between words; the blanks stay at the ends of rows, as reading drops those at their starts."""
+    row = ""
+    for word in re.findall(r"\S+\s*|\s+", text):
+        added = _escaped(word)
+        if row and len(row) + len(added) > WIDTH:
+            yield row
+            row = ""
+        row += added
+    yield row
+
+
+def _escaped(text: str) -> str:
+    return "".join(map(_escape, text.encode("utf-8", "backslashreplace").decode()))
+
+
+def _escape(character: str) -> str:
+    if character in _SHORT:
+        return _SHORT[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
