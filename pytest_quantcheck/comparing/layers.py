@@ -77,12 +77,13 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
         reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
         return sampling.nothing("redundancy_change", reason, n, layer=layer)
     there = _tokens(before) > 0
-    spread = _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
+    spread = _followed_spread(before, after, there, sampling)
     compared, neurons = len(before.correlated), before.minimum.shape[1]
     missed = sampling_error(change, compared, neurons)
     counts = [correlation_histogram(a.correlations) for a in (before, after)]
     details = {
         "neurons": float(compared),
+        "followed_neurons": float(len(before.sample)),
         "sampling_error": missed,
         "excluded_neurons": float(change.excluded),
         "wasserstein": wasserstein(*counts),
@@ -135,6 +136,13 @@ def _within(value: float, half: float, least: float, most: float) -> Interval:
 def _followed(activations: Activations) -> Correlations:
     chosen, whole = np.searchsorted(activations.correlated, activations.sample), activations.correlations
     return Correlations(whole.count, whole.mean[chosen], whole.comoment[np.ix_(chosen, chosen)])
+
+
+def _followed_spread(before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling) -> float:
+    """Half the width from the neurons followed; the whole range where matching has left no pair of them."""
+    if len(before.sample) < 2:
+        return 2.0
+    return _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
 
 
 def _followed_change(before: Activations, after: Activations) -> float:
