@@ -8,7 +8,7 @@ many and move little under rounding. Correlations with all other neurons are not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,25 +66,26 @@ _TILE = 256
 class Matching:
     """What came of looking for the neurons of one layer.
 
-    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `moved`: how many are
-    elsewhere, without an order how many look it and could be neither confirmed nor refuted; `reason`: why there is no
-    order.
+    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `known` (k,) int64,
+    ascending: the reference's neurons that are correlated in both models; `moved`: how many are elsewhere, without an
+    order how many look it and could be neither confirmed nor refuted; `reason`: why there is no order.
     """
 
     order: Indices | None
     moved: int = 0
     reason: str = ""
+    known: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def find_order(reference: Activations, candidate: Activations) -> Matching:
     """Find out whether a layer's neurons stand in another order, and in which.
 
     A match is the nearest in both directions, and much nearer than the second nearest: first of signatures, then,
-    where all neurons are correlated, of the correlations with anchors. An order is given only where at least half of
-    the neurons have such a match, where those found elsewhere took each other's places, and where correlations that
-    no match was made from change at most half as much in that order as by index. Neurons without a match of their
-    own are assigned so that their signatures' distances sum to least; those with equal signatures, as constant ones,
-    in any order, since any is right.
+    for neurons that are correlated in both, of the correlations with anchors. An order is given only where at least
+    half of the neurons have such a match, where those found elsewhere took each other's places, and where
+    correlations that no match was made from change at most half as much in that order as by index. Neurons without a
+    match of their own are assigned so that their signatures' distances sum to least; those with equal signatures, as
+    constant ones, in any order, since any is right.
 
     Args:
         reference: what the layer did in the reference, d neurons.
@@ -97,17 +98,19 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
     if not _any_away(before, after):
         return Matching(None, reason="every neuron is where it was")
     varying = ~constant(reference), ~constant(candidate)
-    order, anchors = _distinct(before, after, *varying), np.empty(0, dtype=np.int64)
-    if len(reference.correlated) == len(order):
-        order, anchors = _refined(reference, candidate, order, varying)
-    if not (_looks_moved(order) and _closed(order)):
-        return Matching(None, reason="no neurons took each other's places")
+    order, anchors = _refined(reference, candidate, _distinct(before, after, *varying), varying)
+    if not _looks_moved(order):
+        return Matching(None, reason="no neurons are found elsewhere")
     if np.count_nonzero(order >= 0) < ENOUGH * np.count_nonzero(varying[0]):
         return Matching(None, reason="too few neurons are like one neuron of the reference and no other")
+    if not _closed(order):
+        return Matching(None, reason="the neurons found elsewhere did not take each other's places")
     completed = _completed(order, before, after, *varying)
     if completed is None:
         return Matching(None, _moved(order), f"more than {LEFT_OVER} neurons are like none or like several")
-    return _checked(reference, candidate, completed, anchors)
+    every = len(reference.correlated) == len(order)
+    known = reference.correlated if every else _known(order, reference.correlated)
+    return _checked(reference, candidate, Matching(completed, _moved(completed), known=known), anchors)
 
 
 def constant(activations: Activations) -> Masks:
@@ -116,13 +119,15 @@ def constant(activations: Activations) -> Masks:
     return same
 
 
-def in_order(reference: Activations, candidate: Activations, order: Indices) -> tuple[Activations, Activations]:
+def in_order(
+    reference: Activations, candidate: Activations, order: Indices, known: Indices
+) -> tuple[Activations, Activations]:
     """Return both records with the candidate's neurons in the reference's order, (d,) int64.
 
-    Where only a sample is correlated, or followed in groups, both keep the neurons that are in both samples.
+    Both keep the correlations of those `known`, (k,) int64, and follow what both follow of them.
     """
-    known = reference.correlated[np.isin(order[reference.correlated], candidate.correlated)]
-    followed = reference.sample[np.isin(order[reference.sample], candidate.sample)]
+    followed = np.intersect1d(reference.sample, known)
+    followed = followed[np.isin(order[followed], candidate.sample)]
     return _cut(reference, known, followed), _cut(candidate, known, followed, order)
 
 
@@ -178,16 +183,31 @@ def _apart(one: Rows, other: Rows) -> Floats:
 def _refined(
     reference: Activations, candidate: Activations, order: Indices, varying: tuple[Masks, Masks]
 ) -> tuple[Indices, Indices]:
-    """Match anew by correlations with some of the neurons that are matched, and say which have been such anchors."""
-    used = np.empty(0, dtype=np.int64)
+    """Match the correlated neurons anew by correlations with some of them, and say which have been such anchors."""
+    rows, used = reference.correlated, np.empty(0, dtype=np.int64)
     for _ in range(ROUNDS):
-        if not _looks_moved(order):
+        known = _known(order, rows)
+        if not _looks_moved(order) or len(known) < FEWEST:
             break
-        found = np.flatnonzero(order >= 0)
-        anchors = _spaced(found, min(ANCHORS, len(found) // 3))
-        profiles = _profiles(reference, None, anchors), _profiles(candidate, None, order[anchors])
-        order, used = _distinct(*profiles, *varying, ratio=DISTINCT_PROFILE), np.union1d(used, anchors)
+        anchors = _spaced(known, min(ANCHORS, len(known) // 3))
+        profiles = _profiles(reference, rows, anchors), _profiles(candidate, rows, order[anchors])
+        found = _distinct(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
+        order, used = _replaced(order, rows, found), np.union1d(used, anchors)
     return order, used
+
+
+def _known(order: Indices, correlated: Indices) -> Indices:
+    """Those of the correlated neurons whose match is one of them, too."""
+    return correlated[np.isin(order[correlated], correlated)]
+
+
+def _replaced(order: Indices, rows: Indices, found: Indices) -> Indices:
+    """The order with new matches among some rows for the old ones among them; `found` counts in those rows."""
+    theirs, better = rows[found], order.copy()
+    better[_known(order, rows)] = -1
+    better[np.isin(better, theirs[found >= 0])] = -1
+    better[rows[found >= 0]] = theirs[found >= 0]
+    return better
 
 
 def _distinct(
@@ -228,9 +248,8 @@ def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
     return two[0], np.asarray((best < ratio * second) & (second > RESOLUTION))
 
 
-def _profiles(activations: Activations, rows: Indices | None, columns: Indices) -> Matrix:
-    """Pearson's r of neurons (all if None) with others, (rows, columns) float32; 0 with itself and if constant."""
-    rows = activations.correlated if rows is None else rows
+def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matrix:
+    """Pearson's r of some neurons with others, (rows, columns) float32; 0 with itself and if constant."""
     i, j = (np.searchsorted(activations.correlated, neurons) for neurons in (rows, columns))
     sums = activations.correlations.comoment
     scale = np.sqrt(np.diagonal(sums).astype(np.float64))
@@ -280,17 +299,18 @@ def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, st
     return order
 
 
-def _checked(reference: Activations, candidate: Activations, order: Indices, anchors: Indices) -> Matching:
+def _checked(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
     """The match, if correlations that it was not made from confirm it."""
-    known = reference.correlated[np.isin(order[reference.correlated], candidate.correlated)]
+    order, known = match.order, match.known
+    assert order is not None
     known = known[~constant(reference)[known] & ~constant(candidate)[order[known]]]
     moved, others = _spaced(known[order[known] != known], CHECKED), np.setdiff1d(known, anchors)
     if len(others) < FEWEST or not len(moved):
         few = f"{len(moved)} of them and {len(others)} others are correlated in both models, too few to confirm it"
-        return Matching(None, _moved(order), few)
+        return Matching(None, match.moved, few)
     expected = _profiles(reference, moved, others)
     by_index = np.abs(_profiles(candidate, moved, others) - expected).mean()
     matched = np.abs(_profiles(candidate, order[moved], order[others]) - expected).mean()
     if matched > CONFIRMED * by_index:
         return Matching(None, reason="correlations with other neurons contradict the match")
-    return Matching(order, _moved(order))
+    return match

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from ..analyses.matching import Indices, find_order, in_order
+from ..analyses.matching import Indices, Matching, find_order, in_order
 from ..records import Estimate, Measurement, Saliency
 
 
@@ -41,33 +41,28 @@ def align(reference: Measurement, candidate: Measurement) -> Aligned:
     for layer in reference.provenance.layers:
         found = find_order(reference.activations[layer], candidate.activations[layer])
         if found.order is not None:
-            aligned = _matched(aligned, layer, found.order, found.moved)
+            aligned = _matched(aligned, layer, found, found.order)
         elif found.moved:
             note = f"layer {layer}: {found.moved:,} neurons look moved, but are compared by index: {found.reason}"
             aligned = replace(aligned, notes=(*aligned.notes, note))
     return aligned
 
 
-def _matched(aligned: Aligned, layer: int, order: Indices, moved: int) -> Aligned:
+def _matched(aligned: Aligned, layer: int, found: Matching, order: Indices) -> Aligned:
     before, after = aligned.reference, aligned.candidate
-    here, there = in_order(before.activations[layer], after.activations[layer], order)
+    here, there = in_order(before.activations[layer], after.activations[layer], order, found.known)
     saliency = {**after.saliency}
     if layer in saliency:
         saliency[layer] = _reordered(saliency[layer], order)
-    known = len(here.correlated)
-    of = (
-        f", correlations those of the {known:,} known in both"
-        if known < len(before.activations[layer].correlated)
-        else ""
-    )
+    known, of = len(found.known), len(before.activations[layer].correlated)
     note = (
-        f"layer {layer}: {moved:,} of {len(order):,} neurons stand elsewhere in the candidate and were recognised; its "
-        f"metrics compare matched neurons{of}"
+        f"layer {layer}: {found.moved:,} of {len(order):,} neurons stand elsewhere in the candidate and are found: "
+        f"matched neurons are compared{f', correlations of the {known:,} known in both' if known < of else ''}"
     )
     return Aligned(
         reference=replace(before, activations={**before.activations, layer: here}),
         candidate=replace(after, activations={**after.activations, layer: there}, saliency=saliency),
-        moved={**aligned.moved, layer: moved},
+        moved={**aligned.moved, layer: found.moved},
         notes=(*aligned.notes, note),
     )
 

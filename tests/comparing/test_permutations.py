@@ -120,7 +120,7 @@ def test_a_sample_keeps_the_neurons_known_in_both(models, measured_again, sampli
     known = int(found.details["neurons"])
     assert 200 < known < 280  # about 300 * 300 / 384
     assert found.value < 1e-5
-    assert any(f"those of the {known} known in both" in note for note in comparison.notes)
+    assert any(f"correlations of the {known} known in both" in note for note in comparison.notes)
 
 
 def test_no_followed_pair_leaves_the_whole_range(reference, sampling):
