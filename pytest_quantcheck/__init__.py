@@ -17,6 +17,7 @@ _HOMES = {
     "assert_confidence_drift": "assertions",
     "assert_dead_neuron_churn": "assertions",
     "assert_dead_neuron_delta": "assertions",
+    "assert_faint_neuron_churn": "assertions",
     "assert_flip_rate": "assertions",
     "assert_kl_divergence": "assertions",
     "assert_metric": "assertions",

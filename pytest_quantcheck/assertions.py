@@ -81,6 +81,15 @@ def assert_dead_neuron_churn(comparison: Comparison, *, limit: float | None = No
     return _assert_within(comparison, "dead_neuron_churn", limit)
 
 
+def assert_faint_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+    """Fail when more than the limit of a layer's neurons become faint or cease to be, for their layer's own scale.
+
+    No published profile gates this metric: give a limit.
+    """
+    __tracebackhide__ = True
+    return _assert_within(comparison, "faint_neuron_churn", limit)
+
+
 def assert_salient_overlap(comparison: Comparison, *, limit: float | None = None) -> Verdict:
     """Fail when the mean Jaccard index of a layer's salient neurons falls below the limit."""
     __tracebackhide__ = True

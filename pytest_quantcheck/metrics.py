@@ -25,6 +25,7 @@ _ALL = (
     Metric("flip_rate", "flip rate", "max", layered=False),
     Metric("dead_neuron_delta", "dead-neuron delta", "max", layered=True),
     Metric("dead_neuron_churn", "dead-neuron churn", "max", layered=True),
+    Metric("faint_neuron_churn", "faint-neuron churn", "max", layered=True),
     Metric("salient_overlap", "salient-neuron overlap", "min", layered=True),
     Metric("redundancy_change", "redundancy change", "max", layered=True),
 )

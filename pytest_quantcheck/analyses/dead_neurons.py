@@ -1,4 +1,4 @@
-"""Dead neurons: those whose activation stays near zero over every token."""
+"""Dead neurons: those whose activation stays near zero over every token; faint ones: near zero for their layer."""
 
 from collections.abc import Sequence
 
@@ -17,6 +17,9 @@ DEAD_BELOW = np.float32(0.1)
 
 RECTIFIED_DEAD_BELOW = np.float32(1e-6)
 """The same for the ReLU family."""
+
+FAINT_BELOW = np.float32(0.1)
+"""A neuron is faint when it never exceeds this share of the median amplitude in its layer of the reference."""
 
 
 def new_extremes(groups: int, neurons: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -89,6 +92,43 @@ def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) 
     return _inside(low, high, rectified=rectified)
 
 
+def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
+    """Return each neuron's largest magnitude over all tokens of all groups, (neurons,) float32; (g, neurons) each.
+
+    Raises:
+        MeasurementError: no token was seen, or an activation was not finite.
+    """
+    return _amplitude(minimum.min(axis=0, initial=np.float32(np.inf)), maximum.max(axis=0, initial=np.float32(-np.inf)))
+
+
+def amplitude_without_each(minimum: Extremes, maximum: Extremes) -> Extremes:
+    """Return (g, neurons) float32: row i has the amplitudes over all groups but i. Arguments as in `amplitude`."""
+    return _amplitude(_without_each(minimum, np.minimum, np.inf), _without_each(maximum, np.maximum, -np.inf))
+
+
+def faint(amplitudes: Extremes, reference: Extremes) -> Masks:
+    """Return which neurons are faint: not above a tenth of the median amplitude of the reference's neurons.
+
+    Unlike `dead` this knows the layer's scale: where all activations are small the fixed limit calls all neurons
+    dead, where all are large none. The scale is the reference's for both models, so that a layer that fell silent
+    as a whole is seen; neurons that are 0 throughout have no part in it, and are always faint.
+
+    Args:
+        amplitudes: (neurons,) float32 of either model, or (g, neurons).
+        reference: the same of the reference.
+
+    Returns:
+        bool, of the shape of `amplitudes`.
+
+    Example:
+        >>> faint(np.float32([0.5, 3.0, 0.0]), np.float32([8.0, 10.0, 0.0])).tolist()
+        [True, False, True]
+    """
+    moving = np.where(reference > 0, reference, np.nan)
+    moving[~np.any(reference > 0, axis=-1)] = 0  # nothing moves: what does not move in either is the scale, 0
+    return np.asarray(amplitudes <= FAINT_BELOW * np.nanmedian(moving, axis=-1, keepdims=True))
+
+
 def dead_neuron_gain(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
     """Return (dead in candidate - dead in reference) / neurons, in [-1, 1].
 
@@ -122,6 +162,17 @@ def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.
 
 
 def _inside(low: Extremes, high: Extremes, *, rectified: bool) -> Masks:
+    _check_seen(low, high)
+    limit = RECTIFIED_DEAD_BELOW if rectified else DEAD_BELOW
+    return (low > -limit) & (high < limit)
+
+
+def _amplitude(low: Extremes, high: Extremes) -> Extremes:
+    _check_seen(low, high)
+    return np.maximum(-low, high)
+
+
+def _check_seen(low: Extremes, high: Extremes) -> None:
     if np.any(low > high):
         raise MeasurementError("Expected at least one token for each neuron, got none; measure more prompts.")
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
@@ -130,8 +181,6 @@ def _inside(low: Extremes, high: Extremes, *, rectified: bool) -> Masks:
             f"Expected finite activations, got NaN or infinity in {len(bad)} of {low.shape[-1]} neurons (the first is "
             f"{bad[0]}); the model overflows: load it in another dtype."
         )
-    limit = RECTIFIED_DEAD_BELOW if rectified else DEAD_BELOW
-    return (low > -limit) & (high < limit)
 
 
 def _without_each(extremes: Extremes, further: np.ufunc, nothing: float) -> Extremes:

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import ComparisonError
 from ..records import Comparison, Measurement
 from .layers import histograms, layer_estimates
+from .permutations import align
 from .prompts import prompt_estimates
 from .sampling import Sampling
 
@@ -31,6 +32,8 @@ _MUST_AGREE = (
 def compare(reference: Measurement, candidate: Measurement, sampling: Sampling | None = None) -> Comparison:
     """Estimate every metric of a candidate against its reference.
 
+    Where a layer's neurons stand in another order they are matched first; `notes` says so.
+
     Args:
         reference: what the model did at full precision.
         candidate: what it did quantized, measured against that reference on the same prompts.
@@ -41,7 +44,9 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
     """
     _refuse_unlike(reference, candidate)
     sampling = sampling or Sampling()
-    estimates = (*prompt_estimates(reference, candidate, sampling), *layer_estimates(reference, candidate, sampling))
+    aligned = align(reference, candidate)
+    layered = aligned.marked(layer_estimates(aligned.reference, aligned.candidate, sampling))
+    estimates = (*prompt_estimates(reference, candidate, sampling), *layered)
     return Comparison(
         candidate=candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,
@@ -51,7 +56,7 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
         histograms=histograms(reference, candidate),
-        notes=tuple(_notes(reference, candidate)),
+        notes=(*_notes(reference, candidate), *aligned.notes),
     )
 
 

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analyses.dead_neurons import dead, dead_neuron_churn, dead_neuron_gain, dead_without_each
+from ..analyses.dead_neurons import (
+    amplitude,
+    amplitude_without_each,
+    dead,
+    dead_neuron_churn,
+    dead_neuron_gain,
+    dead_without_each,
+    faint,
+)
 from ..analyses.redundancy import (
     correlation_change,
     correlation_histogram,
@@ -32,6 +40,7 @@ def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sa
     for layer in reference.provenance.layers:
         before, after = reference.activations[layer], candidate.activations[layer]
         yield from _dead_neurons(layer, before, after, n, sampling)
+        yield _faint_neuron_churn(layer, before, after, n, sampling)
         yield _redundancy_change(layer, before, after, n, sampling)
         if layer in reference.saliency:
             yield _salient_overlap(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
@@ -68,6 +77,23 @@ def _dead_neurons(
     yield sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
+def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+    """Churn by what is faint in the reference's layer, whose scale is known anew with each group left out."""
+    sizes, there = _tokens(before), _tokens(before) > 0
+    amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
+    without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
+    masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
+    churn = float(dead_neuron_churn(*masks))
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling)
+    facts: Facts = {
+        "layer": layer,
+        "method": _jackknifed(there),
+        "reference": float(masks[0].mean()),
+        "candidate": float(masks[1].mean()),
+    }
+    return sampling.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+
+
 def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
     """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
 
@@ -78,12 +104,13 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
         reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
         return sampling.nothing("redundancy_change", reason, n, layer=layer)
     there = _tokens(before) > 0
-    spread = _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
+    spread = _followed_spread(before, after, there, sampling)
     compared, neurons = len(before.correlated), before.minimum.shape[1]
     missed = sampling_error(change, compared, neurons)
     counts = [correlation_histogram(a.correlations) for a in (before, after)]
     details = {
         "neurons": float(compared),
+        "followed_neurons": float(len(before.sample)),
         "sampling_error": missed,
         "excluded_neurons": float(change.excluded),
         "wasserstein": wasserstein(*counts),
@@ -136,6 +163,13 @@ def _within(value: float, half: float, least: float, most: float) -> Interval:
 def _followed(activations: Activations) -> Correlations:
     chosen, whole = np.searchsorted(activations.correlated, activations.sample), activations.correlations
     return Correlations(whole.count, whole.mean[chosen], whole.comoment[np.ix_(chosen, chosen)])
+
+
+def _followed_spread(before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling) -> float:
+    """Half the width from the neurons followed; the whole range where matching has left no pair of them."""
+    if len(before.sample) < 2:
+        return 2.0
+    return _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
 
 
 def _followed_change(before: Activations, after: Activations) -> float:

@@ -15,6 +15,7 @@ MEANINGS = {
     "flip_rate": "share of prompts that get another answer",
     "dead_neuron_delta": "change in the share of neurons that never fire",
     "dead_neuron_churn": "share of neurons that died or came to life",
+    "faint_neuron_churn": "share of neurons that fell silent or rose, for their layer",
     "salient_overlap": "share of the neurons behind an answer that stayed the same",
     "redundancy_change": "how far the correlations between neurons moved",
 }

@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_quantcheck.analyses.dead_neurons import (
+    amplitude,
+    amplitude_without_each,
     dead,
     dead_neuron_churn,
     dead_neuron_delta,
     dead_neuron_gain,
     dead_without_each,
+    faint,
     new_extremes,
     update_extremes,
 )
@@ -178,3 +181,52 @@ def test_masks_over_other_neurons_are_refused(masks):
     """Two models are compared neuron by neuron."""
     with pytest.raises(ValueError, match="same neurons"):
         dead_neuron_churn(*masks)
+
+
+@fresh
+@given(batches())
+def test_amplitude_is_the_largest_magnitude(batch):
+    """Over all tokens, and over all but those of each group, whatever the batches."""
+    activations, member, groups, cuts = batch
+    values, found = np.abs(activations.float().numpy()), extremes(activations, member, groups, cuts)
+    assert np.array_equal(amplitude(*found), values.max(axis=0))
+    left = [values[member.numpy() != g] for g in range(groups)]
+    if all(map(len, left)):
+        assert np.array_equal(amplitude_without_each(*found), [tokens.max(axis=0) for tokens in left])
+
+
+def test_faint_is_a_tenth_of_the_median_of_what_moves():
+    """By hand: the median of 2, 4 and 6 is 4; 0.4 is faint, a little more is not, and 0 has no say in it."""
+    reference = np.float32([2, 4, 6, 0])
+    assert faint(reference, reference).tolist() == [False, False, False, True]
+    assert faint(np.float32([0.4, 0.41, 0, 9]), reference).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_faint_does_not_depend_on_the_models_scale(scale):
+    """The same neurons, whatever the size of the layer's activations; the fixed limit calls all dead or none."""
+    amplitudes = np.abs(np.random.default_rng(2).normal(size=200)).astype(np.float32)
+    expected = faint(amplitudes, amplitudes)
+    assert 0 < expected.sum() < 40
+    assert np.array_equal(faint(amplitudes * np.float32(scale), amplitudes * np.float32(scale)), expected)
+
+
+def test_each_group_left_out_has_its_own_scale():
+    """Rows (g, neurons): each is compared with the median of its own row of the reference."""
+    reference = np.float32([[1, 1, 1], [100, 100, 100]])
+    assert faint(np.float32([[1, 0.1, 5], [1, 10, 50]]), reference).tolist() == [
+        [False, True, False],
+        [True, True, False],
+    ]
+
+
+def test_where_nothing_moves_all_is_faint():
+    """A reference that is 0 throughout: what is 0 is faint, what is not is not."""
+    assert faint(np.float32([0, 1]), np.float32([0, 0])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_amplitude_refuses_what_is_not_finite(value):
+    """An overflow is an error, not a loud neuron."""
+    with pytest.raises(MeasurementError, match="1 of 2 neurons"):
+        amplitude(np.float32([[0, -1]]), np.float32([[value, 1]]))

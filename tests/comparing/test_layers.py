@@ -51,6 +51,31 @@ def test_dead_neuron_churn_counts_neurons(reference, candidate, comparison, laye
     assert at(comparison, "dead_neuron_churn", layer).value == (before != after).sum() / 384
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_faint_neuron_churn_knows_the_layers_scale(reference, candidate, comparison, layer):
+    """The share of neurons that are below a tenth of the reference's median amplitude in one model alone."""
+    before, after = (
+        np.maximum(-model.activations[layer].minimum.min(axis=0), model.activations[layer].maximum.max(axis=0))
+        for model in (reference, candidate)
+    )
+    limit = np.median(before) / 10
+    found = at(comparison, "faint_neuron_churn", layer)
+    assert found.value == ((before <= limit) != (after <= limit)).sum() / 384
+    assert (found.reference, found.candidate) == ((before <= limit).sum() / 384, (after <= limit).sum() / 384)
+
+
+def test_faint_neurons_are_seen_where_all_are_dead(reference, changed, sampling):
+    """A layer of tiny activations has no neuron that the fixed limit calls alive; a silenced tenth still shows."""
+    found = reference.activations[2]
+    minimum, maximum = found.minimum / 1000, found.maximum / 1000
+    before = changed(reference, activations=(2, {"minimum": minimum, "maximum": maximum}))
+    silent = np.arange(384) % 10 > 0
+    after = changed(reference, activations=(2, {"minimum": minimum * silent, "maximum": maximum * silent}))
+    comparison = compare(before, after, sampling)
+    assert at(comparison, "dead_neuron_churn", 2).value == 0
+    assert at(comparison, "faint_neuron_churn", 2).value == pytest.approx(39 / 384)
+
+
 def test_a_damaged_layer_shows(reference, measured, sampling):
     """The 40 neurons that were silenced by hand are new among the dead of layer 2, and constant."""
     comparison = compare(reference, measured["damaged"], sampling)
@@ -183,7 +208,9 @@ def test_every_estimate_is_whole(comparison):
         assert estimate.method.startswith(("paired bootstrap, 400 draws", "jackknife over 16 groups"))
 
 
-@pytest.mark.parametrize("metric", ["dead_neuron_delta", "dead_neuron_churn", "redundancy_change"])
+@pytest.mark.parametrize(
+    "metric", ["dead_neuron_delta", "dead_neuron_churn", "faint_neuron_churn", "redundancy_change"]
+)
 def test_intervals_are_clipped_to_what_can_be(reference, measured, metric):
     """At an absurd level of confidence the interval would leave the range; it stops at its ends."""
     comparison = compare(reference, measured["damaged"], Sampling(confidence=1 - 1e-12, draws=10))

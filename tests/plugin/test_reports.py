@@ -48,7 +48,8 @@ def test_table_is_printed_once(whole_run):
     for bits in ("int8", "nf4"):
         assert whole_run.lines.count(f"{bits} on builtin: 24 prompts") == 1
     assert sum(line.startswith("salient-neuron overlap") for line in whole_run.lines) == 2
-    assert any(line.startswith("flip rate") and line.endswith("not gated") for line in whole_run.lines)
+    for title in ("flip rate", "faint-neuron churn"):
+        assert sum(line.startswith(title) and line.endswith("not gated") for line in whole_run.lines) == 2
 
 
 def test_report_keeps_to_its_schema(whole_run):

@@ -16,6 +16,7 @@ LIMITS = {
     "flip_rate": 0.1,
     "dead_neuron_delta": 0.01,
     "dead_neuron_churn": 0.02,
+    "faint_neuron_churn": 0.02,
     "salient_overlap": 0.5,
     "redundancy_change": 0.02,
 }

@@ -1,0 +1,316 @@
+"""Matching: which neuron of the reference each neuron of a candidate is, where a layer's neurons were reordered.
+
+Neurons permuted together with their rows and columns are the same function, and each does on every prompt what it
+did before. Its extremes over groups of prompts are its signature: most reordered neurons have the signature of one
+neuron of the reference and of no other. Correlations with some of those, the anchors, tell the others apart: they are
+many and move little under rounding. Correlations with all other neurons are not used, so they can confirm the match.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from ..records import Activations, Correlations
+
+Floats = NDArray[np.float64]
+Matrix = NDArray[np.float32]
+Indices = NDArray[np.int64]
+Masks = NDArray[np.bool_]
+Rows = Floats | Matrix
+
+LINEAR = 0.1
+"""Share of the layer's typical amplitude below which signatures count differences, above which they count ratios."""
+
+AWAY = 0.1
+"""Share of the distance between two neurons of the reference above which a neuron is not where it was."""
+
+DISTINCT = 0.5
+"""Share of the distance to the second nearest signature below which the nearest is the one meant (Lowe's ratio)."""
+
+DISTINCT_PROFILE = 0.7
+"""The same for correlations with anchors: among so many numbers no other neuron comes near by chance."""
+
+RESOLUTION = 1e-3
+"""Distance in which neurons cannot be told apart: a thousandth of their amplitude."""
+
+ENOUGH = 0.5
+"""Share of the varying neurons that must match distinctly, and of the moved that must be in a moved one's place."""
+
+CONFIRMED = 0.5
+"""Share of the change of correlations by index that may be left once neurons are matched."""
+
+FEWEST = 16
+"""Neurons below which there are too few to tell others apart, or to confirm a match."""
+
+ANCHORS = 128
+"""Most neurons by whose correlations the others are told apart; no more than a third of those that are known."""
+
+ROUNDS = 2
+"""Times that anchors are chosen; the second time from better matches."""
+
+CHECKED = 512
+"""Most moved neurons whose correlations are looked at to confirm a match."""
+
+LEFT_OVER = 2048
+"""Most neurons without a distinct match that are assigned, as their cost grows with the third power."""
+
+_TILE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """What came of looking for the neurons of one layer.
+
+    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `known` (k,) int64,
+    ascending: the reference's neurons that are correlated in both models; `moved`: how many are elsewhere, without an
+    order how many look it and could be neither confirmed nor refuted; `reason`: why there is no order.
+    """
+
+    order: Indices | None
+    moved: int = 0
+    reason: str = ""
+    known: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+def find_order(reference: Activations, candidate: Activations) -> Matching:
+    """Find out whether a layer's neurons stand in another order, and in which.
+
+    A match is the nearest in both directions, and much nearer than the second nearest: first of signatures, then,
+    for neurons that are correlated in both, of the correlations with anchors. An order is given only where at least
+    half of the neurons have such a match, where those found elsewhere took each other's places, and where
+    correlations that no match was made from change at most half as much in that order as by index. Neurons without a
+    match of their own are assigned so that their signatures' distances sum to least; those with equal signatures, as
+    constant ones, in any order, since any is right.
+
+    Args:
+        reference: what the layer did in the reference, d neurons.
+        candidate: what it did in the candidate, d neurons; the same ones are correlated.
+
+    Returns:
+        The order, or why there is none.
+    """
+    before, after = _signatures(reference, candidate)
+    if not _any_away(before, after):
+        return Matching(None, reason="every neuron is where it was")
+    varying = ~constant(reference), ~constant(candidate)
+    order, anchors = _refined(reference, candidate, _distinct(before, after, *varying), varying)
+    if not _looks_moved(order):
+        return Matching(None, reason="no neurons are found elsewhere")
+    if np.count_nonzero(order >= 0) < ENOUGH * np.count_nonzero(varying[0]):
+        return Matching(None, reason="too few neurons are like one neuron of the reference and no other")
+    if not _closed(order):
+        return Matching(None, reason="the neurons found elsewhere did not take each other's places")
+    completed = _completed(order, before, after, *varying)
+    if completed is None:
+        return Matching(None, _moved(order), f"more than {LEFT_OVER} neurons are like none or like several")
+    every = len(reference.correlated) == len(order)
+    known = reference.correlated if every else _known(order, reference.correlated)
+    return _checked(reference, candidate, Matching(completed, _moved(completed), known=known), anchors)
+
+
+def constant(activations: Activations) -> Masks:
+    """Return which neurons have one value on all tokens, (d,) bool."""
+    same: Masks = activations.minimum.min(axis=0) == activations.maximum.max(axis=0)
+    return same
+
+
+def in_order(
+    reference: Activations, candidate: Activations, order: Indices, known: Indices
+) -> tuple[Activations, Activations]:
+    """Return both records with the candidate's neurons in the reference's order, (d,) int64.
+
+    Both keep the correlations of those `known`, (k,) int64, and follow what both follow of them.
+    """
+    followed = np.intersect1d(reference.sample, known)
+    followed = followed[np.isin(order[followed], candidate.sample)]
+    return _cut(reference, known, followed), _cut(candidate, known, followed, order)
+
+
+def _cut(activations: Activations, known: Indices, followed: Indices, order: Indices | None = None) -> Activations:
+    """The record of some neurons, which are called by their places in `order`."""
+    order = np.arange(activations.minimum.shape[1]) if order is None else order
+    places = np.searchsorted(activations.sample, order[followed])
+    return Activations(
+        minimum=activations.minimum[:, order],
+        maximum=activations.maximum[:, order],
+        correlated=known,
+        correlations=_some(activations.correlations, np.searchsorted(activations.correlated, order[known])),
+        sample=followed,
+        groups=tuple(_some(group, places) for group in activations.groups),
+        rectified=activations.rectified,
+    )
+
+
+def _some(sums: Correlations, places: Indices) -> Correlations:
+    return Correlations(sums.count, sums.mean[places], sums.comoment[np.ix_(places, places)])
+
+
+def _signatures(reference: Activations, candidate: Activations) -> tuple[Floats, Floats]:
+    """Both models' extremes (d, 2 * groups) on a scale that is linear for small values and logarithmic for large.
+
+    So a neuron of a thousand and one of a thousandth are told from their like by the same relative error.
+    """
+    raw = [_extremes(activations) for activations in (reference, candidate)]
+    there = np.all([np.isfinite(values).all(axis=0) for values in raw], axis=0)  # a group may have no prompts
+    before, after = (values[:, there] for values in raw)
+    amplitude = np.abs(before).max(axis=1, initial=0.0)
+    unit = LINEAR * float(np.median(amplitude[amplitude > 0])) if np.any(amplitude) else 1.0
+    before, after = np.arcsinh(before / unit), np.arcsinh(after / unit)
+    centre = before.mean(axis=0)
+    return before - centre, after - centre
+
+
+def _extremes(activations: Activations) -> Floats:
+    return np.concatenate([activations.minimum, activations.maximum]).T.astype(np.float64)
+
+
+def _any_away(before: Floats, after: Floats) -> bool:
+    """Whether any neuron is further from itself than a share of what neurons are from each other; no pairs needed."""
+    apart = float(np.median(_apart(before[1:], before[:-1]))) if len(before) > 1 else 0.0
+    return bool(np.any(_apart(before, after) > max(AWAY * apart, RESOLUTION)))
+
+
+def _apart(one: Rows, other: Rows) -> Floats:
+    """Distance of rows, as the root mean square over the signature."""
+    return np.asarray(np.sqrt(np.mean((one - other) ** 2, axis=1)), dtype=np.float64)
+
+
+def _refined(
+    reference: Activations, candidate: Activations, order: Indices, varying: tuple[Masks, Masks]
+) -> tuple[Indices, Indices]:
+    """Match the correlated neurons anew by correlations with some of them, and say which have been such anchors."""
+    rows, used = reference.correlated, np.empty(0, dtype=np.int64)
+    for _ in range(ROUNDS):
+        known = _known(order, rows)
+        if not _looks_moved(order) or len(known) < FEWEST:
+            break
+        anchors = _spaced(known, min(ANCHORS, len(known) // 3))
+        profiles = _profiles(reference, rows, anchors), _profiles(candidate, rows, order[anchors])
+        found = _distinct(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
+        order, used = _replaced(order, rows, found), np.union1d(used, anchors)
+    return order, used
+
+
+def _known(order: Indices, correlated: Indices) -> Indices:
+    """Those of the correlated neurons whose match is one of them, too."""
+    return correlated[np.isin(order[correlated], correlated)]
+
+
+def _replaced(order: Indices, rows: Indices, found: Indices) -> Indices:
+    """The order with new matches among some rows for the old ones among them; `found` counts in those rows."""
+    theirs, better = rows[found], order.copy()
+    better[_known(order, rows)] = -1
+    better[np.isin(better, theirs[found >= 0])] = -1
+    better[rows[found >= 0]] = theirs[found >= 0]
+    return better
+
+
+def _distinct(
+    before: Rows,
+    after: Rows,
+    varying: Masks,
+    still_varying: Masks,
+    *,
+    ratio: float = DISTINCT,
+) -> Indices:
+    """The candidate's neuron for each of the reference's, -1 where none is distinct."""
+    ours, theirs = np.flatnonzero(varying), np.flatnonzero(still_varying)
+    order = np.full(len(before), -1, dtype=np.int64)
+    if min(len(ours), len(theirs)) < 2:
+        return order
+    nearest, clear = _nearest(after[theirs], before[ours], ratio)
+    back, clear_back = _nearest(before[ours], after[theirs], ratio)
+    found = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
+    order[ours[nearest[found]]] = theirs[found]
+    return order
+
+
+def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
+    """For each row the nearest of the others, and whether it is clearly nearer than the second.
+
+    Which two are nearest is found in float32, a tile of all distances at a time; how far they are, exactly.
+    """
+    two = np.empty((2, len(rows)), dtype=np.int64)
+    squares = np.sum(others.astype(np.float64) ** 2, axis=1)
+    right = np.concatenate([-2 * others, squares[:, None]], axis=1).astype(np.float32).T
+    left = np.concatenate([rows, np.ones((len(rows), 1))], axis=1).astype(np.float32)
+    for start in range(0, len(rows), _TILE):
+        tile = left[start : start + _TILE] @ right
+        two[0, start : start + _TILE] = first = tile.argmin(axis=1)
+        tile[np.arange(len(tile)), first] = np.inf
+        two[1, start : start + _TILE] = tile.argmin(axis=1)
+    best, second = (_apart(rows, others[found]) for found in two)
+    return two[0], np.asarray((best < ratio * second) & (second > RESOLUTION))
+
+
+def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matrix:
+    """Pearson's r of some neurons with others, (rows, columns) float32; 0 with itself and if constant."""
+    i, j = (np.searchsorted(activations.correlated, neurons) for neurons in (rows, columns))
+    sums = activations.correlations.comoment
+    scale = np.sqrt(np.diagonal(sums).astype(np.float64))
+    scale = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0).astype(np.float32)
+    r: Matrix = sums[np.ix_(i, j)] * scale[i][:, None] * scale[j]
+    r[i[:, None] == j] = 0
+    return r
+
+
+def _spaced(neurons: Indices, most: int) -> Indices:
+    """So many of them at most, from all over."""
+    return neurons[np.linspace(0, len(neurons) - 1, min(most, len(neurons))).astype(np.int64)]
+
+
+def _looks_moved(order: Indices) -> bool:
+    """Whether enough neurons are known to go by, and some of them are elsewhere."""
+    return bool(np.count_nonzero(order >= 0) >= FEWEST) and _moved(order) > 1
+
+
+def _closed(order: Indices) -> bool:
+    """Whether most neurons that are elsewhere stand where another one that is elsewhere was; by chance few do."""
+    moved = (order >= 0) & (order != np.arange(len(order)))
+    return bool(np.isin(order[moved], np.flatnonzero(moved)).mean() >= ENOUGH)
+
+
+def _moved(order: Indices) -> int:
+    return int(np.count_nonzero((order >= 0) & (order != np.arange(len(order)))))
+
+
+def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, still_varying: Masks) -> Indices | None:
+    """Give each neuron that is left a place: its own, any among constant ones, else where distances are least."""
+    order, here = order.copy(), np.arange(len(order))
+    stays = (order < 0) & ~np.isin(here, order)
+    if np.count_nonzero(order == here) <= _moved(order):
+        stays &= ~varying & ~still_varying  # most moved, so that one which varies need not be where it was
+    order[stays] = here[stays]
+    free = ~np.isin(here, order)
+    ours, theirs = np.flatnonzero((order < 0) & ~varying), np.flatnonzero(free & ~still_varying)
+    n = min(len(ours), len(theirs))
+    order[ours[:n]] = theirs[:n]
+    ours, theirs = np.flatnonzero(order < 0), np.flatnonzero(~np.isin(here, order))
+    if len(ours) > LEFT_OVER:
+        return None
+    if len(ours):
+        rows, columns = linear_sum_assignment(cdist(before[ours], after[theirs]))
+        order[ours[rows]] = theirs[columns]
+    return order
+
+
+def _checked(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
+    """The match, if correlations that it was not made from confirm it."""
+    order, known = match.order, match.known
+    assert order is not None
+    known = known[~constant(reference)[known] & ~constant(candidate)[order[known]]]
+    moved, others = _spaced(known[order[known] != known], CHECKED), np.setdiff1d(known, anchors)
+    if len(others) < FEWEST or not len(moved):
+        few = f"{len(moved)} of them and {len(others)} others are correlated in both models, too few to confirm it"
+        return Matching(None, match.moved, few)
+    expected = _profiles(reference, moved, others)
+    by_index = np.abs(_profiles(candidate, moved, others) - expected).mean()
+    matched = np.abs(_profiles(candidate, order[moved], order[others]) - expected).mean()
+    if matched > CONFIRMED * by_index:
+        return Matching(None, reason="correlations with other neurons contradict the match")
+    return match

@@ -1,0 +1,71 @@
+"""Neurons that stand in another order: found again, so that each is compared with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from ..analyses.matching import Indices, Matching, find_order, in_order
+from ..records import Estimate, Measurement, Saliency
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Two measurements whose neurons of equal index are the same ones.
+
+    `moved`: neurons that stand elsewhere in the candidate, by layer; `notes`: a sentence for each such layer, and
+    for each where neurons look moved but could not be matched.
+    """
+
+    reference: Measurement
+    candidate: Measurement
+    moved: dict[int, int]
+    notes: tuple[str, ...]
+
+    def marked(self, estimates: Iterable[Estimate]) -> Iterator[Estimate]:
+        """Yield the estimates; those of matched neurons say how many of the layer's were moved."""
+        for estimate in estimates:
+            moved = self.moved.get(-1 if estimate.layer is None else estimate.layer)
+            details = {**estimate.details, "moved_neurons": float(moved)} if moved else estimate.details
+            yield msgspec.structs.replace(estimate, details=details)
+
+
+def align(reference: Measurement, candidate: Measurement) -> Aligned:
+    """Put the candidate's neurons into the reference's order, layer by layer, where they stand in another.
+
+    Answers are not touched: whatever the order, they are what the model said.
+    """
+    aligned = Aligned(reference, candidate, {}, ())
+    for layer in reference.provenance.layers:
+        found = find_order(reference.activations[layer], candidate.activations[layer])
+        if found.order is not None:
+            aligned = _matched(aligned, layer, found, found.order)
+        elif found.moved:
+            note = f"layer {layer}: {found.moved:,} neurons look moved, but are compared by index: {found.reason}"
+            aligned = replace(aligned, notes=(*aligned.notes, note))
+    return aligned
+
+
+def _matched(aligned: Aligned, layer: int, found: Matching, order: Indices) -> Aligned:
+    before, after = aligned.reference, aligned.candidate
+    here, there = in_order(before.activations[layer], after.activations[layer], order, found.known)
+    saliency = {**after.saliency}
+    if layer in saliency:
+        saliency[layer] = _reordered(saliency[layer], order)
+    known, of = len(found.known), len(before.activations[layer].correlated)
+    note = (
+        f"layer {layer}: {found.moved:,} of {len(order):,} neurons stand elsewhere in the candidate and are found: "
+        f"matched neurons are compared{f', correlations of the {known:,} known in both' if known < of else ''}"
+    )
+    return Aligned(
+        reference=replace(before, activations={**before.activations, layer: here}),
+        candidate=replace(after, activations={**after.activations, layer: there}, saliency=saliency),
+        moved={**aligned.moved, layer: found.moved},
+        notes=(*aligned.notes, note),
+    )
+
+
+def _reordered(saliency: Saliency, order: Indices) -> Saliency:
+    return replace(saliency, salient=saliency.salient[:, order])
