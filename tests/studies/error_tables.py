@@ -1,0 +1,117 @@
+"""Print what `error_rates.py` measured, judged by a profile: `python tests/studies/error_tables.py FILE... [--profile P]`.
+
+False alarms of the nulls and rewrites with Clopper-Pearson intervals, what was caught of every defect and by which
+metrics, and, with `--picture FILE.svg`, the same as a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from scipy.stats import binomtest
+
+from pytest_quantcheck.judging import judge
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.profiles import Profile, load_profile
+from tests.studies.error_rates import Line
+
+HARMLESS = ("null", "rewrite")
+
+
+def read(files: Iterable[Path]) -> list[Line]:
+    """All lines of some files."""
+    return [msgspec.json.decode(raw, type=Line) for file in files for raw in file.read_bytes().splitlines()]
+
+
+def failing(line: Line, profile: Profile) -> frozenset[str]:
+    """The metrics that do not accept this comparison."""
+    verdicts = (judge(line.comparison, metric, profile) for metric in profile.metrics)
+    return frozenset(verdict.metric for verdict in verdicts if verdict and not verdict.acceptable)
+
+
+def share(count: int, of: int) -> str:
+    """A share with its 95 % Clopper-Pearson interval, in percent."""
+    interval = binomtest(count, of).proportion_ci(0.95)
+    return f"{count}/{of} ({100 * interval.low:.1f} to {100 * interval.high:.1f} %)"
+
+
+def grouped(lines: Iterable[Line], *keys: str) -> dict[tuple[object, ...], list[Line]]:
+    """Lines by some of their fields, in the order in which they come."""
+    groups: dict[tuple[object, ...], list[Line]] = defaultdict(list)
+    for line in lines:
+        groups[tuple(getattr(line, key) for key in keys)].append(line)
+    return groups
+
+
+def false_alarms(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
+    """For each model, prompt set and size: how often what is harmless fails, by metric and as a whole."""
+    names = [METRICS[name].title for name in profile.metrics]
+    yield f"| model, prompts | n | gate | {' | '.join(names)} |"
+    yield "|" + "---|" * (len(names) + 3)
+    for (model, prompts, n), group in grouped(lines, "model", "prompts", "n").items():
+        found = [failing(line, profile) for line in group]
+        cells = [sum(name in failed for failed in found) for name in profile.metrics]
+        yield f"| {model}, {prompts} | {n} | {share(sum(map(bool, found)), len(found))} | {' | '.join(map(str, cells))} |"
+
+
+def power(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
+    """For each control and grade: the share caught at each size, by which metrics at the largest, and by accuracy alone."""
+    sizes = sorted({line.n for line in lines})
+    yield f"| control | grade | {' | '.join(f'caught at {n}' for n in sizes)} | by (at {sizes[-1]}) | accuracy alone |"
+    yield "|" + "---|" * (len(sizes) + 4)
+    for (control, grade), group in grouped(lines, "control", "grade").items():
+        found = {n: [failing(line, profile) for line in group if line.n == n] for n in sizes}
+        caught = [f"{sum(map(bool, f))}/{len(f)}" if f else "-" for f in found.values()]
+        last = found[sizes[-1]]
+        by = [METRICS[name].title for name in profile.metrics if sum(name in failed for failed in last) * 2 > len(last)]
+        alone = sum("accuracy_drop" in failed for failed in last)
+        yield f"| {control} | {grade or ''} | {' | '.join(caught)} | {', '.join(by) or 'none'} | {alone}/{len(last)} |"
+
+
+def picture(lines: Sequence[Line], profile: Profile, file: Path) -> None:
+    """Share of samples in which each metric fails, defect by defect: one heat map for each model and prompt set."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "quantcheck"  # the same picture for the same numbers
+    sets = grouped(lines, "model", "prompts")
+    figure, axes = plt.subplots(1, len(sets), figsize=(6 * len(sets) + 2, 14), squeeze=False, layout="constrained")
+    for axis, ((model, prompts), group) in zip(axes[0], sets.items(), strict=True):
+        n = max(line.n for line in group)
+        rows = grouped((line for line in group if line.n == n), "control", "grade")
+        shares = []
+        for several in rows.values():
+            found = [failing(line, profile) for line in several]
+            shares.append([sum(map(bool, found)) / len(found)])
+            shares[-1] += [sum(name in failed for failed in found) / len(found) for name in profile.metrics]
+        axis.imshow(shares, cmap="Reds", vmin=0, vmax=1, aspect="auto")
+        titles = ["the gate", *(METRICS[name].title for name in profile.metrics)]
+        axis.set_xticks(range(len(titles)), titles, rotation=60, ha="right")
+        axis.set_yticks(range(len(rows)), [f"{control} {grade:g}" if grade else control for control, grade in rows])
+        axis.set_title(f"{model}, {n} {prompts} prompts")
+    figure.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--profile", default="default@2")
+    parser.add_argument("--picture", type=Path)
+    asked = parser.parse_args()
+    profile, lines = load_profile(asked.profile), read(asked.files)
+    print("\n".join(false_alarms([line for line in lines if line.kind == "null"], profile)))
+    for (model, prompts), group in grouped((line for line in lines if line.kind != "null"), "model", "prompts").items():
+        print(f"\n{model} on {prompts}\n")
+        print("\n".join(power(group, profile)))
+    if asked.picture:
+        picture([line for line in lines if line.kind != "null"], profile, asked.picture)
+
+
+if __name__ == "__main__":
+    main()
