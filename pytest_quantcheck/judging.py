@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -104,10 +105,21 @@ def _margin(estimate: Estimate, limit: Limit) -> float:
 
 
 def _needed(estimate: Estimate, limit: Limit) -> int | None:
+    """Prompts that would settle it; for the overlap prompts to attribute, of which only some converge."""
     assert estimate.value is not None
     assert estimate.low is not None
     assert estimate.high is not None
-    return prompts_to_settle(estimate.value, estimate.low, estimate.high, limit.value, estimate.n_prompts)
+    needed = prompts_to_settle(
+        estimate.value,
+        estimate.low,
+        estimate.high,
+        limit.value,
+        estimate.n_prompts,
+        confidence=estimate.confidence,
+        floor=estimate.details.get("floor", 0.0),
+    )
+    attributed = estimate.details.get("attributed", estimate.n_prompts)
+    return None if needed is None else math.ceil(needed * attributed / estimate.n_prompts)
 
 
 def _severity(verdict: Verdict) -> tuple[bool, int, float]:

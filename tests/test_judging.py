@@ -177,10 +177,24 @@ def test_the_profile_says_what_inconclusive_means(metric, inconclusive, value, a
 
 @pytest.mark.parametrize("interval", [(0.4, 0.2, 0.6), (0.6, 0.2, 1.0)])
 def test_inconclusive_says_how_many_prompts_would_settle_it(interval):
-    """The half width shrinks with the root of the number of prompts: to a half, or a quarter, with 4 or 16 times."""
+    """The half width shrinks with the root of the number of prompts; 2.043 as many make it so four times in five."""
     value, low, high = interval
     expected = 100 * ((high - value if value < 0.5 else value - low) / abs(0.5 - value)) ** 2
-    assert judged(MAX, interval, 0.5).prompts_needed == pytest.approx(expected, abs=1)
+    assert judged(MAX, interval, 0.5).prompts_needed == pytest.approx(2.0429 * expected, rel=0.001)
+
+
+def test_of_attributed_prompts_some_do_not_converge():
+    """Where two in three converged, half as many again must be attributed to have as many as are needed."""
+    found = estimate(MIN, 0.6, 0.4, 0.8)
+    tried = estimate(MIN, 0.6, 0.4, 0.8, details={"attributed": 150.0, "converged": 100.0})
+    numbers = [judge(comparison(e), MIN, profile(rule(MIN, 0.5))).prompts_needed for e in (found, tried)]
+    assert numbers == [818, 1227]
+
+
+def test_what_more_prompts_do_not_narrow_may_never_settle_it():
+    """The neurons that were not correlated leave more than the distance to the limit: no number is named."""
+    found = estimate(LAYERED, 0.4, 0.2, 0.6, layer=0, details={"floor": 0.15})
+    assert judge(comparison(found), LAYERED, profile(rule(LAYERED, 0.5))).prompts_needed is None
 
 
 def test_only_inconclusive_verdicts_need_prompts():

@@ -1,4 +1,7 @@
-"""Confidence intervals: paired bootstrap over prompts, jackknife over groups of prompts."""
+"""Confidence intervals: of shares, by resampling prompts, by leaving out groups of prompts.
+
+Which metric takes which, and how often each holds the truth: docs/coverage.md.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,6 +17,12 @@ Counts = NDArray[np.float32]
 _ENTRIES = 2**20
 """Multiplicities made at a time: 4 MiB, so that a chunk stays in cache and memory does not grow with the draws."""
 
+_LEAST_SPREAD = 1 / 3
+"""Of a draw, in spreads of all prompts: one that misses the few largest values would say that anything is possible."""
+
+_POWER = 0.8
+"""How often as many prompts as are named should settle a verdict, if the estimate is right."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -23,35 +32,157 @@ class Interval:
     high: float
 
 
-def paired_bootstrap(
-    statistic: Callable[[Counts], Floats], n: int, *, draws: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
-    """Return the percentile bootstrap interval of a signed statistic of two models on the same n prompts.
+def share(count: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Return the exact interval of a share (Clopper and Pearson 1934), never narrower than it claims.
 
-    Both models are read with the same draw of prompts, so what they have in common cancels.
+    It has a width at 0 and at n of n, where resampling the prompts has none.
+
+    Example:
+        >>> interval = share(0, 64)
+        >>> interval.low, round(interval.high, 3)
+        (0.0, 0.056)
+    """
+    _check_confidence(confidence)
+    found = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+    return Interval(float(found.low), float(found.high))
+
+
+def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Return the interval of (lost - won) / n, two shares of the same n prompts.
+
+    The adjusted Wald interval of Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one
+    prompt more that was lost and one that was won keep its width where there are none.
 
     Args:
-        statistic: maps multiplicities (chunk, n) float32 to the statistic of each draw, (chunk,) float64. The mean of
-            per-prompt values is `lambda counts: counts @ values / n`.
-        n: number of prompts.
+        lost: prompts that only the first model has right.
+        won: prompts that only the second has right.
+        n: all prompts.
+        confidence: coverage, in (0, 1).
+
+    Example:
+        >>> interval = paired_shares(0, 0, 64)
+        >>> round(interval.low, 3), round(interval.high, 3)
+        (-0.042, 0.042)
+    """
+    _check_confidence(confidence)
+    more, less = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    half = _normal(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
+    return Interval(max(-1.0, more - less - half), min(1.0, more - less + half))
+
+
+def studentised_bootstrap(values: ArrayLike, *, draws: int = 2000, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """Return the studentised bootstrap interval (bootstrap-t) of the mean of per-prompt values.
+
+    Draws say how the mean errs in standard errors, so that the interval is longer on the side of a heavy tail (Efron
+    and Tibshirani 1993, chapter 12). For differences of two models on the same prompts it is paired.
+
+    Args:
+        values: (n,) float64.
         draws: number of bootstrap draws.
         confidence: coverage, in (0, 1).
         seed: of the draws; the same seed gives the same draws.
 
     Raises:
-        ValueError: confidence outside (0, 1), or a statistic that is not finite for some draw.
+        ValueError: confidence outside (0, 1), or values that are not finite.
 
     Example:
-        >>> change = np.array([0.0, 1.0, 0.0, 1.0])
-        >>> paired_bootstrap(lambda counts: counts @ change / 4, 4, seed=1)
-        Interval(low=0.0, high=1.0)
+        >>> interval = studentised_bootstrap([0.0, 0.1, 0.2, 0.1, 0.9, 0.2], seed=1)
+        >>> interval.low < 0.25 < interval.high, interval.high - 0.25 > 0.25 - interval.low
+        (True, True)
     """
     _check_confidence(confidence)
-    values = np.concatenate([statistic(counts) for counts in bootstrap_counts(n, draws, seed)])
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"Expected a finite statistic for every draw, got {values[~np.isfinite(values)][0]}.")
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
+    x = _finite(values)
+    centre, error = float(x.mean()), float(x.std())
+    if error == 0:
+        return Interval(centre, centre)
+    shifted = (x - centre) / error
+    ratios = [_studentised(counts, shifted) for counts in bootstrap_counts(len(x), draws, seed)]
+    low, high = np.quantile(np.concatenate(ratios), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(centre - high * error), float(centre - low * error))
+
+
+def bounded_mean(
+    values: ArrayLike,
+    *,
+    least: float = 0.0,
+    most: float = 1.0,
+    draws: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the interval of the mean of values that can be anything between `least` and `most`.
+
+    Prompts get random weights, and one prompt more stands at the least value for the lower end and at the most for the
+    upper end: what was not seen may be that bad, or that good. Of zeros and ones this is the exact binomial interval
+    (Gaffke 2005; Phan, Thomas and Learned-Miller, ICML 2021); no case is known in which it covers less than it claims.
+
+    Args:
+        values: (n,) float64 in [least, most].
+        least: smallest possible value.
+        most: largest possible value.
+        draws: number of weightings.
+        confidence: coverage, in (0, 1).
+        seed: of the weights.
+
+    Raises:
+        ValueError: confidence outside (0, 1), or values out of range.
+
+    Example:
+        >>> interval = bounded_mean([1.0] * 64)
+        >>> abs(interval.low - 0.025 ** (1 / 64)) < 0.01, interval.high
+        (True, 1.0)
+    """
+    _check_confidence(confidence)
+    x = _finite(values)
+    if x.min() < least or x.max() > most:
+        raise ValueError(f"Expected values from {least} to {most}, got some from {x.min()} to {x.max()}.")
+    means, spare = (np.concatenate(part) for part in zip(*_weighted(x, draws, seed), strict=True))
+    low = np.quantile(means + spare * least, (1 - confidence) / 2)
+    high = np.quantile(means + spare * most, (1 + confidence) / 2)
+    return Interval(max(least, float(low)), min(most, float(high)))
+
+
+def half_sampled(
+    statistic: Callable[[Counts], Floats],
+    value: float,
+    n: int,
+    *,
+    draws: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the interval of a signed statistic of two models whose bias depends on the number of prompts.
+
+    Random halves of the prompts, read in both models alike, say how far the statistic spreads, and how much more of
+    its bias half the prompts have. Bias that comes from noise falls as 1 / sqrt(n) or faster, so what all prompts have
+    is at most 1 / (sqrt(2) - 1) times what halving adds: the interval is lengthened by that much on that side.
+
+    A bootstrap draw repeats prompts and so adds noise of its own where a statistic takes absolute values of means, as
+    calibration error does; a half has each prompt once (Politis and Romano, Annals of Statistics 22, 1994).
+
+    Args:
+        statistic: maps multiplicities (chunk, n) float32, n // 2 of a row are 1, to (chunk,) float64.
+        value: the statistic of all prompts.
+        n: number of prompts, at least 2.
+        draws: number of halves.
+        confidence: coverage, in (0, 1).
+        seed: of the halves.
+
+    Raises:
+        ValueError: confidence outside (0, 1), or a statistic that is not finite for some half.
+
+    Example:
+        >>> change = np.arange(8.0)
+        >>> interval = half_sampled(lambda counts: counts @ change / 4, 3.5, 8)
+        >>> interval.low < 3.5 < interval.high
+        True
+    """
+    _check_confidence(confidence)
+    drawn = _finite(np.concatenate([statistic(counts) for counts in half_samples(n, draws, seed)]))
+    size = n // 2
+    bias = (drawn.mean() - value) / (math.sqrt(n / size) - 1)
+    half = _normal(confidence) * drawn.std() * math.sqrt(size / (n - size))
+    return Interval(float(value - max(bias, 0.0) - half), float(value - min(bias, 0.0) + half))
 
 
 def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
@@ -59,16 +190,51 @@ def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) ->
 
     The draws depend on `seed` alone, not on `chunk`, which only bounds memory.
     """
+    for random, rows in _chunks(n, draws, seed, chunk):
+        counts = np.empty((rows, n), dtype=np.float32)
+        for draw, prompts in zip(counts, random.integers(0, n, size=(rows, n)), strict=True):
+            draw[:] = np.bincount(prompts, minlength=n)
+        yield counts
+
+
+def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
+    """Yield which n // 2 of n prompts are in each draw, (chunk, n) float32 of 0 and 1; see `bootstrap_counts`."""
+    for random, rows in _chunks(n, draws, seed, chunk):
+        counts = np.empty((rows, n), dtype=np.float32)
+        for draw in counts:
+            draw[:] = _half(random, n)
+        yield counts
+
+
+def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:
+    """A random half of n prompts: a coin for each, then as many turned over as are too many; faster than a shuffle."""
+    half = np.unpackbits(random.integers(0, 256, -(-n // 8), dtype=np.uint8), count=n)
+    surplus = int(half.sum()) - n // 2
+    taken = int(surplus > 0)
+    half[random.choice(np.flatnonzero(half == taken), abs(surplus), replace=False, shuffle=False)] = 1 - taken
+    return half
+
+
+def _chunks(n: int, draws: int, seed: int, chunk: int | None) -> Iterator[tuple[np.random.Generator, int]]:
     if n < 1 or draws < 1:
         raise ValueError(f"Expected at least one prompt and one draw, got {n} prompts and {draws} draws.")
     chunk = chunk or max(1, _ENTRIES // n)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    for start in range(0, draws, chunk):
-        drawn = generator.integers(0, n, size=(min(chunk, draws - start), n))
-        counts = np.empty(drawn.shape, dtype=np.float32)
-        for draw, prompts in zip(counts, drawn, strict=True):
-            draw[:] = np.bincount(prompts, minlength=n)
-        yield counts
+    random = np.random.Generator(np.random.PCG64(seed))
+    yield from ((random, min(chunk, draws - start)) for start in range(0, draws, chunk))
+
+
+def _studentised(counts: Counts, shifted: Floats) -> Floats:
+    """(mean - true mean) / spread of each draw from values of mean 0 and spread 1."""
+    mean, square = (counts @ np.column_stack([shifted, shifted**2]) / len(shifted)).T
+    return np.asarray(mean / np.sqrt(np.maximum(square - mean**2, _LEAST_SPREAD**2)))
+
+
+def _weighted(values: Floats, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """Means under random weights (chunk,), short of the share (chunk,) that one prompt more has."""
+    for random, rows in _chunks(len(values) + 1, draws, seed, None):
+        weights = random.standard_exponential((rows, len(values) + 1))
+        weights /= weights.sum(axis=1, keepdims=True)
+        yield weights[:, 1:] @ values, weights[:, 0]
 
 
 def fold(low: float, high: float) -> Interval:
@@ -117,6 +283,15 @@ def grouped_jackknife(
     return Interval(value - half, value + half)
 
 
+def jackknife_bias(leave_one_out: ArrayLike, value: float) -> float:
+    """Return Quenouille's estimate of the bias of `value`: (g - 1) * (mean of `leave_one_out` - value).
+
+    It is right where the bias falls as 1 / n, and half of it where it falls as 1 / sqrt(n).
+    """
+    left_out = _finite(leave_one_out)
+    return float((len(left_out) - 1) * (left_out.mean() - value))
+
+
 def _groups(leave_one_out: ArrayLike, sizes: ArrayLike | None) -> tuple[Floats, Floats]:
     values = np.asarray(leave_one_out, dtype=np.float64)
     size = np.ones(len(values)) if sizes is None else np.asarray(sizes, dtype=np.float64)
@@ -127,23 +302,50 @@ def _groups(leave_one_out: ArrayLike, sizes: ArrayLike | None) -> tuple[Floats, 
     return values[size > 0], size[size > 0]
 
 
-def prompts_to_settle(value: float, low: float, high: float, limit: float, n: int) -> int | None:
-    """Return about how many prompts would move the interval off the limit.
+def prompts_to_settle(
+    value: float, low: float, high: float, limit: float, n: int, *, confidence: float = 0.95, floor: float = 0.0
+) -> int | None:
+    """Return how many prompts would move the interval off the limit four times in five.
 
-    The half width on the side that faces the limit is taken to shrink with the square root of the number of
-    prompts. An interval that is off the limit already needs no more than its n prompts; None means that no
-    number of prompts settles it, as the value is the limit or next to it.
+    The half width on the side that faces the limit shrinks with the square root of the number of prompts. Were it just
+    to reach the limit, every second sample would settle nothing, as the value varies from sample to sample too: so the
+    number is that of a test of power 0.8. An estimate from the n prompts at hand is itself uncertain; over all samples
+    that are inconclusive, about every second one names a number that does settle it. An interval that is off the limit
+    already needs no more than its n prompts; None means that no number of prompts settles it.
+
+    Args:
+        value: the estimate.
+        low: lower end of its interval.
+        high: upper end.
+        limit: what it is held against.
+        n: prompts it was made from.
+        confidence: that of the interval.
+        floor: part of the half width, in quadrature, that more prompts do not make narrower.
 
     Example:
         >>> prompts_to_settle(0.03, 0.01, 0.05, limit=0.04, n=100)
-        400
+        818
     """
-    if value == limit:
-        return None
+    if low > limit or high < limit:
+        return n
     half = high - value if limit > value else value - low
-    ratio = half / (limit - value)
-    needed = n * ratio * ratio
+    gap = (limit - value) ** 2 - floor**2
+    if gap <= 0:
+        return None
+    power = 1 + float(stats.norm.ppf(_POWER)) / _normal(confidence)
+    needed = n * power**2 * max(half**2 - floor**2, 0.0) / gap
     return max(n, math.ceil(round(needed, 6))) if math.isfinite(needed) else None
+
+
+def _normal(confidence: float) -> float:
+    return float(stats.norm.ppf((1 + confidence) / 2))
+
+
+def _finite(values: ArrayLike) -> Floats:
+    found = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(found)):
+        raise ValueError(f"Expected finite values for every prompt or draw, got {found[~np.isfinite(found)][0]}.")
+    return found
 
 
 def _check_confidence(confidence: float) -> None:

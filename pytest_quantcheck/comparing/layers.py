@@ -25,7 +25,7 @@ from ..analyses.redundancy import (
     wasserstein,
     without,
 )
-from ..analyses.resampling import Floats, Interval, grouped_jackknife
+from ..analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
 from ..analyses.saliency import attributable, jaccard
 from ..records import Activations, Correlations, Estimate, Measurement, Saliency
 from .sampling import Facts, Sampling
@@ -63,17 +63,18 @@ def _dead_neurons(
     sizes, there = _tokens(before), _tokens(before) > 0
     masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
     left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
+    floor = 1 / len(masks[0])  # the least that can change; where no neuron hangs by one group the jackknife says 0
     facts: Facts = {
         "layer": layer,
-        "method": _jackknifed(there),
+        "method": f"{_jackknifed(there)}, a neuron more or less",
+        "details": {"neurons": float(masks[0].size), "floor": floor},
         "reference": float(masks[0].mean()),
         "candidate": float(masks[1].mean()),
-        "details": {"neurons": float(masks[0].size)},
     }
     gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling)
+    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling) + floor
     yield sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
     yield sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
@@ -97,29 +98,39 @@ def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: 
 def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
     """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
 
-    Where not all neurons are correlated, what that may have missed joins the width.
+    Where not all neurons are correlated, what that may have missed joins the width. What the sampling of prompts alone
+    adds to absolute changes, at most twice the jackknife's estimate of it, lengthens the interval downward.
     """
     change = correlation_change(before.correlations, after.correlations)
     if change.mean is None:
         reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
         return sampling.nothing("redundancy_change", reason, n, layer=layer)
     there = _tokens(before) > 0
-    spread = _followed_spread(before, after, there, sampling)
+    spread, bias = _followed_spread(before, after, there, sampling)
     compared, neurons = len(before.correlated), before.minimum.shape[1]
     missed = sampling_error(change, compared, neurons)
+    half = math.hypot(spread, sampling.quantile * missed)
     counts = [correlation_histogram(a.correlations) for a in (before, after)]
     details = {
         "neurons": float(compared),
         "followed_neurons": float(len(before.sample)),
         "sampling_error": missed,
+        "floor": sampling.quantile * missed,
+        "bias_at_most": bias,
         "excluded_neurons": float(change.excluded),
         "wasserstein": wasserstein(*counts),
         "tail_0.8_change": tail_mass(counts[1], 0.8) - tail_mass(counts[0], 0.8),
         "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
     }
-    interval = _within(change.mean, math.hypot(spread, sampling.quantile * missed), 0, 2)
+    interval = Interval(max(0.0, change.mean - bias - half), min(2.0, change.mean + half))
     return sampling.estimate(
-        "redundancy_change", change.mean, interval, n, layer=layer, method=_jackknifed(there), details=details
+        "redundancy_change",
+        change.mean,
+        interval,
+        n,
+        layer=layer,
+        method=f"{_jackknifed(there)}, less its bias",
+        details=details,
     )
 
 
@@ -139,7 +150,15 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, sampl
         return sampling.nothing(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
     overlap = jaccard(before.salient[here][settled], after.salient[there][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}
-    return sampling.mean(metric, overlap, layer=layer, details=details)
+    return sampling.estimate(
+        metric,
+        float(overlap.mean()),
+        sampling.mean_share(overlap),
+        len(overlap),
+        method=f"bounded mean, {sampling.draws} draws",
+        layer=layer,
+        details=details,
+    )
 
 
 def _tokens(activations: Activations) -> Floats:
@@ -165,11 +184,14 @@ def _followed(activations: Activations) -> Correlations:
     return Correlations(whole.count, whole.mean[chosen], whole.comoment[np.ix_(chosen, chosen)])
 
 
-def _followed_spread(before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling) -> float:
-    """Half the width from the neurons followed; the whole range where matching has left no pair of them."""
+def _followed_spread(
+    before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling
+) -> tuple[float, float]:
+    """Half the width from the neurons followed, and twice their bias; the whole range where matching left no pair."""
     if len(before.sample) < 2:
-        return 2.0
-    return _spread(_changes_without_each(before, after, there), _followed_change(before, after), None, sampling)
+        return 2.0, 0.0
+    left_out, followed = _changes_without_each(before, after, there), _followed_change(before, after)
+    return _spread(left_out, followed, None, sampling), 2 * max(0.0, jackknife_bias(left_out, followed))
 
 
 def _followed_change(before: Activations, after: Activations) -> float:

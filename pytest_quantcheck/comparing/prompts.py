@@ -8,7 +8,7 @@ import numpy as np
 
 from ..analyses.calibration import adaptive_calibration_error, resampled_ace
 from ..analyses.divergence import kl_on_support
-from ..analyses.resampling import Counts, Floats
+from ..analyses.resampling import Counts, Floats, Interval, paired_shares, share
 from ..records import Answers, Estimate, Measurement
 from .sampling import Sampling
 
@@ -26,17 +26,32 @@ def prompt_estimates(reference: Measurement, candidate: Measurement, sampling: S
 
 
 def _accuracy_drop(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
-    right, still = before.correct.astype(np.float64), after.correct.astype(np.float64)
-    return sampling.mean("accuracy_drop", right - still, reference=float(right.mean()), candidate=float(still.mean()))
+    lost, won, n = (
+        int((before.correct & ~after.correct).sum()),
+        int((~before.correct & after.correct).sum()),
+        len(before.index),
+    )
+    return sampling.estimate(
+        "accuracy_drop",
+        (lost - won) / n,
+        paired_shares(lost, won, n, confidence=sampling.confidence),
+        n,
+        method="adjusted Wald, paired",
+        reference=float(before.correct.mean()),
+        candidate=float(after.correct.mean()),
+    )
 
 
 def _confidence_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     change = after.confidence - before.confidence
-    n = len(change)
-    interval = sampling.bootstrap(lambda counts: counts @ change / n, n)
-    reference, candidate = float(before.confidence.mean()), float(after.confidence.mean())
     return sampling.drift(
-        "confidence_drift", float(change.mean()), interval, n, reference=reference, candidate=candidate
+        "confidence_drift",
+        float(change.mean()),
+        sampling.mean(change),
+        len(change),
+        method=_studentised(sampling),
+        reference=float(before.confidence.mean()),
+        candidate=float(after.confidence.mean()),
     )
 
 
@@ -50,23 +65,39 @@ def _ace_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
         return of_candidate - resampled_ace(before.confidence, before.correct, counts, bins=BINS)
 
     own = [adaptive_calibration_error(answers.confidence, answers.correct, bins=BINS) for answers in (before, after)]
-    interval = sampling.bootstrap(change, n)
-    return sampling.drift("ace_drift", own[1] - own[0], interval, n, reference=own[0], candidate=own[1])
+    drift, halved = own[1] - own[0], n >= 2 * BINS
+    return sampling.drift(
+        "ace_drift",
+        drift,
+        sampling.halves(change, drift, n) if halved else Interval(-1.0, 1.0),
+        n,
+        method=f"paired halves, {sampling.draws} draws" if halved else f"none below {2 * BINS} prompts",
+        reference=own[0],
+        candidate=own[1],
+    )
 
 
 def _kl_divergence(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
+    n = len(before.index)
     try:
         divergence = kl_on_support(before.log_probs, before.rest, after.log_probs, after.rest)
     except ValueError as error:
-        return sampling.nothing("kl_divergence", f"infinite, or no distributions: {error}", len(before.index))
+        return sampling.nothing("kl_divergence", f"infinite, or no distributions: {error}", n)
     details = {"median": float(np.median(divergence)), "largest": float(divergence.max())}
-    return sampling.mean("kl_divergence", divergence, details=details)
+    interval, method = sampling.mean(divergence), _studentised(sampling)
+    interval = Interval(max(0.0, interval.low), interval.high)
+    return sampling.estimate("kl_divergence", float(divergence.mean()), interval, n, method=method, details=details)
 
 
 def _flip_rate(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
-    flipped = before.token != after.token
+    flips, n = int((before.token != after.token).sum()), len(before.index)
     details = {
         "right_to_wrong": float((before.correct & ~after.correct).mean()),
         "wrong_to_right": float((~before.correct & after.correct).mean()),
     }
-    return sampling.mean("flip_rate", flipped.astype(np.float64), details=details)
+    interval = share(flips, n, confidence=sampling.confidence)
+    return sampling.estimate("flip_rate", flips / n, interval, n, method="exact binomial", details=details)
+
+
+def _studentised(sampling: Sampling) -> str:
+    return f"paired studentised bootstrap, {sampling.draws} draws"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Required, TypedDict, Unpack
 
 from scipy import stats
 
-from ..analyses.resampling import Counts, Floats, Interval, fold, paired_bootstrap
+from ..analyses import resampling
+from ..analyses.resampling import Counts, Floats, Interval, fold
 from ..records import Estimate
 
 
@@ -16,7 +17,7 @@ class Facts(TypedDict, total=False):
     """What an estimate says beside its value and interval; the fields of `Estimate` of those names."""
 
     layer: int
-    method: str
+    method: Required[str]
     reference: float
     candidate: float
     details: dict[str, float]
@@ -35,14 +36,19 @@ class Sampling:
         """Half the width, in standard errors, of a normal interval of this confidence."""
         return float(stats.norm.ppf((1 + self.confidence) / 2))
 
-    def bootstrap(self, statistic: Callable[[Counts], Floats], n: int) -> Interval:
-        """Interval of a statistic of n prompts; see `paired_bootstrap`."""
-        return paired_bootstrap(statistic, n, draws=self.draws, confidence=self.confidence, seed=self.seed)
+    def mean(self, values: Floats) -> Interval:
+        """Interval of the mean over prompts of `values` (n,) that have no bounds; see `studentised_bootstrap`."""
+        return resampling.studentised_bootstrap(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
-    def mean(self, metric: str, values: Floats, **facts: Unpack[Facts]) -> Estimate:
-        """Estimate the mean over prompts of `values` (n,)."""
-        interval = self.bootstrap(lambda counts: counts @ values / len(values), len(values))
-        return self.estimate(metric, float(values.mean()), interval, len(values), **facts)
+    def mean_share(self, values: Floats) -> Interval:
+        """Interval of the mean over prompts of `values` (n,) in [0, 1]; see `bounded_mean`."""
+        return resampling.bounded_mean(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
+
+    def halves(self, statistic: Callable[[Counts], Floats], value: float, n: int) -> Interval:
+        """Interval of a signed statistic that is biased with few prompts; see `half_sampled`."""
+        return resampling.half_sampled(
+            statistic, value, n, draws=self.draws, confidence=self.confidence, seed=self.seed
+        )
 
     def drift(self, metric: str, change: float, signed: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
         """Estimate the size of a signed change from its interval."""
@@ -50,7 +56,6 @@ class Sampling:
 
     def estimate(self, metric: str, value: float, interval: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
         """Record a value with its interval; the interval is made to hold the value, as rounding may put it off."""
-        facts.setdefault("method", f"paired bootstrap, {self.draws} draws")
         return Estimate(
             metric=metric,
             value=value,

@@ -1,4 +1,4 @@
-"""Intervals: draws, percentiles, folding, the grouped jackknife and the prompts that would settle a verdict."""
+"""Intervals: draws, shares, means, halves, folding, the grouped jackknife, and the prompts that settle a verdict."""
 
 import numpy as np
 import pytest
@@ -6,31 +6,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pytest_quantcheck.analyses.calibration import adaptive_calibration_error, resampled_ace
 from pytest_quantcheck.analyses.resampling import (
     Interval,
     bootstrap_counts,
+    bounded_mean,
     fold,
     grouped_jackknife,
-    paired_bootstrap,
+    half_sampled,
+    half_samples,
+    jackknife_bias,
+    paired_shares,
     prompts_to_settle,
+    share,
+    studentised_bootstrap,
 )
 
 fresh = settings(max_examples=60)
 finite = st.floats(-1e6, 1e6)
 
 
-def mean_of(values):
-    """Return the statistic that is the mean of per-prompt values."""
-    return lambda counts: counts @ values / len(values)
-
-
+@pytest.mark.parametrize("drawn", [bootstrap_counts, half_samples])
 @pytest.mark.parametrize("chunk", [1, 3, 50, 1000, None])
-def test_draws_depend_on_the_seed_and_not_on_the_chunk(chunk):
+def test_draws_depend_on_the_seed_and_not_on_the_chunk(drawn, chunk):
     """The same seed gives the same draws however many are made at a time, another seed gives others."""
-    whole = np.concatenate(list(bootstrap_counts(37, 50, 1, 50)))
-    np.testing.assert_array_equal(np.concatenate(list(bootstrap_counts(37, 50, 1, chunk))), whole)
-    assert not np.array_equal(np.concatenate(list(bootstrap_counts(37, 50, 2, chunk))), whole)
+    whole = np.concatenate(list(drawn(37, 50, 1, 50)))
+    np.testing.assert_array_equal(np.concatenate(list(drawn(37, 50, 1, chunk))), whole)
+    assert not np.array_equal(np.concatenate(list(drawn(37, 50, 2, chunk))), whole)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 37])
+def test_a_half_has_half_of_the_prompts_once(n):
+    """Every draw has n // 2 prompts, none twice, and every prompt is as often in it: bounds of four standard errors."""
+    counts = np.concatenate(list(half_samples(n, 4000, 3)))
+    assert set(np.unique(counts)) == {0, 1}
+    assert np.all(counts.sum(axis=1) == n // 2)
+    assert np.all(np.abs(counts.mean(axis=0) - (n // 2) / n) < 4 * np.sqrt(0.25 / 4000))
+
+
+def test_every_half_is_as_likely():
+    """Of four prompts there are six halves."""
+    counts = np.concatenate(list(half_samples(4, 6000, 1)))
+    _, often = np.unique(counts, axis=0, return_counts=True)
+    assert len(often) == 6
+    assert stats.chisquare(often).pvalue > 0.001
 
 
 def test_a_draw_has_as_many_prompts_as_there_are():
@@ -53,58 +71,128 @@ def test_memory_is_bounded_by_chunks():
     assert len(next(bootstrap_counts(200_000, 2000, 0))) < 10
 
 
-def test_interval_holds_the_percentiles_of_the_drawn_statistics():
-    """The interval is the percentiles of the statistic over explicitly resampled prompts."""
-    generator = np.random.default_rng(5)
-    first, second = generator.random(60), generator.random(60)
-    right, wrong = generator.random(60) < first, generator.random(60) < second
-    drawn = []
-    for row in np.concatenate(list(bootstrap_counts(60, 200, 9))).astype(int):
-        rows = np.repeat(np.arange(60), row)
-        before = adaptive_calibration_error(first[rows], right[rows])
-        drawn.append(adaptive_calibration_error(second[rows], wrong[rows]) - before)
-    obtained = paired_bootstrap(
-        lambda counts: resampled_ace(second, wrong, counts) - resampled_ace(first, right, counts),
-        60,
-        draws=200,
-        confidence=0.9,
-        seed=9,
-    )
-    assert (obtained.low, obtained.high) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])), abs=1e-12)
+@pytest.mark.parametrize(("count", "n"), [(0, 1), (0, 64), (3, 64), (64, 64), (200, 512)])
+def test_an_exact_share_leaves_either_tail_its_half(count, n):
+    """At the lower end so many or more have probability 2.5 %, at the upper end so many or fewer."""
+    found = share(count, n)
+    assert found.low == 0 if count == 0 else stats.binom.sf(count - 1, n, found.low) == pytest.approx(0.025)
+    assert found.high == 1 if count == n else stats.binom.cdf(count, n, found.high) == pytest.approx(0.025)
 
 
-def test_bootstrap_of_a_mean_has_the_textbook_width():
-    """For 400 values the percentile interval is the normal one, to the noise of 4,000 draws (5 %)."""
+@pytest.mark.parametrize(("lost", "won", "n"), [(0, 0, 32), (5, 2, 64), (60, 0, 64)])
+def test_paired_shares_follow_bonett_and_price(lost, won, n):
+    """A Wald interval of the mean of n + 2 prompts, one of them lost and one won beside what was seen."""
+    change = np.array([1] * (lost + 1) + [-1] * (won + 1) + [0] * (n - lost - won))
+    low, high = stats.norm.interval(0.95, change.mean(), change.std() / np.sqrt(n + 2))
+    assert paired_shares(lost, won, n) == Interval(pytest.approx(low), pytest.approx(min(high, 1)))
+
+
+def test_the_studentised_bootstrap_is_a_loop_over_draws():
+    """Each draw's prompts written out, its mean in its own standard errors; equal but for rounding."""
+    values = np.random.default_rng(0).lognormal(size=60)
+    ratios = []
+    for row in np.concatenate(list(bootstrap_counts(60, 300, 4))).astype(int):
+        drawn = np.repeat(values, row)
+        ratios.append((drawn.mean() - values.mean()) / max(stats.sem(drawn, ddof=0), stats.sem(values, ddof=0) / 3))
+    low, high = values.mean() - np.quantile(ratios, [0.975, 0.025]) * stats.sem(values, ddof=0)
+    found = studentised_bootstrap(values, draws=300, seed=4)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_symmetric_values_have_the_textbook_interval():
+    """For 400 normal values it is Student's, to the noise of 4,000 draws (5 %)."""
     values = np.random.default_rng(0).normal(size=400)
-    obtained = paired_bootstrap(mean_of(values), 400, draws=4000, confidence=0.95, seed=1)
-    assert obtained.high - obtained.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.05)
+    found = studentised_bootstrap(values, draws=4000, seed=1)
+    low, high = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
+    assert found.high - found.low == pytest.approx(high - low, rel=0.05)
 
 
-def test_bootstrap_covers_the_truth_as_often_as_it_says():
-    """Of 300 samples of 80, a 90 % interval of the mean covers in 90 %, less 1 % for percentiles, give or take 5 %."""
-    samples = np.random.default_rng(2).normal(size=(300, 80))
-    intervals = [paired_bootstrap(mean_of(x), 80, draws=300, confidence=0.9, seed=i) for i, x in enumerate(samples)]
-    assert np.mean([i.low <= 0 <= i.high for i in intervals]) == pytest.approx(0.89, abs=0.05)
+def test_one_huge_value_does_not_make_everything_possible():
+    """A third of the draws miss it and have no spread to speak of: the mean is at most a few times what was found."""
+    values = np.full(64, 0.001)
+    values[7] = 10
+    found = studentised_bootstrap(values)
+    assert 2 * values.mean() < found.high < 5 * values.mean()
 
 
-def test_equal_models_have_an_interval_without_width():
-    """Both models see the same draw, so a difference that is zero on every prompt is zero in every draw."""
-    assert paired_bootstrap(mean_of(np.zeros(30)), 30, draws=100, confidence=0.95, seed=0) == Interval(0.0, 0.0)
+@pytest.mark.parametrize(("count", "n"), [(0, 16), (3, 16), (30, 64), (64, 64)])
+def test_the_mean_of_zeros_and_ones_has_the_exact_interval(count, n):
+    """Weighted with one prompt more, zeros and ones have Clopper and Pearson's interval, to the noise of draws."""
+    found, exact = bounded_mean(np.arange(n) < count, draws=20_000), share(count, n)
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=0.01)
+
+
+def test_a_range_is_a_scale():
+    """Values from -1 to 1 are shares stretched by two."""
+    values = np.random.default_rng(0).random(40)
+    one, other = bounded_mean(values), bounded_mean(2 * values - 1, least=-1, most=1)
+    assert (other.low, other.high) == pytest.approx((2 * one.low - 1, 2 * one.high - 1))
+
+
+def test_values_out_of_range_are_refused():
+    """A share above one is none."""
+    with pytest.raises(ValueError, match=r"values from 0\.0 to 1\.0, got some from 0\.5 to 1\.5"):
+        bounded_mean([0.5, 1.5])
+
+
+def test_halves_of_a_mean_give_its_textbook_interval():
+    """A mean has no bias, and random halves of 400 prompts spread as much as new samples do (5 %)."""
+    values = np.random.default_rng(0).normal(size=401)
+    found = half_sampled(lambda counts: counts @ values / 200, values.mean(), 401, draws=4000)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * stats.sem(values), rel=0.05)
+
+
+def test_bias_lengthens_the_interval_to_its_side():
+    """The size of a mean of noise: half the prompts have 1.41 times as much, so that all of it may be noise."""
+    values = np.random.default_rng(3).normal(size=(400, 30))
+    found = half_sampled(
+        lambda counts: np.abs(counts @ values / 200).mean(axis=1), np.abs(values.mean(axis=0)).mean(), 400
+    )
+    assert found.low < 0.01 < np.abs(values.mean(axis=0)).mean() <= found.high
+
+
+def test_the_jackknife_sees_what_prompts_add():
+    """The variance with n below is short by 1 / n of it: to the jackknife that is all of its bias."""
+    values = np.random.default_rng(2).normal(size=30)
+    left_out = [np.delete(values, i).var() for i in range(30)]
+    assert values.var() - jackknife_bias(left_out, values.var()) == pytest.approx(values.var(ddof=1))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        studentised_bootstrap(np.full(30, 0.25)),
+        half_sampled(lambda counts: counts @ np.zeros(30) + 0.25, 0.25, 30, draws=100),
+    ],
+)
+def test_what_never_varies_has_no_width(found):
+    """Models that are equal bit for bit on every prompt."""
+    assert found == Interval(0.25, 0.25)
 
 
 def test_a_statistic_that_is_not_finite_is_refused():
     """NaN never becomes an interval."""
-    with pytest.raises(ValueError, match="finite statistic for every draw, got nan"):
-        paired_bootstrap(mean_of(np.array([1.0, np.nan])), 2, draws=10, confidence=0.95, seed=0)
+    values = np.array([1.0, np.nan])
+    with pytest.raises(ValueError, match="Expected finite values for every prompt or draw, got nan"):
+        half_sampled(lambda counts: counts @ values, 0.0, 2, draws=10)
+    for interval in (studentised_bootstrap, bounded_mean):
+        with pytest.raises(ValueError, match="Expected finite values"):
+            interval(values)
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, float("nan")])
 def test_confidence_is_a_probability(confidence):
     """A percentage, or a confidence that promises all or nothing, is refused."""
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        paired_bootstrap(mean_of(np.ones(5)), 5, confidence=confidence)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        grouped_jackknife([1, 2], 1.5, confidence=confidence)
+    for interval in (
+        lambda: share(1, 5, confidence=confidence),
+        lambda: paired_shares(1, 0, 5, confidence=confidence),
+        lambda: studentised_bootstrap(np.ones(5), confidence=confidence),
+        lambda: bounded_mean(np.ones(5), confidence=confidence),
+        lambda: half_sampled(lambda counts: counts.sum(axis=1), 5.0, 5, confidence=confidence),
+        lambda: grouped_jackknife([1, 2], 1.5, confidence=confidence),
+    ):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            interval()
 
 
 @pytest.mark.parametrize(("n", "draws"), [(0, 10), (10, 0)])
@@ -215,9 +303,9 @@ def test_jackknives_it_refuses(left_out, sizes, message):
 @pytest.mark.parametrize(
     ("value", "low", "high", "limit", "expected"),
     [
-        (0.03, 0.01, 0.05, 0.04, 400),  # half width 0.02 must become 0.01
-        (0.03, 0.01, 0.09, 0.04, 3600),  # only the side that faces the limit counts
-        (0.05, 0.03, 0.90, 0.04, 400),
+        (0.03, 0.01, 0.05, 0.04, 818),  # half width 0.02 must become 0.01: four times, and 2.04 for power
+        (0.03, 0.01, 0.09, 0.04, 7356),  # only the side that faces the limit counts
+        (0.05, 0.03, 0.90, 0.04, 818),
         (0.03, 0.01, 0.05, 0.03, None),  # the value is the limit
         (0.03, 0.02, 0.035, 0.04, 100),  # settled already
         (0.03, 0.03, 0.03, 0.04, 100),  # no width
@@ -225,5 +313,20 @@ def test_jackknives_it_refuses(left_out, sizes, message):
     ],
 )
 def test_prompts_to_settle_by_hand(value, low, high, limit, expected):
-    """The half width shrinks with the square root of the number of prompts."""
+    """The half width shrinks with the square root of the number of prompts, and the value varies as well."""
     assert prompts_to_settle(value, low, high, limit, 100) == expected
+
+
+def test_what_prompts_do_not_narrow_is_taken_off():
+    """Of a half width of 0.05, 0.03 stay: 0.04 must become what is left of a distance of 0.05."""
+    assert prompts_to_settle(0.0, -0.05, 0.05, 0.04, 100, floor=0.03) == 468
+    assert prompts_to_settle(0.0, -0.05, 0.05, 0.02, 100, floor=0.03) is None
+
+
+@pytest.mark.parametrize(("confidence", "times"), [(0.8, 2.745), (0.95, 2.043), (0.99, 1.760)])
+def test_the_number_is_that_of_a_test_of_power(confidence, times):
+    """(z of the level + z of 0.8)^2, where z^2 would be enough for every second sample."""
+    levels = stats.norm.ppf([(1 + confidence) / 2, 0.8])
+    assert (levels.sum() / levels[0]) ** 2 == pytest.approx(times, abs=1e-3)
+    found = prompts_to_settle(0.0, -0.2, 0.2, 0.1, 10_000, confidence=confidence)
+    assert found == pytest.approx(40_000 * times, rel=1e-3)

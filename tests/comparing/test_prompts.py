@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
 
-from pytest_quantcheck.analyses.resampling import bootstrap_counts
+from pytest_quantcheck.analyses.resampling import half_samples, paired_shares, share, studentised_bootstrap
 from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.measuring import Plan, answers, measure
 from pytest_quantcheck.options.attribution import Attribution
@@ -27,18 +27,6 @@ def ace(confidence, correct):
         gaps.append(abs(sum(y for _, y in part) / len(part) - sum(c for c, _ in part) / len(part)))
         start += len(part)
     return sum(gaps) / 10
-
-
-def quantiles(draws, confidence=0.95):
-    """The percentile interval of some draws."""
-    return [float(q) for q in np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])]
-
-
-def resampled(sampling, n):
-    """The draws of prompts, each as a list of prompts with repetitions."""
-    for counts in bootstrap_counts(n, sampling.draws, sampling.seed):
-        for draw in counts:
-            yield np.repeat(np.arange(n), draw.astype(int))
 
 
 def folded(low, high):
@@ -139,32 +127,52 @@ def test_flips_in_both_directions_do_not_cancel(reference, changed, sampling):
 
 
 def test_intervals_of_drifts_are_folded(reference, candidate, comparison, sampling):
-    """The drift's interval is that of the signed change, resampled prompt by prompt in both models, folded at 0."""
-    before, after = reference.answers, candidate.answers
-    change = after.confidence - before.confidence
-    low, high = folded(*quantiles([change[draw].mean() for draw in resampled(sampling, 60)]))
+    """The drift's interval is that of the change prompt by prompt, folded at 0."""
+    change = candidate.answers.confidence - reference.answers.confidence
+    signed = studentised_bootstrap(change, draws=sampling.draws, seed=sampling.seed)
+    low, high = folded(signed.low, signed.high)
     (found,) = comparison.of("confidence_drift")
-    assert (found.low, found.high) == pytest.approx((min(low, found.value), max(high, found.value)), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((min(low, found.value), max(high, found.value)), abs=EXACT)
 
 
 def test_the_interval_of_ace_drift_is_that_of_whole_recalculations(reference, candidate, comparison, sampling):
-    """Every draw's prompts are sorted and binned anew in both models; the signed change's quantiles are folded."""
+    """Every half's prompts are sorted and binned anew in both models; spread and bias of the change make its ends."""
     answers = [(model.answers.confidence, model.answers.correct) for model in (reference, candidate)]
-    changes = [
-        ace(*(column[draw] for column in answers[1])) - ace(*(column[draw] for column in answers[0]))
-        for draw in resampled(sampling, 60)
-    ]
-    low, high = folded(*quantiles(changes))
+    value, *changes = (
+        ace(*(column[rows] for column in answers[1])) - ace(*(column[rows] for column in answers[0]))
+        for rows in (np.arange(60), *halves(sampling, 60))
+    )
+    bias, half = (np.mean(changes) - value) / (2**0.5 - 1), 1.959964 * np.std(changes)
+    low, high = folded(value - max(bias, 0) - half, value - min(bias, 0) + half)
     (found,) = comparison.of("ace_drift")
-    assert (found.low, found.high) == pytest.approx((min(low, found.value), max(high, found.value)), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
 
 
-def test_paired_intervals_are_quantiles_of_paired_draws(reference, candidate, comparison, sampling):
-    """The same prompts are drawn for both models, and the interval spans their quantiles."""
-    change = reference.answers.correct.astype(float) - candidate.answers.correct
-    low, high = quantiles([change[draw].mean() for draw in resampled(sampling, 60)])
-    (found,) = comparison.of("accuracy_drop")
-    assert (found.low, found.high) == pytest.approx((min(low, found.value), max(high, found.value)), abs=1e-9)
+def halves(sampling, n):
+    """The draws of half of the prompts."""
+    for counts in half_samples(n, sampling.draws, sampling.seed):
+        yield from map(np.flatnonzero, counts)
+
+
+def test_counts_have_intervals_of_counts(reference, candidate, comparison):
+    """Accuracy drop and flip rate: what was lost and won, and how many answers are others."""
+    before, after = reference.answers, candidate.answers
+    lost, won = (before.correct & ~after.correct).sum(), (~before.correct & after.correct).sum()
+    for metric, expected in (
+        ("accuracy_drop", paired_shares(lost, won, 60)),
+        ("flip_rate", share((before.token != after.token).sum(), 60)),
+    ):
+        (found,) = comparison.of(metric)
+        assert (found.low, found.high) == (expected.low, expected.high)
+
+
+def test_too_few_prompts_to_halve_leave_everything_possible(reference, measured, models, prompts, sampling):
+    """Of 19 prompts a half cannot fill ten bins: ACE drift has a value, and an interval that decides nothing."""
+    before = measure(models["reference"], prompts, OFF, model="builtin", index=list(range(19)))
+    after = measure(models["nf4"], prompts, OFF, model="builtin", index=list(range(19)), reference=before)
+    (found,) = compare(before, after, sampling).of("ace_drift")
+    assert (found.low, found.high, found.method) == (0, 1, "none below 20 prompts")
+    assert 0 < found.value < 1
 
 
 @pytest.mark.parametrize("metric", ["flip_rate", "kl_divergence", "redundancy_change"])

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -103,13 +104,17 @@ def test_other_neurons_correlated_are_refused(reference, measured, changed):
 
 
 def test_compared_with_itself_it_is_identical(reference):
-    """No difference anywhere: every change is exactly 0, every overlap 1, and `identical` says so."""
+    """No difference anywhere: every change is exactly 0, every overlap 1, and `identical` says so.
+
+    Prompts that were not measured may differ, so that counts have intervals with a width.
+    """
     found = compare(reference, reference)
     assert found.identical
     for estimate in found.estimates:
         if estimate.applicable:
-            expected = 1 if estimate.metric == "salient_overlap" else 0
-            assert (estimate.value, estimate.low, estimate.high) == (expected, expected, expected)
+            assert estimate.value == (1 if estimate.metric == "salient_overlap" else 0)
+            counted = estimate.metric in {"accuracy_drop", "flip_rate", "salient_overlap"} or "dead" in estimate.metric
+            assert (estimate.low < estimate.high) == counted
 
 
 def test_a_quantized_model_is_not_identical(comparison):
@@ -133,6 +138,14 @@ def test_one_bit_in_an_activation_is_a_difference(reference, changed):
     assert not compare(reference, other, Sampling(draws=20)).identical
 
 
-def test_comparing_is_deterministic(reference, measured):
-    """The same measurements and the same seed give the same record."""
-    assert compare(reference, measured["nf4"]) == compare(reference, measured["nf4"])
+def test_comparing_twice_gives_the_same_bits(reference, candidate):
+    """The same measurements and the same seed give the same record, to the last bit of every number."""
+    once, twice = (msgspec.json.encode(compare(reference, candidate, Sampling(seed=3))) for _ in range(2))
+    assert once == twice
+
+
+def test_another_seed_gives_other_draws(reference, measured):
+    """What is drawn depends on the seed, and what is measured does not."""
+    one, other = (compare(reference, measured["nf4"], Sampling(draws=50, seed=seed)) for seed in (0, 1))
+    assert [e.value for e in one.estimates] == [e.value for e in other.estimates]
+    assert one.of("kl_divergence")[0].high != other.of("kl_divergence")[0].high
