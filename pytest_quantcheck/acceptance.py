@@ -20,6 +20,8 @@ from .reporting import control_message, verdict_properties
 SUITE = "quantcheck"
 CONTROL = "control"
 """What stands in the place of a metric in the node ids of controls."""
+CALIBRATED = "calibrated"
+"""Where a control's report carries its whole comparison, for a profile that is to be written."""
 
 
 class AcceptanceSuite(pytest.Collector):
@@ -110,6 +112,8 @@ class ControlItem(PackagedItem):
         self.found[CONTROL] = result
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
+        if self.gate.settings.calibrate and result.verdicts:
+            self.found[CALIBRATED] = self.gate.compare_control(self.candidate, self.prompts)
         if result.outcome == "failed":
             raise AssertionError(control_message(result))
 

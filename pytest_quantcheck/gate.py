@@ -70,7 +70,7 @@ class Gate:
     @property
     def controls(self) -> tuple[str, ...]:
         """The controls' names, in the order in which they are measured; none unless they are asked for."""
-        return tuple(CONTROLS) if self.settings.controls else ()
+        return tuple(CONTROLS) if self.settings.controls or self.settings.calibrate else ()
 
     @property
     def metrics(self) -> tuple[str, ...]:

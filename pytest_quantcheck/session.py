@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from .acceptance import CONTROL, AcceptanceSuite, PackagedItem, check_names, is_suite
+from .acceptance import CALIBRATED, CONTROL, AcceptanceSuite, PackagedItem, check_names, is_suite
+from .calibrating import calibrated, check_calibration, save_calibrated
 from .certifying import Certificate, ControlResult, certify, in_order
-from .errors import QuantcheckError
+from .controls import CONTROLS
+from .errors import QuantcheckError, SettingsError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
@@ -43,6 +45,8 @@ class Session:
         self._verdicts: list[Verdict] = []
         self._comparisons: dict[tuple[str, str], Comparison] = {}
         self._controls: list[ControlResult] = []
+        self._calibrated: list[Comparison] = []
+        self._label = self._check_calibration()
         if settings.report:
             _check_writable(Path(settings.report))
         if alone:
@@ -89,15 +93,21 @@ class Session:
         if "comparison" in carried:
             comparison = msgspec.json.decode(carried["comparison"], type=Comparison)
             self._comparisons[comparison.candidate, comparison.prompt_set] = comparison
+        if CALIBRATED in carried:
+            self._calibrated.append(msgspec.json.decode(carried[CALIBRATED], type=Comparison))
         if CONTROL in carried:
             self._controls.append(msgspec.json.decode(carried[CONTROL], type=ControlResult))
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the report where one is asked for, once all reports have come, also where no terminal is."""
-        if self.settings.report and self._outcomes and not hasattr(self.config, "workerinput"):
-            cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        """Write the report and the profile that are asked for, once all reports have come; also without a terminal."""
+        if not self._outcomes or hasattr(self.config, "workerinput"):
+            return
+        cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        if self.settings.report:
             whole = not (session.shouldfail or session.shouldstop)
             self._written = [_CUT] if cut else self._write_report(Path(self.settings.report), whole=whole)
+        if self._label and not cut:
+            self._written.append(self._write_profile(session, *self._label))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the tables, and where the report is."""
@@ -110,6 +120,30 @@ class Session:
             terminalreporter.write_line(line, **markup)
         for line in self._written:
             terminalreporter.write_line(line)
+
+    def _check_calibration(self) -> tuple[str, int] | None:
+        """The name and version of the profile to be written; what cannot be is refused before anything is loaded."""
+        asked = self.settings
+        if not asked.calibrate:
+            return None
+        fewest = min(len(prompts) for prompts in self.gate.prompt_sets.values())
+        directory = Path(asked.calibrate_directory)
+        return check_calibration(asked.calibrate, directory=directory, rate=asked.calibrate_rate, n_prompts=fewest)
+
+    def _write_profile(self, session: pytest.Session, name: str, version: int) -> str:
+        """Write what the controls say limits should be; a profile that was asked for and is not there fails the run."""
+        asked, found = self.settings, self._calibrated
+        damaged = [comparison for comparison in found if CONTROLS[comparison.candidate].kind == "defect"]
+        harmless = [comparison for comparison in found if comparison not in damaged]
+        try:
+            if not (harmless and damaged):
+                raise SettingsError("it needs nulls and defects, and this run has left the one or the other out")
+            text = calibrated(harmless, damaged, name=name, version=version, rate=asked.calibrate_rate)
+            path = save_calibrated(text, directory=Path(asked.calibrate_directory), name=name, version=version)
+        except (QuantcheckError, OSError) as error:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            return f"no profile {name}@{version} is written: {error}"
+        return f"profile: {path}, used with --quantcheck-profile={path}"
 
     def _write_report(self, directory: Path, *, whole: bool) -> list[str]:
         try:
@@ -158,6 +192,7 @@ class Session:
             f"attribution: {asked.attribution} on {asked.attribution_samples} prompts; layers: {asked.layers}",
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
             *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
+            *([f"limits would be written as {self._label[0]}@{self._label[1]}"] if self._label else ()),
         ]
 
     def _progress(self, label: str) -> AbstractContextManager[Any]:

@@ -84,11 +84,12 @@ def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: 
     amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
     without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
-    churn = float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling)
+    churn, floor = float(dead_neuron_churn(*masks)), 1 / len(masks[0])
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
     facts: Facts = {
         "layer": layer,
-        "method": _jackknifed(there),
+        "method": f"{_jackknifed(there)}, a neuron more or less",
+        "details": {"neurons": float(masks[0].size), "floor": floor},
         "reference": float(masks[0].mean()),
         "candidate": float(masks[1].mean()),
     }

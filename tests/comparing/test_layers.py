@@ -201,6 +201,7 @@ METHODS = {
     "flip_rate": "exact binomial",
     "dead_neuron_delta": f"{GROUPED}, a neuron more or less",
     "dead_neuron_churn": f"{GROUPED}, a neuron more or less",
+    "faint_neuron_churn": f"{GROUPED}, a neuron more or less",
     "salient_overlap": "bounded mean, 400 draws",
     "redundancy_change": f"{GROUPED}, less its bias",
 }

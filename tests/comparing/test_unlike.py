@@ -113,7 +113,9 @@ def test_compared_with_itself_it_is_identical(reference):
     for estimate in found.estimates:
         if estimate.applicable:
             assert estimate.value == (1 if estimate.metric == "salient_overlap" else 0)
-            counted = estimate.metric in {"accuracy_drop", "flip_rate", "salient_overlap"} or "dead" in estimate.metric
+            counted = (
+                estimate.metric in {"accuracy_drop", "flip_rate", "salient_overlap"} or "neuron_" in estimate.metric
+            )
             assert (estimate.low < estimate.high) == counted
 
 

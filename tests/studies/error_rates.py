@@ -2,9 +2,9 @@
 
     python tests/studies/error_rates.py FILE MODEL PROMPTS [--template T] [--sizes N,N,N] [--pool N] [--draws N]
 
-The reference, the nulls, every rewrite and every defect at every grade are measured over a pool of prompts, in shards of
-32. A fresh sample of prompts is so many shards, drawn without replacement and merged, which is exact. Each comparison of
-a sample is appended to FILE as a line of JSON; `error_tables.py` judges those lines by a profile.
+The reference, the nulls, every rewrite and every defect at every grade are measured over a pool of prompts, in shards
+of 32. A fresh sample of prompts is so many shards, drawn without replacement and merged, which is exact. Each
+comparison of a sample is appended to FILE as a line of JSON; `error_tables.py` judges those lines by a profile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Print what `error_rates.py` measured, judged by a profile: `python tests/studies/error_tables.py FILE... [--profile P]`.
+"""Print what `error_rates.py` measured, judged by a profile.
+
+    python tests/studies/error_tables.py FILE... [--profile NAME@VERSION] [--picture FILE.svg]
 
 False alarms of the nulls and rewrites with Clopper-Pearson intervals, what was caught of every defect and by which
 metrics, and, with `--picture FILE.svg`, the same as a picture.
@@ -55,11 +57,12 @@ def false_alarms(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
     for (model, prompts, n), group in grouped(lines, "model", "prompts", "n").items():
         found = [failing(line, profile) for line in group]
         cells = [sum(name in failed for failed in found) for name in profile.metrics]
-        yield f"| {model}, {prompts} | {n} | {share(sum(map(bool, found)), len(found))} | {' | '.join(map(str, cells))} |"
+        whole = share(sum(map(bool, found)), len(found))
+        yield f"| {model}, {prompts} | {n} | {whole} | {' | '.join(map(str, cells))} |"
 
 
 def power(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
-    """For each control and grade: the share caught at each size, by which metrics at the largest, and by accuracy alone."""
+    """For each control and grade: what is caught at each size, by which metrics at the largest, by accuracy alone."""
     sizes = sorted({line.n for line in lines})
     yield f"| control | grade | {' | '.join(f'caught at {n}' for n in sizes)} | by (at {sizes[-1]}) | accuracy alone |"
     yield "|" + "---|" * (len(sizes) + 4)
