@@ -180,9 +180,8 @@ def test_inconclusive_says_how_many_prompts_would_settle_it(interval):
     """The half width shrinks with the root of the number of prompts; 2.043 as many make it so four times in five."""
     value, low, high = interval
     expected = 100 * ((high - value if value < 0.5 else value - low) / abs(0.5 - value)) ** 2
-    assert judged(MAX, interval, 0.5).prompts_needed == pytest.approx(
-        2.0429 * expected, rel=0.002
-    )  # and up to a whole one
+    wanted = 2.0429 * expected  # and up to a whole one
+    assert judged(MAX, interval, 0.5).prompts_needed == pytest.approx(wanted, rel=0.002)
 
 
 def test_of_attributed_prompts_some_do_not_converge():

@@ -309,9 +309,9 @@ def prompts_to_settle(
 
     The half width on the side that faces the limit shrinks with the square root of the number of prompts. Were it just
     to reach the limit, every second sample would settle nothing, as the value varies from sample to sample too: so the
-    number is that of a test of power 0.8. An estimate from the n prompts at hand is itself uncertain; over all samples
-    that are inconclusive, about every second one names a number that does settle it. An interval that is off the limit
-    already needs no more than its n prompts; None means that no number of prompts settles it.
+    number is that of a test of power 0.8. The estimate it starts from errs as well: over all inconclusive samples more
+    than half name a number that settles it, unless the truth is within a quarter of the half width of the limit. An
+    interval that is off the limit already needs no more than its n prompts; None means that no number settles it.
 
     Args:
         value: the estimate.
