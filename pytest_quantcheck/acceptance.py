@@ -91,7 +91,8 @@ class AcceptanceItem(PackagedItem):
         comparison = self.found["comparison"] = self.gate.compare(self.candidate, self.prompts)
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         if verdict is None:
-            pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} in this case")
+            case = f"in this case, {comparison.n_prompts} prompts"
+            pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
         self.found["verdict"] = verdict
         self.user_properties += verdict_properties(verdict)
         from .assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now

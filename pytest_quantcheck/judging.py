@@ -16,7 +16,7 @@ _WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "pas
 
 
 def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
-    """Judge one metric by a profile; None when the profile does not gate it.
+    """Judge one metric by a profile; None when the profile does not gate it, or only from more prompts up.
 
     A layered metric is as good as its worst gated layer. Layers where the reference gives no definition take no
     part; if no gated layer is left, or nothing was estimated, the metric is unmeasured.
@@ -30,7 +30,7 @@ def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | No
 
 
 def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
-    return profile.limit(
+    limit = profile.limit(
         estimate.metric,
         bits=comparison.candidate,
         layer=estimate.layer,
@@ -38,6 +38,7 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
         model=comparison.reference_provenance.model,
         prompts=comparison.prompt_set,
     )
+    return limit if limit and comparison.n_prompts >= limit.from_prompts else None
 
 
 def _not_measured(comparison: Comparison, metric: str, profile: Profile) -> tuple[Estimate, ...]:

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -359,3 +360,14 @@ def test_more_prompts_are_never_fewer(interval, limit):
     """The number of prompts that would settle a verdict is at least what there are, and finite."""
     needed = judged(MAX, interval, limit).prompts_needed
     assert needed is None or (needed >= 100 and math.isfinite(needed))
+
+
+@pytest.mark.parametrize(("n", "gated"), [(99, False), (100, True)])
+def test_a_limit_may_gate_from_so_many_prompts_up(n, gated):
+    """With fewer prompts chance would decide: there is no verdict, on layers neither."""
+    for metric in (MAX, "redundancy_change"):
+        found = rule(metric, 0.5)
+        few = msgspec.structs.replace(found, limit=msgspec.structs.replace(found.limit, from_prompts=100))
+        layer = 0 if metric == "redundancy_change" else None
+        measured = msgspec.structs.replace(comparison(estimate(metric, 0.6, 0.55, 0.65, layer=layer)), n_prompts=n)
+        assert (judge(measured, metric, profile(few)) is not None) == gated

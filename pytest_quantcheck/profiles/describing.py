@@ -53,7 +53,7 @@ def _metric_lines(name: str, rules: list[Rule]) -> Iterator[str]:
     for rule in rules:
         case = _case(rule) or ("every other case" if len(rules) > 1 else "every case")
         value = f"{_BOUNDS[rule.limit.direction]} {rule.limit.value!r} {metric.unit}".rstrip()
-        yield from _wrapped(f"{value}, {case}", "  ")
+        yield from _wrapped(f"{value}, {case}{_from(rule.limit)}", "  ")
         yield from _wrapped(rule.limit.evidence, "    ")
 
 
@@ -62,8 +62,9 @@ def _limit_change(place: str, old: Limit | None, new: Limit | None) -> Iterator[
         word, limit = ("removed", old) if new is None else ("added", new)
         assert limit is not None
         yield f"{place}: {word}, {limit.direction} {limit.value!r}"
-    elif old.value != new.value:
+    elif (old.value, old.from_prompts) != (new.value, new.from_prompts):
         yield from _change(f"{place}.{new.direction}", repr(old.value), repr(new.value))
+        yield from _change(f"{place}.from_prompts", str(old.from_prompts), str(new.from_prompts))
     elif old.evidence != new.evidence:
         yield f"{place}: the same limit on other evidence"
 
@@ -76,6 +77,10 @@ def _change(place: str, old: str, new: str) -> Iterator[str]:
 def _place(rule: Rule) -> str:
     case = _case(rule)
     return f"metrics.{rule.limit.metric}{case and f' ({case})'}"
+
+
+def _from(limit: Limit) -> str:
+    return f", from {limit.from_prompts:,} prompts up" if limit.from_prompts > 1 else ""
 
 
 def _case(rule: Rule) -> str:

@@ -42,6 +42,7 @@ class _Override(msgspec.Struct, forbid_unknown_fields=True):
     evidence: str
     max: float | None = None
     min: float | None = None
+    from_prompts: int = 1
     bits: BitWidth | None = None
     layer: int | LayerName | None = None
     model: str | None = None
@@ -56,6 +57,7 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True):
     evidence: str
     max: float | None = None
     min: float | None = None
+    from_prompts: int = 1
     override: tuple[_Override, ...] = ()
 
 
@@ -147,7 +149,16 @@ def _read_limit(metric: Metric, table: _Table | _Override, place: str, source: s
         check_limit(metric, value)
     except ValueError as problem:
         raise _PlaceError(f"{place}.{metric.direction}", str(problem)) from None
-    return Limit(metric=metric.name, value=value, direction=metric.direction, evidence=table.evidence, source=source)
+    if table.from_prompts < 1:
+        raise _PlaceError(f"{place}.from_prompts", f"expected a number of prompts from 1 up, got {table.from_prompts}")
+    return Limit(
+        metric=metric.name,
+        value=value,
+        direction=metric.direction,
+        evidence=table.evidence,
+        source=source,
+        from_prompts=table.from_prompts,
+    )
 
 
 def _read_override(metric: Metric, override: _Override, place: str, label: str) -> Rule:

@@ -20,6 +20,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
     `direction` is `"max"` when a `value` above the limit fails and `"min"` when one below it does; `evidence`
     says what was measured to set it; `source` says which table of which profile, or which option, it is from.
+    With fewer than `from_prompts` prompts the metric is reported and does not gate: chance would decide.
     """
 
     metric: str
@@ -27,6 +28,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     direction: Literal["max", "min"]
     evidence: str
     source: str
+    from_prompts: int = 1
 
 
 class Case(NamedTuple):

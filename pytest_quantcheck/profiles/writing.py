@@ -52,6 +52,8 @@ def _table(rule: Rule) -> Iterator[str]:
         if value is not None:
             yield f"{key} = {value if isinstance(value, int) else toml_string(value)}"
     yield f"{limit.direction} = {limit.value!r}"
+    if limit.from_prompts > 1:
+        yield f"from_prompts = {limit.from_prompts}"
     yield f"evidence = {toml_string(limit.evidence)}"
 
 

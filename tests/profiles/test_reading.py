@@ -69,6 +69,7 @@ BAD = {
     "schema-missing": ("schema = 1", "", "top level: .*missing required field `schema`"),
     "schema-2": ("schema = 1", "schema = 2", "schema: expected 1, .* got 2"),
     "name-blank": ("strict", " ", "name: expected a name"),
+    "from-0": ("max = 0.25", "max = 0.25\nfrom_prompts = 0", "ace_drift.from_prompts: expected a number of .* got 0"),
     "version-0": ("version = 2", "version = 0", "version: expected a version from 1 up, got 0"),
     "version-text": ("version = 2", "version = '2'", "version: Expected `int`, got `str`"),
     "unknown-key": ("schema = 1", "schema = 1\ncolor = 1", "top level: .*unknown field `color`"),

@@ -24,6 +24,7 @@ def rule(metric, value, evidence, label, **case):
         direction=METRICS[metric].direction,
         evidence=evidence,
         source=f"{label} ({named})" if case else label,
+        from_prompts=len(evidence),
     )
     return Rule(limit=limit, **case)
 
