@@ -261,6 +261,7 @@ def population(effect: Effect) -> dict[str, float]:
         "flip_rate": effect.lost * right + (effect.won + effect.other) * (1 - right),
         "dead_neuron_delta": abs(int(dead[1].sum()) - int(dead[0].sum())) / 400,
         "dead_neuron_churn": float((dead[0] != dead[1]).mean()),
+        "faint_neuron_churn": float((dead[0] != dead[1]).mean()),  # neurons are at 0 or at the median here
         "salient_overlap": float(jaccard(one.salient, two.salient).mean()),
         "redundancy_change": float(covariances(effect)[np.triu_indices(NEURONS, 1)].mean()),
     }
@@ -275,9 +276,11 @@ def truth(effect: Effect, n: int) -> dict[str, float]:
     one, two = firing(effect)
     both = SHARED * np.minimum(one, two) + (1 - SHARED) * one * two
     silent = (1 - one) ** n, (1 - two) ** n, (1 - one - two + both) ** n
+    churn = float((silent[0] + silent[1] - 2 * silent[2]).mean())
     return population(effect) | {
         "dead_neuron_delta": abs(float((silent[1] - silent[0]).mean())),
-        "dead_neuron_churn": float((silent[0] + silent[1] - 2 * silent[2]).mean()),
+        "dead_neuron_churn": churn,
+        "faint_neuron_churn": churn,
     }
 
 
@@ -330,7 +333,7 @@ def simulate(effect: Effect, n: int, repeats: int, sampling: Sampling) -> Iterat
 
 
 def _of(metric: str, estimates: Iterable[Estimate]) -> Estimate:
-    layer = EXTREMES if metric.startswith("dead") else PAIRS
+    layer = EXTREMES if "_neuron_" in metric else PAIRS
     return next(e for e in estimates if e.metric == metric and e.layer in (None, layer))
 
 
