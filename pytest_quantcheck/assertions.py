@@ -11,7 +11,7 @@ from .profiles import load_profile
 from .records import Comparison, Verdict
 from .reporting.wording import concession, failure_message, headline
 
-DEFAULT_PROFILE = "default@1"
+DEFAULT_PROFILE = "default@2"
 
 
 class QuantcheckWarning(UserWarning):

@@ -51,7 +51,7 @@ def test_defaults_are_the_documented_ones(read):
         attribution_samples=64,
         attribution_tokens=1024,
         redundancy_neurons="auto",
-        profile="default@1",
+        profile="default@2",
         fail=(),
         allow_unmeasured=(),
         calibrate=None,

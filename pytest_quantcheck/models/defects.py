@@ -169,7 +169,8 @@ def duplicated_rows(subject: Subject, severity: float) -> str:
 def sharpened_logits(subject: Subject, severity: float) -> str:
     """Multiply the output head: confidence moves, answers do not.
 
-    A converter that forgets a logit scale, or adds 1 to a final norm that has it already, does that. A head that
+    A converter that forgets a logit scale (Granite divides by up to 16), or adds 1 to a final norm that has it already,
+    does that. A head that
     shares its weights with the embedding gets weights of its own: multiplying those would alter more than the
     logits. Severity: the factor.
     """
@@ -223,7 +224,7 @@ DEFECTS = {
     "dropped-zero-points": Defect(dropped_zero_points, 1.0, (1 / 64, 1 / 16, 1 / 4, 1.0)),
     "zeroed-rows": Defect(zeroed_rows, 0.05, (0.01, 0.02, 0.05, 0.1)),
     "duplicated-rows": Defect(duplicated_rows, 0.125, (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)),
-    "sharpened-logits": Defect(sharpened_logits, 2.0, (1.05, 1.1, 1.3, 2.0)),
+    "sharpened-logits": Defect(sharpened_logits, 4.0, (1.05, 1.1, 1.3, 2.0, 4.0)),
     "other-fine-tune": Defect(other_fine_tune, 8, (1, 2, 4, 8)),
     "three-bits": Defect(three_bits, 3, (8, 6, 5, 4, 3, 2)),
 }

@@ -149,7 +149,7 @@ OPTIONS: tuple[Option, ...] = (
         _late("values.parse_neurons"),
         "N",
     ),
-    Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@1"),
+    Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@2"),
     Option("fail", "replace one limit of the profile", None, _late("values.parse_limit"), "METRIC:VALUE", "list"),
     Option(
         "allow-unmeasured",

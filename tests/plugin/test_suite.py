@@ -85,7 +85,7 @@ def test_dry_run_says_what_would_be_measured(gate):
         line.startswith("attribution: adaptive") and line.endswith("on 64 prompts; layers: paper")
         for line in found.lines
     )
-    assert any(line.startswith("verdicts: accuracy_drop") and line.endswith("by default@1") for line in found.lines)
+    assert any(line.startswith("verdicts: accuracy_drop") and line.endswith("by default@2") for line in found.lines)
     assert "passed" not in found.text
 
 

@@ -60,7 +60,7 @@ def test_check_names_the_place_of_each_fault(capsys, file):
 def test_check_without_arguments_checks_all_that_is_published(capsys):
     """The package's own profiles are good."""
     assert main(["profiles", "check"]) == 0
-    assert "default@1: valid, 9 limits" in capsys.readouterr().out
+    assert "default@2: valid, 10 limits" in capsys.readouterr().out
 
 
 def test_published_profiles_are_checked_against_their_checksums(tmp_path):

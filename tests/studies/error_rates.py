@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--damage-attributed", type=int, default=64)
     parser.add_argument("--draws", type=int, default=100, help="samples of each null and size")
     parser.add_argument("--damage-draws", type=int, default=10)
+    parser.add_argument("--only", default="", help="of everything else, what has this in its name")
     asked = parser.parse_args()
     prompts = read_prompts(asked.prompts, template=asked.template, samples=asked.pool)
     source = Source(asked.model, dtype=asked.dtype)
@@ -168,10 +169,11 @@ def main() -> None:
     few = tuple(size for size in sizes if size <= asked.damage_pool)
     plan = Plan(samples=asked.attributed, redundancy_neurons=NEURONS)
     fewer = replace(plan, samples=asked.damage_attributed)
+    others = [case for case in damaged(layers, prompts) if asked.only in case.name]
     with asked.file.open("ab") as file:
         for study, cases, pool in (
             (Study(source, prompts, plan, sizes, asked.draws), list(nulls(asked.dtype)), asked.pool),
-            (Study(source, prompts, fewer, few, asked.damage_draws), list(damaged(layers, prompts)), asked.damage_pool),
+            (Study(source, prompts, fewer, few, asked.damage_draws), others, asked.damage_pool),
         ):
             for line in study.lines(cases, pool) if pool else ():
                 file.write(msgspec.json.encode(line) + b"\n")

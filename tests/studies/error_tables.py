@@ -2,8 +2,9 @@
 
     python tests/studies/error_tables.py FILE... [--profile NAME@VERSION] [--picture FILE.svg]
 
-False alarms of the nulls and rewrites with Clopper-Pearson intervals, what was caught of every defect and by which
-metrics, and, with `--picture FILE.svg`, the same as a picture.
+False alarms of the nulls with Clopper-Pearson intervals, what was caught of every defect and by which metrics, and,
+with `--picture`, the same as a picture. With `--leave-one-out` limits are derived from each model and prompt set alone
+and judged on the others.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 import msgspec
 from scipy.stats import binomtest
 
+from pytest_quantcheck.calibrating import calibrated
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.profiles import Profile, load_profile
+from pytest_quantcheck.models.altering import SEVERITIES
+from pytest_quantcheck.profiles import Profile, load_profile, read_profile
 from tests.studies.error_rates import Line
 
-HARMLESS = ("null", "rewrite")
+RATE = 0.01
+"""False alarms that limits derived from one model may give."""
 
 
 def read(files: Iterable[Path]) -> list[Line]:
@@ -75,6 +79,43 @@ def power(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
         yield f"| {control} | {grade or ''} | {' | '.join(caught)} | {', '.join(by) or 'none'} | {alone}/{len(last)} |"
 
 
+def derived(lines: Sequence[Line]) -> Profile:
+    """The profile that one model and prompt set give.
+
+    It rests on the first draws of the nulls, and of the defects as severe as a certificate has them, on as many prompts
+    as those were measured on at most.
+    """
+    first = [line for line in lines if not line.draw]
+    damaged = [line for line in first if line.kind == "defect" and line.grade == SEVERITIES[line.control]]
+    most = max(line.n for line in damaged)
+    damaged = [line for line in damaged if line.n == most]
+    nulls = [line for line in first if line.kind == "null" and line.n >= most]
+    harmless = [line for line in nulls if line.n == min(line.n for line in nulls)]
+    text = calibrated(
+        *([line.comparison for line in part] for part in (harmless, damaged)), name="derived", version=1, rate=RATE
+    )
+    return read_profile(text.encode(), "derived")
+
+
+def leave_one_out(lines: Sequence[Line]) -> Iterable[str]:
+    """Limits of one model and prompt set, judged on every other: false alarms, and defects caught in any sample."""
+    yield "| limits from | judged on | false alarms | defects caught |\n|---|---|---|---|"
+    sets = grouped(lines, "model", "prompts")
+    able = [key for key, group in sets.items() if any(line.kind == "defect" for line in group)]
+    for source in able:
+        profile = derived(sets[source])
+        for key, group in sets.items():
+            if key != source:
+                alarms = [bool(failing(line, profile)) for line in group if line.kind == "null"]
+                severe = [line for line in group if line.grade == SEVERITIES.get(line.control)]
+                caught = {line.control for line in severe if failing(line, profile)}
+                of = len({line.control for line in severe})
+                names = " on ".join(map(str, source)), " on ".join(map(str, key))
+                yield f"| {names[0]} | {names[1]} | {share(sum(alarms), len(alarms))} | {len(caught)}/{of} |"
+        limits = ", ".join(f"{rule.limit.metric} {rule.limit.value:g}" for rule in profile.rules)
+        yield f"| | limits: {limits} | | |"
+
+
 def picture(lines: Sequence[Line], profile: Profile, file: Path) -> None:
     """Share of samples in which each metric fails, defect by defect: one heat map for each model and prompt set."""
     import matplotlib as mpl
@@ -106,12 +147,15 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--profile", default="default@2")
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--leave-one-out", action="store_true")
     asked = parser.parse_args()
     profile, lines = load_profile(asked.profile), read(asked.files)
     print("\n".join(false_alarms([line for line in lines if line.kind == "null"], profile)))
     for (model, prompts), group in grouped((line for line in lines if line.kind != "null"), "model", "prompts").items():
         print(f"\n{model} on {prompts}\n")
         print("\n".join(power(group, profile)))
+    if asked.leave_one_out:
+        print("\n".join(["", *leave_one_out(lines)]))
     if asked.picture:
         picture([line for line in lines if line.kind != "null"], profile, asked.picture)
 
