@@ -74,7 +74,7 @@ def unmeasured(**changes):
 
 def profile(**changes):
     """The default profile with these fields changed."""
-    return msgspec.structs.replace(load_profile("default@1"), **changes)
+    return msgspec.structs.replace(load_profile("default@2"), **changes)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -104,7 +104,7 @@ def test_failure_says_all_that_is_needed():
     assert lines[0] == "salient-neuron overlap of nf4 on boolq at layer 1 is below its limit"
     facts = dict(line.split(None, 1) for line in lines[1:] if " " in line)
     assert facts["value"] == "0.2000 (95 % interval 0.1000 to 0.3000)"
-    assert facts["limit"] == "at least 0.5000 (limit=; profile default@1)"
+    assert facts["limit"] == "at least 0.5000 (limit=; profile default@2)"
     assert facts["reference"] == "0.2500"
     assert facts["prompts"] == "512 of boolq (paired bootstrap)"
 
@@ -114,7 +114,7 @@ def test_comparisons_own_profile_decides():
     strict = profile(name="strict", version=7).with_limits([("ace_drift", 0.01)], source="strict@7")
     with pytest.raises(AssertionError, match=r"at most 0.0100 \(strict@7\)"):
         assert_ace_drift(comparison("ace_drift", profile=strict))
-    with pytest.raises(AssertionError, match="default@1"):
+    with pytest.raises(AssertionError, match="default@2"):
         assert_ace_drift(comparison("ace_drift", 9.0, 8.0, 10.0))
 
 

@@ -183,5 +183,7 @@ def test_whole_gate(settings, model, benchmark, full, tmp_path):
         "n_prompts": len(prompts),
         "threads": torch.get_num_threads(),
     }
-    assert all(verdict is not None for verdict in verdicts)
-    assert len(verdicts) == 18
+    assert len(verdicts) == 20
+    assert sum(verdict is not None for verdict in verdicts) == (
+        18 if full else 16
+    )  # few prompts: two gate from more up

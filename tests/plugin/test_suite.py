@@ -14,6 +14,7 @@ METRICS = (
     "flip_rate",
     "dead_neuron_delta",
     "dead_neuron_churn",
+    "faint_neuron_churn",
     "salient_overlap",
     "redundancy_change",
 )
@@ -99,37 +100,37 @@ def test_users_tests_come_first_and_in_order(gate, user_tests):
     """Without --quantcheck-only both are collected."""
     found = gate(*LIST)
     assert found.ids[:3] == user_tests
-    assert len(found.ids) == 3 + 18
+    assert len(found.ids) == 3 + 20
 
 
 def test_only_ignores_users_tests(gate, user_tests):
     """With --quantcheck-only the packaged suite is all there is, even when a path is given."""
-    assert len(gate(*LIST, "--quantcheck-only", "test_a.py").ids) == 18
+    assert len(gate(*LIST, "--quantcheck-only", "test_a.py").ids) == 20
 
 
 def test_keyword_selects(gate, user_tests):
     """-k selects by metric, candidate and prompt set."""
     found = gate(*LIST, "-k", "ace_drift and int8")
     assert found.ids == [ACE]
-    assert "1/21 tests collected (20 deselected)" in found.text
+    assert "1/23 tests collected (22 deselected)" in found.text
 
 
 def test_deselect_takes_an_item_away(gate):
     """--deselect takes node ids of the packaged suite."""
     found = gate(*LIST, "--quantcheck-only", "--deselect", ACE)
-    assert len(found.ids) == 17
+    assert len(found.ids) == 19
     assert ACE not in found.ids
 
 
 @pytest.mark.parametrize(
-    ("named", "count"), [(ACE, 1), ("quantcheck::test_ace_drift", 2), ("quantcheck", 18), ("quantcheck::nothing", 0)]
+    ("named", "count"), [(ACE, 1), ("quantcheck::test_ace_drift", 2), ("quantcheck", 20), ("quantcheck::nothing", 0)]
 )
 def test_node_id_from_the_output_can_be_pasted(gate, user_tests, named, count):
     """A node id, a test without parameters and the whole suite; an unknown one ends pytest with exit status 4."""
     found = gate(*LIST, named)
     assert len(found.ids) == (count or 1)
     assert (found.status == pytest.ExitCode.USAGE_ERROR) == (count == 0)
-    assert count or "not found: quantcheck::nothing (the packaged suite has 18 items" in found.text
+    assert count or "not found: quantcheck::nothing (the packaged suite has 20 items" in found.text
 
 
 def test_node_ids_of_both_kinds_can_be_named(gate, user_tests):

@@ -24,6 +24,9 @@ from pytest_quantcheck.models.altering import SEVERITIES
 from pytest_quantcheck.profiles import Profile, load_profile, read_profile
 from tests.studies.error_rates import Line
 
+ACCURACY = 0.05
+"""Limit of a gate that has nothing else."""
+
 RATE = 0.01
 """False alarms that limits derived from one model may give."""
 
@@ -37,6 +40,13 @@ def failing(line: Line, profile: Profile) -> frozenset[str]:
     """The metrics that do not accept this comparison."""
     verdicts = (judge(line.comparison, metric, profile) for metric in profile.metrics)
     return frozenset(verdict.metric for verdict in verdicts if verdict and not verdict.acceptable)
+
+
+def accuracy(line: Line) -> float:
+    """The accuracy drop of one comparison."""
+    (estimate,) = line.comparison.of("accuracy_drop")
+    assert estimate.value is not None
+    return estimate.value
 
 
 def share(count: int, of: int) -> str:
@@ -75,7 +85,7 @@ def power(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
         caught = [f"{sum(map(bool, f))}/{len(f)}" if f else "-" for f in found.values()]
         last = found[sizes[-1]]
         by = [METRICS[name].title for name in profile.metrics if sum(name in failed for failed in last) * 2 > len(last)]
-        alone = sum("accuracy_drop" in failed for failed in last)
+        alone = sum(accuracy(line) > ACCURACY for line in group if line.n == sizes[-1])
         yield f"| {control} | {grade or ''} | {' | '.join(caught)} | {', '.join(by) or 'none'} | {alone}/{len(last)} |"
 
 
