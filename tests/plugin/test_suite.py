@@ -66,7 +66,7 @@ def test_one_item_for_each_metric_candidate_and_prompt_set(gate, pytester):
         for prompts in ("builtin", "other")
         for metric in METRICS
     ]
-    assert "36 tests collected" in found.text
+    assert "40 tests collected" in found.text
 
 
 @pytest.mark.parametrize("what", ["--collect-only", "--quantcheck-dry-run"])
