@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--template", default="auto")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--sizes", default="64,256,1024")
-    parser.add_argument("--pool", type=int, default=1536, help="prompts of the nulls")
+    parser.add_argument("--pool", type=int, default=1536, help="prompts of the nulls; 0 for none")
     parser.add_argument("--damage-pool", type=int, default=256, help="prompts of everything else; 0 for none")
     parser.add_argument("--attributed", type=int, default=256, help="prompts of the nulls that are attributed")
     parser.add_argument("--damage-attributed", type=int, default=64)
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--damage-draws", type=int, default=10)
     parser.add_argument("--only", default="", help="of everything else, what has this in its name")
     asked = parser.parse_args()
-    prompts = read_prompts(asked.prompts, template=asked.template, samples=asked.pool)
+    prompts = read_prompts(asked.prompts, template=asked.template, samples=max(asked.pool, asked.damage_pool))
     source = Source(asked.model, dtype=asked.dtype)
     with load(source) as loaded:
         layers = choose_layers("paper", loaded.n_layers)
