@@ -117,7 +117,8 @@ def leave_one_out(lines: Sequence[Line]) -> Iterable[str]:
         for key, group in sets.items():
             if key != source:
                 alarms = [bool(failing(line, profile)) for line in group if line.kind == "null"]
-                severe = [line for line in group if line.grade == SEVERITIES.get(line.control)]
+                defects = [line for line in group if line.kind == "defect"]
+                severe = [line for line in defects if line.grade == SEVERITIES[line.control]]
                 caught = {line.control for line in severe if failing(line, profile)}
                 of = len({line.control for line in severe})
                 names = " on ".join(map(str, source)), " on ".join(map(str, key))
