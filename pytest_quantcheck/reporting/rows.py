@@ -59,12 +59,19 @@ class Group(NamedTuple):
         """Yield what a table has no room for, one sentence each, the comparison's own notes last."""
         rows = list(self.rows())
         yield from (_doubt(row.metric, row.verdict) for row in rows if row.verdict and row.word == "inconclusive")
-        if ungated := [row.metric.title for row in rows if row.word == "not gated"]:
+        if ungated := [self._ungated(row.metric) for row in rows if row.word == "not gated"]:
             yield f"not gated, as this run has no verdict on it: {', '.join(ungated)}"
         own = self.comparison.notes if self.comparison else ()
         for row in rows:
             yield from _remarks(row.metric, self.estimates(row.metric.name), own)
         yield from own
+
+    def _ungated(self, metric: Metric) -> str:
+        """The metric's title, with the number of prompts from which the profile would gate by it."""
+        profile = self.comparison.profile if self.comparison else None
+        rules = [rule for rule in profile.rules if rule.limit.metric == metric.name] if profile else []
+        wanted = max((rule.limit.from_prompts for rule in rules), default=1)
+        return f"{metric.title} (from {wanted:,} prompts up)" if wanted > self.n_prompts else metric.title
 
 
 def groups(verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> Iterator[Group]:

@@ -1,8 +1,10 @@
 """The summary at the end of a run."""
 
+import msgspec
 import pytest
 
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.reporting.terminal import summary_lines
 
 
@@ -187,3 +189,13 @@ def test_summary_is_ascii(make):
     lines = texts([verdict], [comparison])
     assert all(line.isascii() and line.isprintable() for line in lines)
     assert r"gr\xf6\xdfe is not fit for release: 1 of 1 verdict against it" in lines
+
+
+def test_a_metric_that_gates_from_more_prompts_up_says_from_how_many(make):
+    """Where the profile has a limit and the prompts are too few for it, the number needed is named."""
+    _, comparison = make.damaged_run()
+    few = msgspec.structs.replace(comparison, n_prompts=100, profile=load_profile("default@2"))
+    (note,) = (" ".join(line.split()) for line in [" ".join(texts([], [few]))] if "not gated" in line)
+    assert "accuracy drop (from 512 prompts up)" in note
+    assert "ACE drift (from 256 prompts up)" in note
+    assert "KL divergence (from" not in note
