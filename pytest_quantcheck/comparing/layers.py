@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +63,7 @@ def _dead_neurons(
     sizes, there = _tokens(before), _tokens(before) > 0
     masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
     left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
-    floor = 1 / len(masks[0])  # the least that can change; where no neuron hangs by one group the jackknife says 0
-    facts: Facts = {
-        "layer": layer,
-        "method": f"{_jackknifed(there)}, a neuron more or less",
-        "details": {"neurons": float(masks[0].size), "floor": floor},
-        "reference": float(masks[0].mean()),
-        "candidate": float(masks[1].mean()),
-    }
+    facts, floor = _counted(layer, masks, there)
     gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
     spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling) + floor
     yield sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
@@ -84,8 +77,17 @@ def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: 
     amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
     without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
-    churn, floor = float(dead_neuron_churn(*masks)), 1 / len(masks[0])
+    churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, there)
     spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
+    return sampling.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+
+
+def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.bool_]) -> tuple[Facts, float]:
+    """What is said of neurons that are counted, and the share that one of them is.
+
+    No change can be smaller; where no neuron hangs by one group of prompts the jackknife says 0.
+    """
+    floor = 1 / len(masks[0])
     facts: Facts = {
         "layer": layer,
         "method": f"{_jackknifed(there)}, a neuron more or less",
@@ -93,7 +95,7 @@ def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: 
         "reference": float(masks[0].mean()),
         "candidate": float(masks[1].mean()),
     }
-    return sampling.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+    return facts, floor
 
 
 def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
