@@ -43,7 +43,7 @@ _ALL = (
         "wrong-scales",
         "defect",
         "The scales of one layer wrong by a factor, as when a loader fills only the first scale of a fused projection "
-        "(vllm #38517).",
+        "(vllm #39764).",
     ),
     Control(
         "shifted-scales",

@@ -71,7 +71,7 @@ def wrong_scales(subject: Subject, severity: float) -> str:
     """Multiply the scales of the middle layer's projections.
 
     A fused projection whose loader fills only the first scale has wrong ones for all its other parts (vllm
-    #38517). Severity: the factor.
+    #39764). Severity: the factor.
     """
     _repack(subject.projections, lambda packed: replace(packed, scales=packed.scales * severity))
     return f"the scales of layer {subject.layer} multiplied by {severity:.4g}"
