@@ -3,13 +3,14 @@
     python tests/studies/error_tables.py FILE... [--profile NAME@VERSION] [--picture FILE.svg]
 
 False alarms of the nulls with Clopper-Pearson intervals, what was caught of every defect and by which metrics, and,
-with `--picture`, the same as a picture. With `--leave-one-out` limits are derived from each model and prompt set alone
-and judged on the others.
+with `--picture`, the same as a picture. With `--leave-one-out` limits are derived from each model and prompt set
+alone and judged on the others. `--values` prints what every metric read of every case and size instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -61,6 +62,23 @@ def grouped(lines: Iterable[Line], *keys: str) -> dict[tuple[object, ...], list[
     for line in lines:
         groups[tuple(getattr(line, key) for key in keys)].append(line)
     return groups
+
+
+def values(lines: Iterable[Line]) -> Iterable[str]:
+    """For each case and size: each metric's worst reading over samples and layers, and the least accuracy drop."""
+    titles = " | ".join(metric.title for metric in METRICS.values())
+    yield f"| model, prompts | case | grade | n | {titles} | least accuracy drop |"
+    yield "|" + "---|" * (len(METRICS) + 5)
+    for (model, prompts, case, grade, n), group in grouped(lines, "model", "prompts", "control", "grade", "n").items():
+        cells = [f"{worst(group, metric):.4f}" for metric in METRICS]
+        least = min(accuracy(line) for line in group)
+        yield f"| {model}, {prompts} | {case} | {grade or ''} | {n} | {' | '.join(cells)} | {least:.4f} |"
+
+
+def worst(lines: Iterable[Line], metric: str) -> float:
+    """The value furthest on the failing side; NaN where there is none."""
+    found = [e.value for line in lines for e in line.comparison.of(metric) if e.applicable and e.value is not None]
+    return (max if METRICS[metric].direction == "max" else min)(found, default=math.nan)
 
 
 def false_alarms(lines: Sequence[Line], profile: Profile) -> Iterable[str]:
@@ -159,8 +177,12 @@ def main() -> None:
     parser.add_argument("--profile", default="default@2")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--leave-one-out", action="store_true")
+    parser.add_argument("--values", action="store_true")
     asked = parser.parse_args()
     profile, lines = load_profile(asked.profile), read(asked.files)
+    if asked.values:
+        print("\n".join(values(lines)))
+        return
     print("\n".join(false_alarms([line for line in lines if line.kind == "null"], profile)))
     for (model, prompts), group in grouped((line for line in lines if line.kind != "null"), "model", "prompts").items():
         print(f"\n{model} on {prompts}\n")
