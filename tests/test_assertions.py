@@ -10,32 +10,10 @@ from pytest_quantcheck.assertions import QuantcheckWarning, assert_ace_drift, as
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
-from pytest_quantcheck.records import Comparison, Estimate, Provenance
+from pytest_quantcheck.records import Comparison, Estimate
+from tests.provenance import ANY
 
-PROVENANCE = Provenance(
-    model="tiny",
-    bits="nf4",
-    revision=None,
-    content_hash=None,
-    dtype="bf16",
-    module_types={},
-    quantization=None,
-    gradient_path="native",
-    architecture="LlamaForCausalLM",
-    n_layers=3,
-    tokenizer_hash="",
-    prompt_set="boolq",
-    prompt_hash="",
-    template="raw:{prompt}",
-    readout="token",
-    layers=(1,),
-    redundancy_neurons=384,
-    attribution="adaptive",
-    seed=0,
-    batch_size=16,
-    device="cpu",
-    libraries={},
-)
+PROVENANCE = msgspec.structs.replace(ANY, model="tiny", bits="nf4", gradient_path="native", n_layers=3, layers=(1,))
 
 
 def comparison(metric, value=0.2, low=0.1, high=0.3, **changes):
