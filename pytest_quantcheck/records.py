@@ -11,26 +11,37 @@ from numpy.typing import NDArray
 
 from .profiles.records import Profile
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a measurement comes from: all that must agree, or be known, when two are compared."""
+    """Where a measurement comes from: all that must agree, or be known, when two are compared.
+
+    `bits`: what it was loaded as: `reference`, a bit-width, or `released` for a checkpoint that was quantized before;
+    `format`: how its weights are quantized, `none` where they are not; `width`: of the hidden states; the hashes are
+    SHA-256: `content_hash` over the model's files, `vocabulary_hash` over its tokens with their numbers,
+    `chat_template_hash` over the template's text, `encoding_hash` over the token ids of every prompt of the set as
+    the model reads it.
+    """
 
     model: str
     bits: str
     revision: str | None
     content_hash: str | None
     dtype: str
+    format: str
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
     gradient_path: str
     architecture: str
     n_layers: int
-    tokenizer_hash: str
+    width: int
+    vocabulary_hash: str
+    chat_template_hash: str
+    encoding_hash: str
     prompt_set: str
     prompt_hash: str
     template: str

@@ -17,7 +17,10 @@ __all__ = ["Sampling", "compare"]
 
 _MUST_AGREE = (
     "n_layers",
-    "tokenizer_hash",
+    "width",
+    "vocabulary_hash",
+    "chat_template_hash",
+    "encoding_hash",
     "prompt_set",
     "prompt_hash",
     "template",

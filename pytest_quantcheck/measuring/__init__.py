@@ -12,7 +12,7 @@ import torch
 
 from ..analyses.saliency import attributable
 from ..errors import MeasurementError, PromptError
-from ..models.encoding import batches, collate, encode, wrap_in_chat
+from ..models.encoding import batches, collate, encode, encoding_hash, wrap_in_chat
 from ..models.gradients import float32_gradients, gradient_path
 from ..models.loading import LoadedModel
 from ..models.neurons import choose_layers
@@ -160,12 +160,16 @@ class _Run:
             revision=revision,
             content_hash=loaded.content_hash,
             dtype=loaded.dtype,
+            format=loaded.format,
             module_types=loaded.module_types,
             quantization=loaded.quantization,
             gradient_path=gradient_path(loaded.model, int8_kernels=self._int8_kernels),
             architecture=type(loaded.model).__name__,
             n_layers=loaded.n_layers,
-            tokenizer_hash=loaded.tokenizer_hash,
+            width=loaded.width,
+            vocabulary_hash=loaded.vocabulary_hash,
+            chat_template_hash=loaded.chat_template_hash,
+            encoding_hash=encoding_hash(self.encoded),
             prompt_set=prompts.name,
             prompt_hash=prompts.hash,
             template=f"{'chat' if self.chat else 'raw'}:{prompts.format or '{prompt}'}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +64,11 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
                 "shorten or remove it"
             )
     return encoded
+
+
+def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
+    """SHA-256 over the token ids of all prompts: what a tokenizer makes of them, however it is stored."""
+    return hashlib.sha256(json.dumps([list(ids) for ids in encoded]).encode()).hexdigest()
 
 
 def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:

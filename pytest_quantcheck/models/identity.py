@@ -83,10 +83,14 @@ def _is_content(path: Path) -> bool:
     return path.is_file() and path.suffix in {".safetensors", ".json", ".bin", ".model", ".jinja", ".txt"}
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 over the vocabulary with its numbers, and the chat template."""
+def vocabulary_hash(tokenizer: Any) -> str:
+    """SHA-256 over the tokenizer's tokens with their numbers."""
     digest = hashlib.sha256()
     for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
         digest.update(f"{number} {token}\n".encode())
-    digest.update(str(getattr(tokenizer, "chat_template", None)).encode())
     return digest.hexdigest()
+
+
+def chat_template_hash(tokenizer: Any) -> str:
+    """SHA-256 over the text of the tokenizer's chat template; that of `None` where it has none."""
+    return hashlib.sha256(str(getattr(tokenizer, "chat_template", None)).encode()).hexdigest()

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..errors import ModelError
 from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
-from .identity import Source, content_hash, local_path, tokenizer_hash
+from .identity import Source, chat_template_hash, content_hash, local_path, vocabulary_hash
 from .neurons import Neurons, find_neurons
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
@@ -39,18 +39,25 @@ class LoadedModel:
     tokenizer: Any
     bits: str
     dtype: str
+    format: str
     device: torch.device
     neurons: Neurons
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
     content_hash: str | None
-    tokenizer_hash: str
+    vocabulary_hash: str
+    chat_template_hash: str
     libraries: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
         """Number of blocks."""
         return len(self.neurons.blocks)
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.hidden_size)
 
     @property
     def chat(self) -> bool:
@@ -97,12 +104,14 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
         tokenizer=tokenizer,
         bits=bits,
         dtype=dtype_name(model.dtype),
+        format=bits if bits in QUANTIZED else "none",
         device=device,
         neurons=neurons,
         module_types=module_types,
         quantization=_described(model),
         content_hash=content_hash(source),
-        tokenizer_hash=tokenizer_hash(tokenizer),
+        vocabulary_hash=vocabulary_hash(tokenizer),
+        chat_template_hash=chat_template_hash(tokenizer),
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
 

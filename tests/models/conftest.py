@@ -163,12 +163,14 @@ def held(tokenizer):
             tokenizer=tokenizer,
             bits="reference",
             dtype=str(dtype),
+            format="none",
             device=torch.device("cpu"),
             neurons=find_neurons(own),
             module_types={},
             quantization=None,
             content_hash=None,
-            tokenizer_hash="",
+            vocabulary_hash="",
+            chat_template_hash="",
         )
 
     return hold

@@ -169,7 +169,7 @@ def test_truncated_document_is_malformed(saved):
 
 @pytest.mark.parametrize(
     "data",
-    [b"\xff\xfe{}", b'{"schema": 1, "arrays": "\xff"}', b"[" * 100_000, b"[]", b"{}", b'{"schema": "1"}', b"null"],
+    [b"\xff\xfe{}", b'{"schema": 2, "arrays": "\xff"}', b"[" * 100_000, b"[]", b"{}", b'{"schema": "1"}', b"null"],
     ids=["binary", "not UTF-8", "deep", "list", "empty", "schema a string", "null"],
 )
 def test_other_documents_are_malformed(saved, data):
@@ -186,9 +186,9 @@ def test_field_of_another_type_is_named(saved):
 
 def test_other_schema_is_named_with_ours(saved):
     """A measurement of another release is not malformed: both schemas are named, whatever else changed."""
-    edit(saved, lambda document: document.clear() or document.update(schema=2, unheard_of=True))
+    edit(saved, lambda document: document.clear() or document.update(schema=3, unheard_of=True))
     message = refusal(saved)
-    assert "has schema 2, and this release reads schema 1" in message
+    assert "has schema 3, and this release reads schema 2" in message
     assert "malformed" not in message
 
 
