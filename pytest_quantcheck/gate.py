@@ -259,8 +259,8 @@ class Gate:
     @cached_property
     def _source(self) -> Source:
         """Where the weights are; a GGUF file is unpacked once, into a folder that lives as long as the gate."""
+        from .models.gguf import unpack_gguf  # noqa: PLC0415 - heavy
         from .models.identity import Source  # noqa: PLC0415 - heavy
-        from .models.loading import unpack_gguf  # noqa: PLC0415 - heavy
 
         asked = self.settings
         source = Source(
