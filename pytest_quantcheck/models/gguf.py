@@ -8,6 +8,7 @@ error that whoever serves the file does not see.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import tempfile
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,8 +40,8 @@ def load_gguf(source: Source) -> LoadedModel:
     header = read_header(_path(source))
     if header.format is None:
         raise ModelError(
-            f"{source.model} has not one quantized tensor; its weights are {_counts(header.weights)}. "
-            "Give the quantized file, or this one as --quantcheck-model"
+            f"{source.model} has not one quantized tensor; its tensors are {_counts(header.weights)}. "
+            "Give the quantized file; this one may be the reference, --quantcheck-model"
         )
     with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
         loaded = load(unpack_gguf(source, Path(folder), RELEASED))
@@ -68,11 +70,13 @@ def unpack_gguf(source: Source, folder: Path, bits: str = "reference") -> Source
     with _explained(source, bits), _quiet():
         read = _pretrained(str(path.parent), gguf_file=path.name, dtype=DTYPES.get(source.dtype, torch.float32))
         del read.config.quantization_config
+        _heed_frequencies(read.config, header, path)
         plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32
         plain.load_state_dict(read.state_dict())
         _refuse_leftovers(plain, header, path)
         plain.save_pretrained(folder)
         AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+        _drop_foreign_tokens(folder / "tokenizer.json", header.metadata["tokenizer.ggml.tokens"])
     return replace(source, model=str(folder), origin=source.model)
 
 
@@ -82,9 +86,29 @@ def _path(source: Source) -> Path:
     return path
 
 
+def _heed_frequencies(config: Any, header: Header, path: Path) -> None:
+    """Divide the rotary frequencies by what the file says, as llama.cpp does; transformers would not.
+
+    That is how Llama 3 stretches its context. The same division is a part of LongRoPE, which can be saved.
+    """
+    if (tensor := header.tensors.get(_FREQUENCIES)) is None:
+        return
+    start = header.data_start + tensor.offset
+    divisors = np.fromfile(path, np.dtype("<f4"), tensor.weights, offset=start).tolist()
+    config.rope_parameters |= {
+        "rope_type": "longrope",
+        "short_factor": divisors,
+        "long_factor": divisors,
+        "factor": 1.0,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": config.max_position_embeddings,
+    }
+
+
 def _refuse_leftovers(model: nn.Module, header: Header, path: Path) -> None:
     """Stop where the model is not all that the file says: transformers drops silently what it does not know."""
-    held, running = sum(header.weights.values()), sum(parameter.numel() for parameter in model.parameters())
+    held = sum(tensor.weights for name, tensor in header.tensors.items() if name != _FREQUENCIES)
+    running = sum(parameter.numel() for parameter in model.parameters())
     scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
     left = f"{held - running:,} of its {held:,} weights" if held != running else f"its rope scaling ({scaling})"
     if held != running or scaling != "none":
@@ -92,6 +116,16 @@ def _refuse_leftovers(model: nn.Module, header: Header, path: Path) -> None:
             f"{path}: transformers {importlib.metadata.version('transformers')} leaves out {left}, so the model would "
             "be another than the one that is served; measure the checkpoint that it was made from, or another format"
         )
+
+
+def _drop_foreign_tokens(tokenizer: Path, n_tokens: int) -> None:
+    """Take out the `<|endoftext|>` that transformers adds where a byte-level vocabulary lacks it.
+
+    Its number lies behind the last row of the embedding, and it would pass for another vocabulary.
+    """
+    described = json.loads(tokenizer.read_bytes())
+    described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] < n_tokens]
+    tokenizer.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
 
 
 def _module_types(model: nn.Module, header: Header) -> dict[str, int]:
@@ -121,4 +155,4 @@ def _quantization(header: Header) -> dict[str, Any]:
 
 
 def _counts(weights: dict[str, int]) -> str:
-    return ", ".join(f"{kind} {count:,}" for kind, count in weights.items())
+    return ", ".join(f"{kind} ({count:,} weights)" for kind, count in weights.items())

@@ -54,7 +54,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """A GGUF file's metadata (arrays are left out), its tensors by name, and where their data begins, in bytes."""
+    """A GGUF file's metadata (of an array its length), its tensors by name, and where their data begins, in bytes."""
 
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -119,18 +119,19 @@ class _Reader:
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int) -> Any:
-        """One value of metadata; None for an array."""
+        """One value of metadata; of an array its length."""
         if kind == _STRING:
             return self.string()
         return self.skip_array() if kind == _ARRAY else self.number(_SCALARS[kind])
 
-    def skip_array(self) -> None:
-        kind, length = self.number("I"), self.number("Q")
+    def skip_array(self) -> int:
+        kind, length = self.number("I"), int(self.number("Q"))
         if kind in _SCALARS:
             self.take(length * struct.calcsize("<" + _SCALARS[kind]))
-            return
+            return length
         for _ in range(length):
             _ = self.take(self.number("Q")) if kind == _STRING else self.value(kind)
+        return length
 
     def tensor(self) -> tuple[str, Tensor]:
         name, dimensions = self.string(), self.number("I")
