@@ -68,8 +68,9 @@ def unpack_gguf(source: Source, folder: Path, bits: str = "reference") -> Source
     path = _path(source)
     header = read_header(path)
     with _explained(source, bits), _quiet():
-        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=DTYPES.get(source.dtype, torch.float32))
-        del read.config.quantization_config
+        dtype = DTYPES.get(source.dtype, torch.float32)
+        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **_dequantized())
+        vars(read.config).pop("quantization_config", None)
         _heed_frequencies(read.config, header, path)
         plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32
         plain.load_state_dict(read.state_dict())
@@ -84,6 +85,14 @@ def _path(source: Source) -> Path:
     path = local_path(source.model)
     assert path is not None
     return path
+
+
+def _dequantized() -> dict[str, Any]:
+    """The argument that has weights dequantized where transformers has kernels for them; older versions never do."""
+    import transformers  # noqa: PLC0415 - heavy
+
+    known = hasattr(transformers, "GgufConfig")
+    return {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
 
 
 def _heed_frequencies(config: Any, header: Header, path: Path) -> None:
