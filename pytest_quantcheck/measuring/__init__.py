@@ -16,6 +16,7 @@ from ..models.encoding import batches, collate, encode, encoding_hash, wrap_in_c
 from ..models.gradients import float32_gradients, gradient_path
 from ..models.loading import LoadedModel
 from ..models.neurons import choose_layers
+from ..options.attribution import covering
 from ..prompts import PromptSet
 from ..records import Activations, Answers, Measurement, Provenance, Saliency
 from .answers import AnswerCollector, choice_tokens
@@ -176,7 +177,7 @@ class _Run:
             readout=plan.readout,
             layers=self.layers,
             redundancy_neurons=max(len(layer.correlated) for layer in activations.values()),
-            attribution=f"{plan.attribution},samples={plan.samples}",
+            attribution=covering(plan.attribution, plan.samples),
             seed=plan.seed,
             batch_size=plan.batch_size,
             device=str(loaded.device),
