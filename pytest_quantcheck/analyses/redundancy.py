@@ -343,6 +343,7 @@ def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlati
             tile += np.sign(weight) * part.comoment[rows].astype(np.float64)
             tile += np.outer(weight * delta[rows], delta)
         comoment[rows] = tile
+    _mirror(comoment)  # products in another order are rounded otherwise
     return Correlations(count, mean, comoment)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..analyses.dead_neurons import new_extremes, update_extremes
 from ..analyses.redundancy import CorrelationSums
+from ..analyses.sampling import seeded_neurons
 from ..errors import MeasurementError, NonFiniteError
 from ..models.encoding import Batch
 from ..options.values import FEWEST_NEURONS
@@ -138,12 +137,6 @@ class LayerStream:
     def _rows(self, index: list[int]) -> str:
         rows = ", ".join(str(self._prompts.rows[i]) for i in index[:5])
         return f"{len(index)} prompts of {self._prompts.name} (first in rows {rows})"
-
-
-def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
-    """A seeded random sample of n of a layer's neurons, ascending; fewer from the same seed are part of it."""
-    chosen = np.random.default_rng(seed).permutation(width)[:n]
-    return np.sort(chosen).astype(np.int64)
 
 
 def affordable_neurons(parameters: int, layers: int) -> int:
