@@ -2,6 +2,17 @@
 
 from .atomic import write_atomically
 from .baselines import save_baseline
+from .cache import Cache, Entry
+from .checkpoints import Checkpoint
 from .measurements import load_measurement, load_provenance, save_measurement
 
-__all__ = ["load_measurement", "load_provenance", "save_baseline", "save_measurement", "write_atomically"]
+__all__ = [
+    "Cache",
+    "Checkpoint",
+    "Entry",
+    "load_measurement",
+    "load_provenance",
+    "save_baseline",
+    "save_measurement",
+    "write_atomically",
+]
