@@ -37,7 +37,9 @@ def module_types(model: nn.Module, stored: Mapping[str, str] | None = None) -> d
     """
     held = stored or {}
     leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
-    return dict(Counter(_label(module) + (f"[{held[name]}]" if name in held else "") for name, module in leaves.items()))
+    return dict(
+        Counter(_label(module) + (f"[{held[name]}]" if name in held else "") for name, module in leaves.items())
+    )
 
 
 def has_quantized(model: nn.Module) -> bool:
