@@ -6,7 +6,6 @@ import gc
 import importlib.metadata
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +22,9 @@ from ..errors import ModelError
 from .bits import DTYPES, QUANTIZED, RELEASED, dtype_name, multiplies, quantization_config
 from .identity import Source, chat_template_hash, content_hash, local_path, vocabulary_hash
 from .neurons import Neurons, find_neurons
+from .quantized_layers import has_quantized, kind_of, module_types
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
-_QUANTIZED_MODULES = {"Linear8bitLt", "Linear4bit", "LinearNF4", "LinearFP4"}
 
 
 @dataclass(eq=False)
@@ -82,7 +81,9 @@ class LoadedModel:
 
 
 def load(source: Source, bits: str = "reference") -> LoadedModel:
-    """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`.
+    """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`, or `released`.
+
+    `released` is a checkpoint that was quantized before, as its own configuration says and in its own float format.
 
     Raises:
         ModelError: the model does not exist, cannot be read, does not fit, has no known FFN or, loaded as
@@ -95,23 +96,38 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
             return load_gguf(source)
         with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
             return load(unpack_gguf(source, Path(folder)), bits)
+    if bits == RELEASED:
+        from .released import load_released  # noqa: PLC0415 - which loads by way of this module
+
+        return load_released(source)
     device = choose_device(source.device)
     with _explained(source, bits), _quiet():
         tokenizer = _tokenizer(source)
         model = _model(source, bits, device)
-    neurons = find_neurons(model, source.neurons)
-    module_types = dict(Counter(type(module).__name__ for module in model.modules() if not list(module.children())))
-    if bits in QUANTIZED and not _QUANTIZED_MODULES & set(module_types):
-        raise ModelError(f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types}")
+    if bits in QUANTIZED and not has_quantized(model):
+        raise ModelError(
+            f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types(model)}"
+        )
+    return described(source, model, tokenizer, device, bits=bits, format_name=bits if bits in QUANTIZED else "none")
+
+
+def described(
+    source: Source, model: Any, tokenizer: Any, device: torch.device, *, bits: str, format_name: str
+) -> LoadedModel:
+    """A model in memory with all that is known of it.
+
+    Raises:
+        ModelError: it has no known FFN.
+    """
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         bits=bits,
         dtype=dtype_name(model.dtype),
-        format=bits if bits in QUANTIZED else "none",
+        format=format_name,
         device=device,
-        neurons=neurons,
-        module_types=module_types,
+        neurons=find_neurons(model, source.neurons),
+        module_types=module_types(model),
         quantization=_described(model),
         content_hash=content_hash(source),
         vocabulary_hash=vocabulary_hash(tokenizer),
@@ -154,9 +170,18 @@ def _model(source: Source, bits: str, device: torch.device) -> Any:
     dtype: Any = DTYPES.get(bits) or DTYPES.get(source.dtype, "auto")
     quantized = bits in QUANTIZED
     extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
+    model = _from_files(source, dtype=dtype, **extra)
+    return _ready(model if quantized else model.to(device), device)
+
+
+def _from_files(source: Source, **extra: Any) -> Any:
+    name, arguments = _arguments(source)
     safe = {} if source.allow_pickle else {"use_safetensors": True}
-    model = _pretrained(name, dtype=dtype, **arguments, **safe, **extra)
-    model = model if quantized else model.to(device)
+    return _pretrained(name, **arguments, **safe, **extra)
+
+
+def _ready(model: Any, device: torch.device) -> Any:
+    """The model as it is measured: without dropout, its parameters frozen, its kernels those that are fast here."""
     _multiply_in_float32(model, device)
     _hand_over_contiguous(model.get_output_embeddings())
     return model.eval().requires_grad_(requires_grad=False)
@@ -198,7 +223,7 @@ def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
     that torch falls back to.
     """
     for module in model.modules():
-        if type(module) is nn.Linear and not multiplies(module.weight.dtype, device):
+        if type(module) is nn.Linear and not kind_of(module) and not multiplies(module.weight.dtype, device):
             module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
 
 
@@ -221,8 +246,12 @@ def _described(model: Any) -> dict[str, Any] | None:
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return None
-    described = config if isinstance(config, dict) else config.to_dict()
-    return {key: value if type(value) in {int, float, str, bool} else _word(value) for key, value in described.items()}
+    return in_plain_words(config if isinstance(config, dict) else config.to_dict())
+
+
+def in_plain_words(config: dict[str, Any]) -> dict[str, Any]:
+    """A quantization's configuration with numbers, truth values and text alone, for the measurement's provenance."""
+    return {key: value if type(value) in {int, float, str, bool} else _word(value) for key, value in config.items()}
 
 
 def _word(value: Any) -> str:
