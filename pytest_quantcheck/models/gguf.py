@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from .bits import DTYPES, RELEASED
 from .gguf_header import Header, read_header
 from .identity import Source, local_path
 from .loading import LoadedModel, _explained, _pretrained, _quiet, load
+from .quantized_layers import module_types
 
 _FREQUENCIES = "rope_freqs.weight"
 
@@ -49,8 +49,9 @@ def load_gguf(source: Source) -> LoadedModel:
         loaded,
         bits=RELEASED,
         format=header.format,
-        module_types=_module_types(loaded.model, header),
+        module_types=module_types(loaded.model, _stored_types(loaded.model, header)),
         quantization=_quantization(header),
+        libraries=loaded.libraries | {"gguf": importlib.metadata.version("gguf")},
     )
 
 
@@ -137,19 +138,13 @@ def _drop_foreign_tokens(tokenizer: Path, n_tokens: int) -> None:
     tokenizer.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
 
 
-def _module_types(model: nn.Module, header: Header) -> dict[str, int]:
-    """Counts of modules without children, with the type in which the file holds their weight where it is quantized."""
-    named = {name: module for name, module in model.named_modules() if not list(module.children())}
-    stored = _stored_types(list(named), header)
-    return dict(Counter(type(module).__name__ + stored.get(name, "") for name, module in named.items()))
-
-
-def _stored_types(modules: list[str], header: Header) -> dict[str, str]:
-    """`[Q4_1]` for each module whose weight the file holds quantized, by the module's name."""
+def _stored_types(model: nn.Module, header: Header) -> dict[str, str]:
+    """`Q4_1` for each module whose weight the file holds quantized, by the module's name."""
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
+    modules = [name for name, _ in model.named_modules()]
     names = gguf.get_tensor_name_map(architecture, len(modules))  # more blocks than there are do no harm
     tensors = {module: header.tensors.get(f"{names.get_name(module)}.weight") for module in modules}
-    return {module: f"[{tensor.type}]" for module, tensor in tensors.items() if tensor and tensor.quantized}
+    return {module: tensor.type for module, tensor in tensors.items() if tensor and tensor.quantized}
 
 
 def _quantization(header: Header) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def test_candidate_of_several_types_says_which(spelled, q4_1):
             logits_of(loaded.model, loaded.tokenizer, PROMPTS[:8]), logits_of(expected, loaded.tokenizer, PROMPTS[:8])
         )
         assert loaded.format == "gguf Q4_1"
+        assert loaded.libraries["gguf"]
         assert loaded.quantization == {
             "quant_method": "gguf",
             "file_type": "MOSTLY_Q4_1",
