@@ -49,6 +49,12 @@ def write_directory_atomically(path: Path, files: Mapping[str, bytes]) -> None:
         _put_in_place(temporary, target)
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed processes have left half written in a directory; nobody else may be writing there."""
+    for left in directory.glob(_hidden_name("*", "*")):
+        _remove(left)
+
+
 @contextmanager
 def _making(path: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the target and a temporary name in the same folder; nothing is left under the latter."""
@@ -68,7 +74,11 @@ def _making(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _hidden(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    return target.with_name(_hidden_name(target.name, secrets.token_hex(4)))
+
+
+def _hidden_name(name: str, tag: str) -> str:
+    return f".{name}.{tag}.tmp"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -179,6 +179,27 @@ def test_checkpoint_of_another_measurement_is_refused(run, loaded, quantized, pr
         run(model, prompts, checkpoint=stopped, **arguments)
 
 
+SETTINGS = {
+    "choices": {"readout": "choices"},
+    "shuffled": {"shuffle": 3, "batch_size": 5},
+    "sampled neurons": {"redundancy_neurons": 50},
+    "fixed nodes from zero": {"attribution": parse_attribution("nodes=3,baseline=zero"), "tokens": 100},
+    "a shard, backwards": {"index": [*range(30, 2, -1)]},
+    "nothing converges": {"layers": (0,)},
+}
+
+
+@pytest.mark.parametrize("savings", [1, 4])
+@pytest.mark.parametrize("asked", SETTINGS)
+def test_whatever_is_asked_for_is_resumed(always, run, loaded, prompts, same, *, tmp_path, asked, savings):
+    """Stopped in either pass, under any settings: not a bit differs."""
+    settings = {"layers": (5,), "samples": 9} | SETTINGS[asked]
+    expected = run(loaded, prompts, **settings)
+    with pytest.raises(Stopped):
+        run(loaded, prompts, checkpoint=Fragile(tmp_path, savings), **settings)
+    assert same(run(loaded, prompts, checkpoint=Checkpoint(tmp_path), **settings), expected)
+
+
 def test_checkpoint_against_another_reference_is_refused(always, run, loaded, quantized, *, prompts, tmp_path):
     """A candidate is compared at its reference's tokens: those of another are another measurement."""
     one, two = (
