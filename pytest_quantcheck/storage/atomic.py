@@ -29,6 +29,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(target)
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed processes have left half written in a directory; nobody else may be writing there."""
+    for left in directory.glob(".*.tmp"):
+        _remove(left)
+
+
 def write_directory_atomically(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a directory of `files` (name to content) that takes the place of an older one as a whole.
 
@@ -47,12 +53,6 @@ def write_directory_atomically(path: Path, files: Mapping[str, bytes]) -> None:
             _write(temporary / name, data)
         _sync(temporary)
         _put_in_place(temporary, target)
-
-
-def remove_unfinished(directory: Path) -> None:
-    """Remove what killed processes have left half written in a directory; nobody else may be writing there."""
-    for left in directory.glob(_hidden_name("*", "*")):
-        _remove(left)
 
 
 @contextmanager
@@ -74,11 +74,7 @@ def _making(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _hidden(target: Path) -> Path:
-    return target.with_name(_hidden_name(target.name, secrets.token_hex(4)))
-
-
-def _hidden_name(name: str, tag: str) -> str:
-    return f".{name}.{tag}.tmp"
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _write(path: Path, data: bytes) -> None:
