@@ -5,11 +5,15 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.measuring import resuming
+from pytest_quantcheck.measuring import Silent, resuming
+from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.resuming import Stage
+from pytest_quantcheck.models.encoding import encode
+from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.options.attribution import parse_attribution
 from pytest_quantcheck.storage import Checkpoint, load_measurement
 
@@ -49,7 +53,7 @@ class Resumed(Silent):
 
 def run(model, bits, checkpoint, target):
     reference = load_measurement(folder / "reference") if bits != "reference" else None
-    plan, progress = Plan(samples=12, batch_size=8), Resumed()
+    plan, progress = Plan(samples=9, layers=(0, 5), batch_size=5), Resumed()
     found = measure(model, prompts, plan, model="b", reference=reference, progress=progress, checkpoint=checkpoint)
     save_measurement(found, target)
     target.with_suffix(".done").write_text(json.dumps(progress.done))
@@ -64,7 +68,7 @@ def in_a_process(*arguments):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 folder, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
-prompts = read_prompts("builtin", samples=60)
+prompts = read_prompts("builtin", samples=40)
 resuming.SHARE = 0
 endings = {}
 for bits, stories in runs.items():
@@ -82,13 +86,13 @@ may live; prints how they ended. Of eight batches and three parts of the attribu
 STORIES = {
     "before-the-first": ([["before", 1]], [0, 0]),
     "in-the-first": ([["inside", 1]], [0, 0]),
-    "after-the-first": ([["after", 1]], [8, 0]),
-    "in-the-middle": ([["inside", 6]], [40, 0]),
-    "after-the-forward-pass": ([["after", 8]], [60, 0]),
-    "while-attributing": ([["after", 9]], [60, 5]),
-    "in-the-last": ([["inside", 11]], [60, 8]),
-    "after-the-last": ([["after", 11]], [60, 12]),
-    "three-times": ([["inside", 3], ["before", 4], ["after", 5]], [60, 8]),
+    "after-the-first": ([["after", 1]], [5, 0]),
+    "in-the-middle": ([["inside", 6]], [25, 0]),
+    "after-the-forward-pass": ([["after", 8]], [40, 0]),
+    "while-attributing": ([["after", 9]], [40, 5]),
+    "in-the-last": ([["inside", 11]], [40, 8]),
+    "after-the-last": ([["after", 11]], [40, 9]),
+    "three-times": ([["inside", 3], ["before", 4], ["after", 5]], [40, 8]),
 }
 """When which saving killed each process, and how many prompts of each pass the last one found done."""
 
@@ -209,6 +213,26 @@ def test_checkpoint_against_another_reference_is_refused(always, run, loaded, qu
         run(quantized["nf4"], prompts, reference=one, checkpoint=Fragile(tmp_path, 1))
     with pytest.raises(StorageError, match="another model"):
         run(quantized["nf4"], prompts, reference=two, checkpoint=Checkpoint(tmp_path))
+
+
+def test_a_layer_is_given_up_where_an_undisturbed_run_gives_it_up(always, loaded, prompts, tmp_path):
+    """One of five converges: three more are tried before the next decision, though the first of those say enough."""
+    encoded = encode(loaded.tokenizer, prompts.texts, chat=loaded.chat)
+    targets = dict.fromkeys(range(12), loaded.tokenizer.convert_tokens_to_ids("True"))
+
+    def attribute(checkpoint=None):
+        one_by_one = Attributor(loaded, encoded, parse_attribution("adaptive"), tokens=1, tolerance=0.2)
+        with float32_gradients(loaded.model):
+            return one_by_one.attribute([0], targets, Silent(), Stage("attribution", checkpoint))[0]
+
+    expected = attribute()
+    assert len(expected.index) == 8
+    assert sum(expected.converged) < 3
+    with pytest.raises(Stopped):
+        attribute(Fragile(tmp_path, 7))
+    obtained = attribute(Checkpoint(tmp_path))
+    assert np.array_equal(obtained.index, expected.index)
+    assert np.array_equal(obtained.salient, expected.salient)
 
 
 def test_damaged_checkpoint_is_refused(run, loaded, prompts, stopped):
