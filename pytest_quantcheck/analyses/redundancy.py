@@ -357,7 +357,7 @@ def _mirror(matrix: Matrix) -> None:
 
 
 def _copy(tensor: Tensor) -> NDArray[Any]:
-    return np.array(tensor.cpu())
+    return tensor.cpu().numpy().copy()
 
 
 def _upper(matrix: Matrix) -> Matrix:

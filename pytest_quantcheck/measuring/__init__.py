@@ -13,7 +13,7 @@ import torch
 
 from ..analyses.saliency import attributable
 from ..errors import MeasurementError, PromptError
-from ..models.encoding import batches, collate, encode, encoding_hash, wrap_in_chat
+from ..models.encoding import Batch, batches, collate, encode, encoding_hash, wrap_in_chat
 from ..models.gradients import float32_gradients, gradient_path
 from ..models.loading import LoadedModel
 from ..models.neurons import choose_layers
@@ -107,23 +107,34 @@ class _Run:
         loaded = self.loaded
         taken = _Taken(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
         taken.restore(stage.load(), loaded.device)
-        before = taken.answers.seen
         parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
+        before = taken.answers.seen
+        left = [part for part in parts if not before.issuperset(part)]
         self.progress.start("measuring", len(index), len(before))
         with torch.no_grad(), ExitStack() as hooks:
+            if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
+                self._logits(self._batch(parts[0]))
             for layer, stream in taken.streams.items():
                 handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
-            for part in (part for part in parts if not before.issuperset(part)):
-                batch = collate(self.encoded, part, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
+            for part in left:
+                batch = self._batch(part)
                 tokens = RealTokens.of(batch)
                 for stream in taken.streams.values():
                     stream.expect(tokens)
-                taken.answers.add(batch, loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
+                taken.answers.add(batch, self._logits(batch))
                 self.progress.advance(len(part))
                 stage.save(taken.state, finished=part is parts[-1])
         self.progress.finish()
         return taken.answers.result(), {layer: _result(layer, stream) for layer, stream in taken.streams.items()}
+
+    def _batch(self, part: Sequence[int]) -> Batch:
+        return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        """Those of the answer position, (prompts, vocabulary)."""
+        logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+        return logits
 
     def _stream(self, layer: int) -> LayerStream:
         return LayerStream(

@@ -72,7 +72,7 @@ class AnswerCollector:
         """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here."""
         done = len(self._index)
         columns = zip(_COLUMNS, self._columns, strict=bool(self._columns))
-        return {name: np.array(column[:done].cpu()) for name, column in columns} | {
+        return {name: column[:done].cpu().numpy().copy() for name, column in columns} | {
             "index": np.array(self._index, dtype=np.int64),
             "whole": np.array(self._whole),
         }

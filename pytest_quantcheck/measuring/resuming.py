@@ -19,10 +19,11 @@ from .plan import Plan
 Arrays = Mapping[str, NDArray[Any]]
 
 SHARE = 50
-"""Writing takes one part in so many of a measurement's time at most, and that much is lost when it dies."""
+"""Writing takes at most one part in so many of a measurement's time: so many times what the last writing took must pass
+before the next. One that dies loses no more than that, and the batch it was at."""
 
 FIRST = 0.1
-"""Seconds that a first writing is taken to need: so many times `SHARE` after the start it is made."""
+"""Seconds that the first writing is taken to need before it is made: it comes after `SHARE` times as many."""
 
 _ORIGIN = "origin"
 

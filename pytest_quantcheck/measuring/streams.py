@@ -103,7 +103,7 @@ class LayerStream:
             return {}
         extremes = {"minimum": self._minimum, "maximum": self._maximum, "spoilt": self._spoilt}
         sums = {name: accumulator.state() for name, accumulator in self._sums().items()}
-        return {name: np.array(tensor.cpu()) for name, tensor in extremes.items()} | flat(sums)
+        return {name: tensor.cpu().numpy().copy() for name, tensor in extremes.items()} | flat(sums)
 
     def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
         """Go on from what `state` returned, to the last bit; `device` is where the next activations will be."""

@@ -34,6 +34,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(target)
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed processes have left half written in a directory; nobody else may be writing there."""
+    for left in directory.glob(".*.tmp"):
+        _remove(left)
+
+
 def write_directory_atomically(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a directory of `files` (name to content) that takes the place of an older one as a whole.
 

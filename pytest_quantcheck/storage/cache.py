@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import StorageError
 from ..records import Measurement
-from .atomic import write_atomically
+from .atomic import remove_unfinished, write_atomically
 from .checkpoints import Checkpoint
 from .measurements import load_measurement, save_measurement
 
@@ -111,6 +111,7 @@ class Entry:
         self._claim()
         save_measurement(measurement, self._measurement)
         self.checkpoint.clear()
+        remove_unfinished(self.directory)
 
     @property
     def _measurement(self) -> Path:
