@@ -8,15 +8,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import Source, load
 
-SETTINGS = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+SETTINGS = {
+    "int8": {"load_in_8bit": True},
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+}
 
 
 @pytest.fixture
 def saved(tmp_path):
     """Saves the built-in model in float32 as bitsandbytes quantizes it."""
 
-    def save(**settings):
-        config = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.float32, **settings)
+    def save(bits):
+        config = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.float32, **SETTINGS[bits])
         model = AutoModelForCausalLM.from_pretrained(
             builtin.DIRECTORY, quantization_config=config, device_map={"": "cpu"}, dtype=torch.float32
         )
@@ -27,14 +30,18 @@ def saved(tmp_path):
     return save
 
 
-@pytest.mark.parametrize(("bits", "settings"), [("int8", {"load_in_8bit": True}), ("nf4", SETTINGS)])
-def test_released_checkpoint_measures_as_the_same_bits_made_here(
-    run, saved, quantized, prompts, reference, bits, settings
-):
+@pytest.fixture(scope="module")
+def measured(run, prompts, reference):
+    """Measures a candidate."""
+    return lambda loaded: run(loaded, prompts, reference=reference)
+
+
+@pytest.mark.parametrize("bits", SETTINGS)
+def test_released_checkpoint_measures_as_the_same_bits_made_here(measured, saved, quantized, bits):
     """Answers and salient neurons are those of the reference quantized while loading, bit for bit."""
-    expected = run(quantized[bits], prompts, reference=reference)
-    with load(saved(**settings), "released") as loaded:
-        obtained = run(loaded, prompts, reference=reference)
+    expected = measured(quantized[bits])
+    with load(saved(bits), "released") as loaded:
+        obtained = measured(loaded)
     assert np.array_equal(obtained.answers.log_probs, expected.answers.log_probs)
     assert all(np.array_equal(obtained.saliency[layer].salient, expected.saliency[layer].salient) for layer in (2, 5))
     record = obtained.provenance
