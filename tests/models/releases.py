@@ -1,10 +1,12 @@
 """Released checkpoints, written as their makers' tools write them, and what their files stand for, read by hand."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from bitsandbytes import functional
 from safetensors import safe_open
@@ -57,11 +59,14 @@ def _bitsandbytes_4bit(kind):
     )
 
 
-def _torchao(kind):
+def _torchao(kind, dtype=None):
+    """By the name of torchao's configuration; with a dtype, in groups."""
+
     def make_config():
         from torchao import quantization
 
-        return TorchAoConfig(getattr(quantization, kind)())
+        settings = (getattr(torch, dtype), quantization.PerGroup(GROUP)) if dtype else ()
+        return TorchAoConfig(getattr(quantization, kind)(*settings))
 
     return _quantized_by_transformers(make_config)
 
@@ -175,6 +180,12 @@ def _read_torchao(tensors, layer):
     return tensors[f"{layer}._weight_qdata"].float() * tensors[f"{layer}._weight_scale"].float()
 
 
+def _read_intx(tensors, layer):
+    """Its kernel dequantizes in the model's own format."""
+    codes = tensors[f"{layer}._weight_qdata"] - tensors[f"{layer}._weight_zero_point"].repeat_interleave(GROUP, 1)
+    return _grouped(codes, tensors[f"{layer}._weight_scale"]).bfloat16().float()
+
+
 def _read_scaled(tensors, layer):
     """Compressed-tensors multiplies in the scale's own format."""
     return (tensors[f"{layer}.weight"].to(torch.bfloat16) * tensors[f"{layer}.weight_scale"]).float()
@@ -237,6 +248,20 @@ RELEASES = {
         "torchao dequantized",
         _torchao("Int8DynamicActivationInt8WeightConfig"),
         _read_torchao,
+    ),
+    "torchao-float8": Release(
+        "torchao float8 weight-only",
+        "Linear[Float8Tensor]",
+        "torchao dequantized",
+        _torchao("Float8WeightOnlyConfig"),
+        _read_torchao,
+    ),
+    "torchao-int4": Release(
+        "torchao intx weight-only",
+        "Linear[IntxUnpackedToInt8Tensor]",
+        "torchao dequantized",
+        _torchao("IntxWeightOnlyConfig", "int4"),
+        _read_intx,
     ),
     "W8A8": Release(
         "compressed-tensors W8A8",
@@ -304,3 +329,29 @@ def write(release, source, folder):
     model = release.write(source, folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return model
+
+
+PACKAGES = {"torchao": "torchao", "compressed-tensors": "loguru", "gptq": "gptqmodel", "awq": "gptqmodel"}
+"""What must be there, beside the package that a format is named after, before it can be written and read."""
+
+
+def needs(name, *more):
+    """The format and what else a test takes, skipped where the format's library is not installed."""
+    package = PACKAGES.get(RELEASES[name].name.partition(" ")[0])
+    absent = package is not None and importlib.util.find_spec(package) is None
+    return pytest.param(name, *more, marks=pytest.mark.skipif(absent, reason=f"needs {package}"))
+
+
+@torch.no_grad()
+def logits_of(model):
+    """Logits of four prompts of twelve random tokens."""
+    ids = torch.randint(4, 200, (4, 12), generator=torch.Generator().manual_seed(0))
+    return model(ids).logits.float()
+
+
+def slope_of(model):
+    """Gradient of one token's log-probability with respect to the embeddings, in the model's own arithmetic."""
+    ids = torch.randint(4, 200, (3, 9), generator=torch.Generator().manual_seed(1))
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    answer = model(inputs_embeds=embedded).logits[:, -1].float().log_softmax(-1)[:, 5].sum()
+    return torch.autograd.grad(answer, embedded)[0]

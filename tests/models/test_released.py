@@ -18,19 +18,9 @@ from pytest_quantcheck.models.gradients import float32_gradients, gradient_path
 from pytest_quantcheck.models.loading import Source, load
 from pytest_quantcheck.models.quantized_layers import dequantized
 from pytest_quantcheck.models.released import ReleasedFormat, recognise
-from tests.models.releases import RELEASES, plain_copy, read_tensors, write
-
-PACKAGES = {"torchao": "torchao", "compressed-tensors": "loguru", "gptq": "gptqmodel", "awq": "gptqmodel"}
-"""What must be there, beside the package that a format is named after, before it can be written and read."""
+from tests.models.releases import RELEASES, logits_of, needs, plain_copy, read_tensors, slope_of, write
 
 LAYERS = 42
-
-
-def needs(name, *more):
-    """The format and what else a test takes, skipped where the format's library is not installed."""
-    package = PACKAGES.get(RELEASES[name].name.partition(" ")[0])
-    absent = package is not None and importlib.util.find_spec(package) is None
-    return pytest.param(name, *more, marks=pytest.mark.skipif(absent, reason=f"needs {package}"))
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +41,6 @@ def released(tmp_path_factory):
 def damaged(released, tmp_path):
     """Makes a copy of a release, to be damaged."""
     return lambda name: Path(shutil.copytree(released(name)[0], tmp_path / "damaged"))
-
-
-@torch.no_grad()
-def logits_of(model):
-    """Logits of four prompts of twelve random tokens."""
-    ids = torch.randint(4, 200, (4, 12), generator=torch.Generator().manual_seed(0))
-    return model(ids).logits.float()
-
-
-def slope_of(model):
-    """Gradient of one token's log-probability with respect to the embeddings, in the model's own arithmetic."""
-    ids = torch.randint(4, 200, (3, 9), generator=torch.Generator().manual_seed(1))
-    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-    answer = model(inputs_embeds=embedded).logits[:, -1].float().log_softmax(-1)[:, 5].sum()
-    return torch.autograd.grad(answer, embedded)[0]
 
 
 @pytest.mark.filterwarnings("ignore")  # the formats' libraries warn of their own future
