@@ -59,7 +59,7 @@ def measure(
 
     Raises:
         MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
-            measured on these prompts.
+            measured on these prompts, or reads them as other tokens.
         ModelError: a layer that the model does not have.
         PromptError: a prompt that the model cannot read, or a chat template asked for and not there.
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
@@ -70,6 +70,7 @@ def measure(
     _check_covered(reference, wanted)
     chat = _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
+    _check_read_alike(reference, encoded, model)
     run = _Run(loaded, prompts, plan, reference, chat, encoded, progress)
     provenance = run.provenance(model, revision)
     stages = stages_of(checkpoint, provenance, plan, wanted, reference)
@@ -258,6 +259,15 @@ def _check_covered(reference: Measurement | None, index: Sequence[int]) -> None:
         raise MeasurementError(
             f"the reference was not measured on {len(missing)} of {len(index)} prompts (the first is at position "
             f"{missing[0]}): measure it on all of the candidate's prompts first"
+        )
+
+
+def _check_read_alike(reference: Measurement | None, encoded: Sequence[Sequence[int]], model: str) -> None:
+    """The same text must be the same tokens to both: nothing else that is measured could be compared."""
+    if reference is not None and encoding_hash(encoded) != reference.provenance.encoding_hash:
+        raise MeasurementError(
+            f"{model} reads the prompts as other tokens than its reference {reference.provenance.model} does: compare "
+            "their tokenizer files, and the chat template that wraps a prompt"
         )
 
 

@@ -262,19 +262,19 @@ def _word(value: Any) -> str:
 def _explained(source: Source, bits: str) -> Iterator[None]:
     """Turn whatever a library raises while loading into one sentence about this model."""
     name = source.origin or source.model
+    at = "as released" if bits == RELEASED else f"at {bits}"
     try:
         yield
     except ModelError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
-            f"{name} at {bits} does not fit into memory: {_first_line(error)}; use a larger machine, "
+            f"{name} {at} does not fit into memory: {_first_line(error)}; use a larger machine, "
             "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{name} cannot be loaded at {bits}: {type(error).__name__}: {_first_line(error)}. "
-            f"{_next_step(source, error)}"
+            f"{name} cannot be loaded {at}: {type(error).__name__}: {_first_line(error)}. {_next_step(source, error)}"
         ) from error
 
 

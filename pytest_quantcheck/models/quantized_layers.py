@@ -35,11 +35,9 @@ def module_types(model: nn.Module, stored: Mapping[str, str] | None = None) -> d
 
     `stored`: how the files hold the weights of modules, by their names, where that is not how they are held here.
     """
-    held = stored or {}
+    held = {name: f"[{kind}]" for name, kind in (stored or {}).items()}
     leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
-    return dict(
-        Counter(_label(module) + (f"[{held[name]}]" if name in held else "") for name, module in leaves.items())
-    )
+    return dict(Counter(_label(module) + held.get(name, "") for name, module in leaves.items()))
 
 
 def has_quantized(model: nn.Module) -> bool:

@@ -32,6 +32,9 @@ from .quantized_layers import has_quantized, module_types, scheme_name
 
 _Config = dict[str, Any]
 
+_FP8_SCALES = ("weight_scale_inv", "scale", "qscale_weight")
+"""What a float8 weight's scale may be called; each is one that transformers reads."""
+
 
 @dataclass(frozen=True)
 class _Method:
@@ -85,21 +88,21 @@ def recognise(source: Source) -> ReleasedFormat:
     Raises:
         ModelError: there is no configuration, it is not quantized, or in a way that is not known.
     """
+    name = source.origin or source.model
     with _explained(source, RELEASED):
         config = _quantization_config(source)
-    name = source.origin or source.model
-    if not config:
-        raise ModelError(
-            f"{name} is not quantized: its config.json has no quantization_config. "
-            "A candidate is a quantized checkpoint; this one may be the reference, --quantcheck-model"
-        )
-    method = _METHODS.get(_method_name(config))
-    if method is None:
-        raise ModelError(
-            f"{name}: expected a quant_method of {', '.join(_METHODS)} in the quantization_config of config.json, got "
-            f"{config.get('quant_method')!r}; release the checkpoint in one of these formats to have it measured"
-        )
-    return ReleasedFormat(method.name(config), name, config, method.packages, method.gpu)
+        if not config:
+            raise ModelError(
+                f"{name} is not quantized: its config.json has no quantization_config. "
+                "A candidate is a quantized checkpoint; this one may be the reference, --quantcheck-model"
+            )
+        method = _METHODS.get(_method_name(config))
+        if method is None:
+            raise ModelError(
+                f"{name}: expected a quant_method of {', '.join(_METHODS)} in the quantization_config of config.json, "
+                f"got {config.get('quant_method')!r}; release it in one of these formats to have it measured"
+            )
+        return ReleasedFormat(method.name(config), name, config, method.packages, method.gpu)
 
 
 def load_released(source: Source) -> LoadedModel:
@@ -130,7 +133,7 @@ def _dequantized(loaded: LoadedModel, released: ReleasedFormat, source: Source) 
     Raises:
         ModelError: not one weight is stored quantized.
     """
-    stored = _scaled_types(source)
+    stored = _stored_types(source, released)
     if not stored:
         raise ModelError(
             f"{released.model} says that it is quantized ({released.name}) and has not one quantized layer; "
@@ -143,9 +146,26 @@ def _dequantized(loaded: LoadedModel, released: ReleasedFormat, source: Source) 
     )
 
 
-def _scaled_types(source: Source) -> dict[str, str]:
-    """The types of a checkpoint's weights that have a scale beside them, such as `F8_E4M3`, by their module's name."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for this rare format
+def _stored_types(source: Source, released: ReleasedFormat) -> dict[str, str]:
+    """The types of a checkpoint's weights in float8, such as `F8_E4M3`, by their module's name.
+
+    Raises:
+        ModelError: one has no scale beside it; transformers would take its codes for the weights.
+    """
+    types = _tensor_types(source)
+    codes = {name.removesuffix(".weight"): kind for name, kind in types.items() if kind.startswith("F8_")}
+    bare = [name for name in codes if not any(f"{name}.{scale}" in types for scale in _FP8_SCALES)]
+    if bare:
+        raise ModelError(
+            f"{released.model}: {bare[0]} is stored in float8 and has no scale ({' or '.join(_FP8_SCALES)}), as "
+            f"{len(bare)} of {len(codes)} layers. Check that the files are complete and belong together"
+        )
+    return codes
+
+
+def _tensor_types(source: Source) -> dict[str, str]:
+    """The types of all tensors in a checkpoint's files by their names, from the files' headers."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for a rare format
     from safetensors import safe_open  # noqa: PLC0415 - likewise
 
     folder = local_path(source.model) or Path(
@@ -154,8 +174,7 @@ def _scaled_types(source: Source) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            names = {name.removesuffix("_scale_inv") for name in file.keys() if name.endswith(".weight_scale_inv")}  # noqa: SIM118
-            found |= {name.removesuffix(".weight"): str(file.get_slice(name).get_dtype()) for name in names}
+            found |= {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
     return found
 
 
@@ -203,8 +222,8 @@ def _bitsandbytes(config: _Config) -> str:
 
 def _torchao(config: _Config) -> str:
     """From the name of torchao's configuration class: `Int8WeightOnlyConfig` is int8 weight-only."""
-    kind = (config.get("quant_type") or {}).get("default", {})
-    words = re.findall(r"[A-Z][a-z]*\d*", str(kind.get("_type", kind)).removesuffix("Config"))
+    kind = (config.get("quant_type") or {}).get("default") or {}
+    words = re.findall(r"[A-Z][a-z]*\d*", str(kind.get("_type")).removesuffix("Config"))
     return f"torchao {' '.join(words).lower()}".replace("weight only", "weight-only").replace("c act", "c-act")
 
 
