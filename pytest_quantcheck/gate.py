@@ -15,7 +15,7 @@ import msgspec
 
 from .certifying import ControlResult, judge_control, without_verdicts
 from .controls import CONTROLS
-from .errors import ComparisonError, NonFiniteError, NotApplicable, SettingsError
+from .errors import NonFiniteError, NotApplicable, SettingsError
 from .models.identity import declared_dtype
 from .options import BIT_WIDTHS, Settings
 from .options.values import DTYPES
@@ -123,12 +123,14 @@ class Gate:
             ComparisonError: the candidate is the reference, to the last bit: it was never quantized.
             QuantcheckError: a model cannot be loaded or measured.
         """
+        from .comparing import refuse_identical  # noqa: PLC0415 - heavy
+
         bits, name = _exact(bits), self._prompt_set(prompts)
         if (bits, name) not in self._compared:
             reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
             with _without_library_warnings():
                 self._compared[bits, name] = self._comparison(bits, reference, candidate)
-        return _never_identical(self._compared[bits, name])
+        return refuse_identical(self._compared[bits, name])
 
     def judge(self, metric: str, bits: str, prompts: str | None = None) -> Verdict | None:
         """The profile's verdict on one metric of a candidate; None when it does not gate that metric."""
@@ -305,16 +307,6 @@ def _equal_to_reference(bits: str) -> SettingsError:
         f"--quantcheck-bits names {bits}, which is the precision of the reference: the candidate would be equal to it; "
         "leave it out, or give the reference another precision with --quantcheck-dtype"
     )
-
-
-def _never_identical(comparison: Comparison) -> Comparison:
-    if comparison.identical:
-        raise ComparisonError(
-            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
-            f"the last bit, so this candidate was never quantized (its modules: "
-            f"{comparison.candidate_provenance.module_types})"
-        )
-    return comparison
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-import pytest
+from typing import TYPE_CHECKING, Literal
 
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.attribution import Attribution
 from pytest_quantcheck.options.table import OPTIONS
+
+if TYPE_CHECKING:
+    import pytest
 
 _NEEDS_MODEL = ("controls", "only", "dry_run", "calibrate")
 
@@ -66,11 +67,12 @@ def settings_from(config: pytest.Config) -> Settings | None:
                 raise SettingsError(f"{by_field[field].flag} needs a model: add --quantcheck-model=MODEL")
         return None
     settings = Settings(**{field: option.read(config) for field, option in by_field.items()})
-    _check_together(settings)
+    check_together(settings)
     return settings
 
 
-def _check_together(settings: Settings) -> None:
+def check_together(settings: Settings) -> None:
+    """Refuse options that contradict one another or themselves. Raises `SettingsError`."""
     _refuse_twice("--quantcheck-fail", (metric for metric, _ in settings.fail))
     _refuse_twice("--quantcheck-prompts", settings.prompts)
     if settings.dtype in settings.bits:
