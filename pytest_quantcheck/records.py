@@ -164,7 +164,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     `identical`: not one answer, activation or attribution differs, as if the candidate were never quantized.
     `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`. `profile` is
-    what the gate that made the comparison judges it by.
+    what the gate that made the comparison judges it by. `conditions`: libraries, device or batches that the two
+    measurements do not have in common.
     """
 
     candidate: str
@@ -176,6 +177,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     candidate_provenance: Provenance
     histograms: dict[int, dict[str, tuple[int, ...]]]
     profile: Profile | None = None
+    conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def of(self, metric: str) -> tuple[Estimate, ...]:
@@ -187,7 +189,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile says of one metric of one candidate on one prompt set.
 
     `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule
-    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word.
+    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word;
+    `conditions` are the comparison's.
     """
 
     metric: str
@@ -202,4 +205,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     limit_source: str
     profile: str
     prompts_needed: int | None = None
+    conditions: tuple[str, ...] = ()
     message: str = ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -36,7 +37,7 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
-        self.gate = Gate(settings, self._progress)
+        self.gate = Gate(_with_shared_cache(config, settings), self._progress)
         self._wanted, alone = _take_node_ids(config, only=settings.only)
         check_names(self.gate, self._wanted)
         self._announced = False
@@ -59,9 +60,10 @@ class Session:
         revision = f" at {asked.revision}" if asked.revision else ""
         prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in gate.prompt_sets.items())
         controls = f" and {len(gate.controls)} controls" if gate.controls else ""
-        candidates, profile = ", ".join(asked.bits) + controls, gate.profile.label
+        candidates, profile = ", ".join(gate.candidates) + controls, gate.profile.label
+        stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
         return [
-            f"quantcheck: {asked.model}{revision} ({asked.dtype}) against {candidates}; profile {profile}",
+            f"quantcheck: {gate.model}{revision} ({asked.dtype}{stored}) against {candidates}; profile {profile}",
             f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}; {versions}",
         ]
 
@@ -113,7 +115,7 @@ class Session:
         """Print the tables, and where the report is."""
         if not (self._comparisons or self._controls or self._written):
             return
-        terminalreporter.section(f"quantcheck: {self.settings.model}")
+        terminalreporter.section(f"quantcheck: {self.gate.model}")
         for line, markup in summary_lines(self._verdicts, self._comparisons.values()):
             terminalreporter.write_line(line, **markup)
         for line, markup in control_lines(in_order(self._controls)):
@@ -164,7 +166,7 @@ class Session:
         return certify(
             self._controls,
             whole=whole,
-            model=self.settings.model,
+            model=self.gate.model,
             profile=self.gate.profile.label,
             tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=datetime.now(UTC),
@@ -185,9 +187,11 @@ class Session:
 
     def _plan_lines(self) -> list[str]:
         asked, gate = self.settings, self.gate
-        models = f"{asked.model} would be measured as reference ({asked.dtype}) and as {', '.join(asked.bits)}"
+        stored = asked.baseline and not asked.update_baseline
+        reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
         return [
-            f"dry run: nothing is loaded. {models}",
+            f"dry run: nothing is loaded. The reference {gate.model} would be {reference}",
+            f"candidates: {', '.join(gate.candidates)}",
             *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
             f"attribution: {asked.attribution} on {asked.attribution_samples} prompts; layers: {asked.layers}",
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
@@ -228,6 +232,20 @@ def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], boo
         config.option.quantcheck_node_ids = wanted
         config.option.quantcheck_alone = only or not config.args
     return config.option.quantcheck_node_ids, config.option.quantcheck_alone
+
+
+def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
+    """The settings, with a cache that xdist's workers share for as long as the run lasts if the user names none.
+
+    One worker measures a model, and the others take what it found. xdist hands the options to its workers.
+    """
+    starts_workers = getattr(config.option, "tx", None) and not hasattr(config, "workerinput")
+    if settings.cache or not starts_workers:
+        return settings
+    folder = TemporaryDirectory(prefix="quantcheck-")
+    config.add_cleanup(folder.cleanup)
+    config.option.quantcheck_cache = folder.name
+    return replace(settings, cache=folder.name)
 
 
 def _check_writable(directory: Path) -> None:

@@ -5,7 +5,7 @@ import importlib.metadata
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from pytest_quantcheck.commands.stored import check_writable, find_measurements
 from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
+from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import Comparison, Provenance, Verdict
 from pytest_quantcheck.reporting import encode_report, summary_lines
@@ -72,8 +73,11 @@ def _comparison(reference: Path, candidate: Path, profile: Profile) -> Compariso
 
 
 def _name(provenance: Provenance) -> str:
-    """How the candidate is called: its bit-width, or the last part of a released checkpoint's path."""
-    return PurePath(provenance.model).name if provenance.bits == "released" else provenance.bits
+    """How a gate calls the candidate: by its bit-width, or by the last part of a released checkpoint's path."""
+    if provenance.bits != "released":
+        return provenance.bits
+    (name,) = name_candidates([Released(provenance.model, provenance.revision)])
+    return name
 
 
 def _verdicts(comparison: Comparison, profile: Profile) -> Iterator[Verdict]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pytest_quantcheck.options import Settings
 
 _TABLE = {option.name: option for option in OPTIONS}
-_DIRECTORY = _TABLE["report"]
 
 
 def _same(*names: str) -> tuple[Option, ...]:
@@ -24,9 +23,9 @@ def _same(*names: str) -> tuple[Option, ...]:
 MEASURE: tuple[Option, ...] = (
     _TABLE["model"]._replace(summary="model to measure: hub id, directory, .gguf file or 'builtin'"),
     _TABLE["revision"],
-    _DIRECTORY._replace(name="out", summary="write into this directory, one directory for each prompt set"),
+    _TABLE["baseline"]._replace(name="out", summary="write into this directory, one directory for each prompt set"),
     Option("force", "replace a measurement that is there", kind="flag"),
-    _DIRECTORY._replace(
+    _TABLE["baseline"]._replace(
         name="reference",
         summary="measure a candidate against the reference that is stored in this directory, not the reference itself",
     ),
@@ -34,10 +33,8 @@ MEASURE: tuple[Option, ...] = (
         summary="the candidate is the model at this bit-width: 16, 8, 4, bf16, fp16, fp32, int8, nf4 or fp4",
         default=None,
     ),
-    Option(
-        "candidate",
-        "the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id",
-        metavar="PATH_OR_ID[@REVISION]",
+    _TABLE["candidate"]._replace(
+        summary="the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id"
     ),
     *_same(
         "dtype",
@@ -51,6 +48,7 @@ MEASURE: tuple[Option, ...] = (
         "attribution-samples",
         "attribution-tokens",
         "redundancy-neurons",
+        "cache",
         "device",
         "batch-size",
         "neurons",
@@ -62,7 +60,7 @@ COMPARE = _same("profile", "fail", "allow-unmeasured", "report")
 
 _ACTIONS = {"text": "store", "list": "append", "flag": "store_true"}
 _SPELLINGS = {option.flag: f"--{option.name}" for option in (*MEASURE, *COMPARE)}
-_SPELLINGS["--quantcheck-baseline"] = "--reference"
+_SPELLINGS |= {"--quantcheck-baseline": "--reference", "--quantcheck-update-baseline": "`measure`"}
 
 
 def spelled(text: str) -> str:

@@ -5,19 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_quantcheck.errors import SettingsError, StorageError
-from pytest_quantcheck.records import Measurement, Provenance
-from pytest_quantcheck.storage import load_measurement, save_measurement
+from pytest_quantcheck.storage import load_provenance
 from pytest_quantcheck.storage.measurements import ARRAYS, DOCUMENT
-
-
-def store(measurement: Measurement, directory: Path) -> None:
-    """Write the reference's measurement as a baseline, a candidate's as it is. Raises `StorageError`."""
-    save_measurement(measurement, directory)
-
-
-def load_provenance(directory: Path) -> Provenance:
-    """Where the measurement in a directory comes from. Raises `StorageError`."""
-    return load_measurement(directory).provenance
 
 
 def find_measurements(directory: Path) -> dict[str, Path]:

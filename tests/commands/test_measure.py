@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_quantcheck.commands import main
 from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.parser import parser
-from pytest_quantcheck.commands.stored import load_provenance
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.gate import Gate
+from pytest_quantcheck.models import bits, builtin
 from pytest_quantcheck.options import OPTIONS
-from pytest_quantcheck.storage import load_measurement
+from pytest_quantcheck.storage import load_measurement, load_provenance
 
 from .conftest import QUICK
 
@@ -107,9 +109,21 @@ def test_what_is_there_outlives_a_failure(copied, empty, refused):
     assert files(copied) == before
 
 
-@pytest.mark.skip(reason="released checkpoints are not loaded yet")
-def test_released_candidate(stored, tmp_path):
-    """A quantized checkpoint is measured as it is, and needs no model beside the stored reference."""
+@pytest.mark.skipif(not hasattr(bits, "RELEASED"), reason="released checkpoints are not loaded yet")
+def test_released_candidate_is_measured_as_it_is(stored, tmp_path, capsys):
+    """No model is needed beside the stored reference; compared, it is called by its directory."""
+    name, out = str(tmp_path / "small"), str(tmp_path / "out")
+    quantization = bits.quantization_config("int8", torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(builtin.DIRECTORY, quantization_config=quantization, device_map="cpu")
+    model.save_pretrained(name)
+    AutoTokenizer.from_pretrained(builtin.DIRECTORY).save_pretrained(name)
+    reference = str(stored / "reference")
+    assert main(["measure", "--reference", reference, "--candidate", name, "--out", out, *QUICK]) == 0
+    provenance = load_provenance(tmp_path / "out" / "builtin")
+    assert (provenance.bits, provenance.model) == ("released", name)
+    capsys.readouterr()
+    assert main(["compare", reference, out]) == 0
+    assert capsys.readouterr().out.startswith("small: nothing against it")
 
 
 # Every other refusal comes before anything is loaded: the model is a directory without a model in it.
@@ -196,10 +210,18 @@ def test_candidate_is_no_reference(refused, stored, tmp_path, empty):
     )
 
 
-def test_candidate_of_the_references_precision_is_refused(refused, stored, tmp_path, empty):
+def test_candidate_of_the_references_precision_is_refused(refused, stored, tmp_path):
     """It would be equal to it."""
     against = ("--reference", stored / "reference", "--bits", "16", *QUICK)
-    assert "precision of the reference" in refused("measure", "--model", empty, "--out", tmp_path / "out", *against)
+    assert "precision of the reference" in refused("measure", "--model", "builtin", "--out", tmp_path / "out", *against)
+
+
+def test_reference_of_another_model_is_refused(refused, stored, tmp_path, empty):
+    """What is quantized must be what was measured; the sentence says how to measure it anew."""
+    against = ("--reference", stored / "reference", "--bits", "int8", *QUICK)
+    sentence = refused("measure", "--model", empty, "--out", tmp_path / "out", *against)
+    assert re.match(f".*reference/builtin was measured on other files than those of {empty}: sha256", sentence)
+    assert sentence.endswith("or write it anew with `measure`")
 
 
 def test_damaged_reference_is_refused(refused, copied, tmp_path, empty):

@@ -153,8 +153,8 @@ def test_progress_counts_every_prompt_of_every_phase(run, loaded, prompts):
     phases = []
 
     class Listener:
-        def start(self, label, total):
-            phases.append([label, total, 0])
+        def start(self, label, total, done=0):
+            phases.append([label, total, done])
 
         def advance(self, n=1):
             phases[-1][2] += n
