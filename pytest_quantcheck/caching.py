@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .analyses.saliency import attributable
 from .models.identity import content_hash
@@ -57,9 +58,10 @@ def cache_key(
 def _taken_from(reference: Measurement) -> str:
     """SHA-256 over what a candidate's measurement takes from its reference's."""
     answers, digest = reference.answers, hashlib.sha256()
-    layers = [layer for layer, found in reference.saliency.items() if attributable(found.converged)]
-    correlated = [layer.correlated for layer in reference.activations.values()]
-    for part in (answers.index, answers.token, answers.support, np.array(layers), *correlated):
+    attributed = np.array([layer for layer, found in reference.saliency.items() if attributable(found.converged)])
+    parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]
+    parts += [layer.correlated for layer in reference.activations.values()]
+    for part in parts:
         digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 

@@ -53,12 +53,14 @@ class Gate:
             for source in settings.prompts
         )
         self._baseline = self._found_baseline()
-        self._subjects = Subjects(settings, self._baseline and self._baseline.model)
+        self._subjects = Subjects(settings, self._baseline.model if self._baseline else None)
         self._progress = progress
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._compared: dict[tuple[str, str], Comparison] = {}
         self._failed: dict[str, Exception] = {}
         self._cache = Cache(Path(settings.cache)) if settings.cache else None
+        if self._cache:
+            self._cache.check_writable()
 
     @property
     def model(self) -> str:

@@ -28,6 +28,7 @@ from .storage import write_atomically
 REPORT = "report.json"
 CERTIFICATE = "certificate.json"
 _CARRIED = "quantcheck"
+_CACHE = "quantcheck_cache"
 _CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
@@ -84,6 +85,11 @@ class Session:
         if isinstance(item, PackagedItem):
             carried = {kind: msgspec.json.encode(record).decode() for kind, record in item.found.items()}
             setattr(report, _CARRIED, carried)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell an xdist worker where measurements are shared."""
+        node.workerinput[_CACHE] = self.gate.settings.cache
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the outcome of a packaged test, and the verdict that its report carries."""
@@ -237,14 +243,14 @@ def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], boo
 def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
     """The settings, with a cache that xdist's workers share for as long as the run lasts if the user names none.
 
-    One worker measures a model, and the others take what it found. xdist hands the options to its workers.
+    One worker measures a model, and the others take what it found.
     """
-    starts_workers = getattr(config.option, "tx", None) and not hasattr(config, "workerinput")
-    if settings.cache or not starts_workers:
+    if hasattr(config, "workerinput"):
+        return replace(settings, cache=config.workerinput[_CACHE])
+    if settings.cache or not getattr(config.option, "tx", None):
         return settings
     folder = TemporaryDirectory(prefix="quantcheck-")
     config.add_cleanup(folder.cleanup)
-    config.option.quantcheck_cache = folder.name
     return replace(settings, cache=folder.name)
 
 

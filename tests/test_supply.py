@@ -86,7 +86,7 @@ def test_baseline_is_used_when_it_is_written(folder, tmp_path):
         ({"dtype": "fp32"}, r"dtype \('bf16' in the baseline, 'fp32' asked for\)"),
         ({"revision": "v2"}, r"revision \(None in the baseline, 'v2' asked for\)"),
         ({"attribution": Attribution("paper", 50)}, r"attribution \('off,samples=64' in the baseline, 'paper,"),
-        ({"template": "Q: {prompt}"}, r"template \('raw:\{prompt\}' in the baseline, 'chat:Q: \{prompt\}' or 'raw:Q: "),
+        ({"template": "Q: {prompt}"}, r"template \('raw:\{prompt\}' in the baseline, 'raw:Q: \{prompt\}' asked"),
     ],
 )
 def test_baseline_measured_otherwise_is_refused(folder, stored, changes, said):

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..analyses.dead_neurons import new_extremes, update_extremes
 from ..analyses.redundancy import CorrelationSums
