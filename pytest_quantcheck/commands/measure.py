@@ -45,7 +45,7 @@ def _check_together(given: dict[str, Any]) -> None:
     for field, what in (("model", "MODEL"), ("out", "DIR")):
         if given[field] is None and not (field == "model" and given["reference"] and given["candidate"]):
             raise SettingsError(f"--{field} is missing: add --{field}={what}")
-    candidates = (*(given["bits"] or ()), *given["candidate"])
+    candidates = [*(given["bits"] or ()), *filter(None, [given["candidate"]])]
     if candidates and not given["reference"]:
         raise SettingsError(
             f"--{'bits' if given['bits'] else 'candidate'} needs a reference to measure against: measure that first, "
@@ -63,7 +63,8 @@ def _check_together(given: dict[str, Any]) -> None:
 def _settings(given: dict[str, Any]) -> Settings:
     """Those of a gate that writes a baseline of its reference, or that takes a baseline and has one candidate."""
     baseline, update = (given["reference"], False) if given["reference"] else (given["out"], True)
-    return to_settings(given | {"bits": given["bits"] or (), "baseline": baseline, "update_baseline": update})
+    candidates = {"bits": given["bits"] or (), "candidate": (given["candidate"],) if given["candidate"] else ()}
+    return to_settings(given | candidates | {"baseline": baseline, "update_baseline": update})
 
 
 def _stored(gate: Gate, out: Path) -> Iterator[tuple[str, Measurement]]:

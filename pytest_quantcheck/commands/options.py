@@ -34,7 +34,7 @@ MEASURE: tuple[Option, ...] = (
         default=None,
     ),
     _TABLE["candidate"]._replace(
-        summary="the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id"
+        summary="the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id", kind="text"
     ),
     *_same(
         "dtype",

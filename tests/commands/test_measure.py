@@ -37,7 +37,7 @@ def places(stored, empty, tmp_path):
 
 def settings(*arguments):
     """The settings that `measure` makes of its arguments."""
-    return to_settings(read(parser().parse_args(["measure", *arguments]), MEASURE) | {"bits": ()})
+    return to_settings(read(parser().parse_args(["measure", *arguments]), MEASURE) | {"bits": (), "candidate": ()})
 
 
 def files(directory):

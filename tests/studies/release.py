@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Gated:
     def outcome(self) -> str:
         """In a few words: passed, what stands against it, or the error that kept it from being measured."""
         if self.report is None or not self.report.verdicts:
-            return f"error: {self.errors[0] if self.errors else 'no verdict'}"
+            return f"error: {textwrap.shorten(self.errors[0], 160) if self.errors else 'no verdict'}"
         against = [verdict.metric for verdict in self.report.verdicts if not verdict.acceptable]
         return f"not fit: {', '.join(against)}" if against else "passed"
 
@@ -153,7 +154,7 @@ class Release:
             done.returncode,
             seconds,
             msgspec.json.decode(found.read_bytes(), type=Report) if found.exists() else None,
-            tuple(_errors(done.stdout + done.stderr)),
+            tuple(_errors((done.stdout + done.stderr).replace(f"{self.folder}/", ""))),
         )
 
     def tampered(self, name: str, tamper: Tamper, *, sums: bool) -> Path:
