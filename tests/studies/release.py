@@ -44,10 +44,14 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class Gated:
-    """What one run of pytest said of one checkpoint: its status, its time, its report if there is one, its errors."""
+    """What one run of pytest said of one checkpoint: its status, its time, its report if there is one, its errors.
+
+    `seconds` by the clock, and `busy`, of processors, which other work on the machine does not lengthen.
+    """
 
     status: int
     seconds: float
+    busy: float
     report: Report | None
     errors: tuple[str, ...]
 
@@ -110,7 +114,7 @@ class Release:
     def measure(self) -> float:
         """Measure the reference and store the baseline, as on the big machine; the seconds it took."""
         where = ("--model", str(self.reference), "--out", str(self.baseline))
-        done, seconds = _timed([sys.executable, "-m", "pytest_quantcheck", "measure", *where, *self.options])
+        done, seconds, _ = _timed([sys.executable, "-m", "pytest_quantcheck", "measure", *where, *self.options])
         if done.returncode:
             raise ModelError(done.stderr.strip())
         print(done.stdout, flush=True)
@@ -139,7 +143,7 @@ class Release:
         shutil.rmtree(report, ignore_errors=True)
         (self.folder / "empty").mkdir(exist_ok=True)
         shared = [f"--quantcheck-{part[2:]}" if part.startswith("--") else part for part in self.options]
-        done, seconds = _timed(
+        done, seconds, busy = _timed(
             [
                 *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--quantcheck-only"),
                 f"--quantcheck-baseline={self.baseline}" if baseline else f"--quantcheck-model={self.reference}",
@@ -153,6 +157,7 @@ class Release:
         return Gated(
             done.returncode,
             seconds,
+            busy,
             msgspec.json.decode(found.read_bytes(), type=Report) if found.exists() else None,
             tuple(_errors((done.stdout + done.stderr).replace(f"{self.folder}/", ""))),
         )
@@ -189,11 +194,17 @@ def _quantization(name: str, dtype: Any) -> Any:
     return quantization_config(name.removeprefix("bitsandbytes-"), dtype)
 
 
-def _timed(command: Sequence[str], cwd: Path | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
-    began = time.perf_counter()
+def _timed(command: Sequence[str], cwd: Path | None = None) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """Run a command; also seconds by the clock and of processors."""
     env = os.environ | {"COLUMNS": "1000"}  # pytest shortens errors to the terminal's width
+    began, busy = time.perf_counter(), _busy()
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    return done, time.perf_counter() - began
+    return done, time.perf_counter() - began, _busy() - busy
+
+
+def _busy() -> float:
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def _errors(output: str) -> Iterator[str]:
@@ -204,7 +215,8 @@ def _errors(output: str) -> Iterator[str]:
 
 def table(before: Mapping[str, Gated], after: Mapping[str, Gated]) -> Iterator[str]:
     """Yield the verdicts on each checkpoint, and the seconds, with the reference at hand and without it."""
-    yield from _head("checkpoint", "against the baseline", *METRICS, "with the reference", "s", "s with the reference")
+    times = "s", "s with the reference", "processor s", "with the reference"
+    yield from _head("checkpoint", "against the baseline", *METRICS, "with the reference", *times)
     for name, found in after.items():
         first = before[name]
         same = "the same" if found.outcome == first.outcome else first.outcome

@@ -96,11 +96,13 @@ def _low_bit(directory: Path, block: int) -> None:
 
 
 def _other_layer(directory: Path, block: int) -> None:
-    there = {
-        one.name.removeprefix(_MODULE.format(block + 1)): one for one in tensors(directory, _MODULE.format(block + 1))
-    }
-    for one in tensors(directory, _MODULE.format(block)):
-        one.write(there[one.name.removeprefix(_MODULE.format(block))].read())
+    """What has another length there, such as a description in JSON, stays."""
+    here, there = (_MODULE.format(number) for number in (block, block + 1))
+    others = {one.name.removeprefix(there): one for one in tensors(directory, there)}
+    for one in tensors(directory, here):
+        other = others[one.name.removeprefix(here)]
+        if other.size == one.size:
+            one.write(other.read())
 
 
 TAMPERS = (

@@ -20,7 +20,7 @@ def checkpoint(tmp_path):
         name = f"model.layers.{block}.mlp.gate_proj"
         arrays[f"{name}.weight"] = random.integers(-127, 128, (8, 4)).astype(np.int8)
         arrays[f"{name}.SCB"] = random.random(8, dtype=np.float32)
-        arrays[f"{name}.weight_format"] = np.array(0, np.uint8)
+        arrays[f"{name}.state"] = random.integers(0, 256, 3 + block).astype(np.uint8)
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
     return tmp_path
 
@@ -37,6 +37,7 @@ def test_damage_changes_what_it_says(checkpoint, tamper):
         for name in ("weight", "SCB"):
             other = arrays[f"model.layers.{BLOCK + 1}.mlp.gate_proj.{name}"]
             assert np.array_equal(found[f"model.layers.{BLOCK}.mlp.gate_proj.{name}"], other)
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays if name.endswith("state"))
     else:
         (place,) = changed
         assert (before[place] ^ after[place]).bit_count() == 1
