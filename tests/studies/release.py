@@ -220,9 +220,8 @@ def table(before: Mapping[str, Gated], after: Mapping[str, Gated]) -> Iterator[s
     for name, found in after.items():
         first = before[name]
         same = "the same" if found.outcome == first.outcome else first.outcome
-        yield _row(
-            name, found.outcome, *map(found.value, METRICS), same, f"{found.seconds:.0f}", f"{first.seconds:.0f}"
-        )
+        seconds = [f"{value:.0f}" for value in (found.seconds, first.seconds, found.busy, first.busy)]
+        yield _row(name, found.outcome, *map(found.value, METRICS), same, *seconds)
 
 
 def tampered_table(release: Release, whole: Mapping[str, Gated], tampers: Sequence[Tamper] = TAMPERS) -> Iterator[str]:
