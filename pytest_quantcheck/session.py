@@ -50,7 +50,9 @@ class Session:
         self._calibrated: list[Comparison] = []
         self._label = self._check_calibration()
         if settings.report:
-            _check_writable(Path(settings.report))
+            _check_writable("--quantcheck-report", Path(settings.report))
+        if settings.update_baseline and settings.baseline:
+            _check_writable("--quantcheck-baseline", Path(settings.baseline))
         if alone:
             config.args = []
 
@@ -254,8 +256,8 @@ def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
     return replace(settings, cache=folder.name)
 
 
-def _check_writable(directory: Path) -> None:
-    """Refuse a report directory that cannot be written, before hours are spent."""
+def _check_writable(flag: str, directory: Path) -> None:
+    """Refuse a directory that cannot be written, before hours are spent."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise pytest.UsageError(f"--quantcheck-report={directory}: {nearest} is not a directory that can be written")
+        raise pytest.UsageError(f"{flag}={directory}: {nearest} is not a directory that can be written")

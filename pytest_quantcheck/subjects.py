@@ -98,7 +98,7 @@ class Subjects:
     @cached_property
     def _reference(self) -> Source:
         """A GGUF file is unpacked once, into a folder that lives as long as this object."""
-        from .models.loading import unpack_gguf  # noqa: PLC0415 - heavy
+        from .models.gguf import unpack_gguf  # noqa: PLC0415 - heavy
 
         source = self._local(REFERENCE)
         if not source.is_gguf:

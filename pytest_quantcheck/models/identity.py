@@ -137,10 +137,14 @@ def _content(source: Source) -> list[str]:
 
 
 def vocabulary_hash(tokenizer: Any) -> str:
-    """SHA-256 over the tokenizer's tokens with their numbers."""
+    """SHA-256 over the tokenizer's tokens with their numbers.
+
+    Not over `[PAD97]` as token 97: that is how GGUF files fill up a vocabulary that has fewer tokens than its model.
+    """
     digest = hashlib.sha256()
     for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
-        digest.update(f"{number} {token}\n".encode())
+        if token != f"[PAD{number}]":
+            digest.update(f"{number} {token}\n".encode())
     return digest.hexdigest()
 
 

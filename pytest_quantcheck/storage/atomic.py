@@ -66,7 +66,8 @@ def _making(path: Path) -> Iterator[tuple[Path, Path]]:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield target, temporary
         _sync(target.parent)
-        _remove_stale(target)
+        with suppress(OSError):  # another writer removes the same, or may, and this one may not
+            _remove_stale(target)
     except OSError as problem:
         raise StorageError(
             f"cannot write {path}: {problem.strerror}. What was there before is unchanged; check the permissions and "
@@ -106,10 +107,8 @@ def _remove_stale(target: Path) -> None:
     """Remove temporary files and directories of the target that are a day older than the target itself."""
     temporary = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
     for entry in target.parent.iterdir():
-        if temporary.fullmatch(entry.name):
-            with suppress(FileNotFoundError):  # its writer has removed it meanwhile
-                if target.stat().st_mtime - entry.stat().st_mtime > _STALE:
-                    _remove(entry)
+        if temporary.fullmatch(entry.name) and target.stat().st_mtime - entry.stat().st_mtime > _STALE:
+            _remove(entry)
 
 
 def _refuse_foreign(target: Path, files: Mapping[str, bytes]) -> None:

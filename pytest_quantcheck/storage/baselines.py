@@ -81,7 +81,7 @@ def _fewer(layer: int, seen: Activations, most: int, seed: int) -> Activations:
 def _bytes_of(measurement: Measurement, most: int) -> int:
     """Bytes at most for so many correlated neurons a layer: r of each pair, number, mean and squares of each."""
     widths = [min(len(seen.correlated), most) for seen in measurement.activations.values()]
-    return sum(n * (n - 1) // 2 * 2 + n * (8 + 8 + 4) for n in widths)
+    return sum(n * (n - 1) // 2 * 2 + n * (4 + 8 + 4) for n in widths)
 
 
 def _n_arrays(measurement: Measurement) -> int:

@@ -420,6 +420,15 @@ def test_histograms_without_pairs_are_refused(histogram):
         wasserstein(histogram, histogram)
 
 
+@given(layers())
+def test_merged_sums_are_symmetric_to_the_last_bit(layer):
+    """Half of the matrix is the whole: products of means, rounded in another order, do not differ."""
+    activations, _ = layer
+    scaled = [sums(part * 7**i + i) for i, part in enumerate(torch.tensor_split(activations.double(), 3))]
+    comoment = merge(scaled).comoment
+    assert np.array_equal(comoment, comoment.T)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
 def test_activations_that_are_not_finite_are_an_error_that_names_the_neuron(bad):
     """NaN, infinity and what overflows when squared in float32 give no correlations."""
