@@ -109,7 +109,6 @@ def test_what_is_there_outlives_a_failure(copied, empty, refused):
     assert files(copied) == before
 
 
-@pytest.mark.skipif(not hasattr(bits, "RELEASED"), reason="released checkpoints are not loaded yet")
 def test_released_candidate_is_measured_as_it_is(stored, tmp_path, capsys):
     """No model is needed beside the stored reference; compared, it is called by its directory."""
     name, out = str(tmp_path / "small"), str(tmp_path / "out")
