@@ -191,7 +191,8 @@ class Gate:
 
         sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
         found = compare(reference, candidate, sampling)
-        return msgspec.structs.replace(found, candidate=subject, profile=self.profile)
+        notes = (*found.notes, *self._subjects.notes(subject))
+        return msgspec.structs.replace(found, candidate=subject, profile=self.profile, notes=notes)
 
     @contextmanager
     def _only_try(self, subject: str) -> Iterator[None]:
