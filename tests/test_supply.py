@@ -224,3 +224,20 @@ def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, relea
     weights.write_bytes(data)
     with pytest.raises(ModelError, match=r"model.safetensors is not the file that SHA256SUMS beside it names"):
         Gate(asked).compare("other")
+
+
+def test_candidate_from_a_hub(folder, tmp_path, released, monkeypatch):
+    """A hub id is what was fetched of it; with a cache it is known by its content, like every other."""
+    snapshot = tmp_path / "hub" / "models--example--small" / "snapshots" / ("a" * 40)
+    shutil.copytree(released, snapshot)
+    (tmp_path / "hub" / "models--example--small" / "refs").mkdir()
+    (tmp_path / "hub" / "models--example--small" / "refs" / "v1").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = {"model": str(folder), "bits": (), "cache": str(tmp_path / "cache")}
+    found = Gate(settings(**asked, candidate=(Released("example/small", "v1"),))).compare("small")
+    where = found.candidate_provenance
+    assert (where.model, where.revision) == ("example/small", "v1")
+    again = CountingGate(settings(**asked, candidate=(Released(str(released)),)))
+    assert values(again.compare("small-int8")) == values(found)
+    assert again.loads == []
