@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from ..analyses.saliency import attributable
@@ -67,7 +68,8 @@ def measure(
         answers, activations = run.forward_pass(wanted)
         saliency = run.attribution_pass(run.targets(answers, wanted))
     provenance = run.provenance(model, revision, activations)
-    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency)
+    texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
+    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency, texts=texts)
 
 
 @dataclass(frozen=True, eq=False)

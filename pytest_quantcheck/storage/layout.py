@@ -61,6 +61,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact: bool
     activations: dict[int, LayerScalars]
     saliency: tuple[int, ...]
+    texts: dict[int, str] = {}
 
 
 def to_document(measurement: Measurement, arrays: str) -> Document:
@@ -72,6 +73,7 @@ def to_document(measurement: Measurement, arrays: str) -> Document:
         exact=measurement.answers.exact,
         activations={layer: _scalars(seen) for layer, seen in measurement.activations.items()},
         saliency=tuple(measurement.saliency),
+        texts=measurement.texts,
     )
 
 
@@ -95,6 +97,7 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
         answers=Answers(**_take(arrays, "answers", ANSWERS), exact=document.exact),
         activations={layer: _activations(arrays, layer, seen) for layer, seen in document.activations.items()},
         saliency={layer: Saliency(**_take(arrays, f"saliency/{layer}", SALIENCY)) for layer in document.saliency},
+        texts=document.texts,
     )
 
 
