@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -104,6 +105,7 @@ def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float |
             _line(axes, one)
         axes.set(xlabel="layer", ylabel=quantity)
         axes.set_ylim(*_range(series, limit))
+        axes.set_xlim(*_around([layer for one in series for layer in one.x]))
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
         axes.grid(visible=True, axis="y")
         _legend(axes)
@@ -121,6 +123,7 @@ def histogram(name: str, series: Sequence[Series]) -> str:
             )
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda count, _: _counted(count))
         axes.set(xlim=(0, 1), xlabel="|r| of a pair of neurons", ylabel="pairs", ylim=(0, None))
         axes.set_xticks(edges[::2])
         axes.grid(visible=True, axis="y")
@@ -132,8 +135,8 @@ def _line(axes: Axes, series: Series) -> None:
     marker, style = _STYLES[series.colour]
     x, y, *ends = _without_gaps(series)
     if series.low:
-        axes.vlines(x, *ends, color=series.colour, linewidth=1.4)
-    axes.plot(x, y, color=series.colour, marker=marker, linestyle=style, label=series.name)
+        axes.vlines(x, *ends, color=series.colour, linewidth=1.4, clip_on=False)
+    axes.plot(x, y, color=series.colour, marker=marker, linestyle=style, label=series.name, clip_on=False)
 
 
 def _without_gaps(series: Series) -> list[list[float]]:
@@ -147,11 +150,25 @@ def _without_gaps(series: Series) -> list[list[float]]:
 def _range(series: Sequence[Series], limit: float | None) -> tuple[float, float]:
     """From 0 to a little above all that is drawn."""
     drawn = [value for one in series for value in (*one.y, *one.high) if value is not None]
-    return 0.0, max([*drawn, limit or 0.0, 1e-6]) * 1.12
+    return 0.0, (max([*drawn, limit or 0.0]) or 0.01) * 1.12
+
+
+def _around(layers: Sequence[float]) -> tuple[float, float]:
+    """From before the first to behind the last, those without a value included."""
+    margin = 0.04 * (max(layers) - min(layers)) or 0.5
+    return min(layers) - margin, max(layers) + margin
 
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9, handlelength=3)
+
+
+def _counted(count: float) -> str:
+    """A power of ten, short."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:g}{unit}"
+    return f"{count:g}"
 
 
 def _label(text: str) -> str:
@@ -163,7 +180,8 @@ def _label(text: str) -> str:
 def _drawn(name: str, *, height: float = _SIZE[1]) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on; after the block, the list holds the SVG. Nothing of the user's own settings shows."""
     svg: list[str] = []
-    with mpl.rc_context():
+    with warnings.catch_warnings(), mpl.rc_context():
+        warnings.filterwarnings("ignore", "Glyph ")  # of a font that is not the page's
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS | {"svg.hashsalt": name})
         canvas = Canvas(figsize=(_SIZE[0], height), layout="constrained")

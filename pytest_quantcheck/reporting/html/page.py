@@ -1,5 +1,6 @@
 """A run's report -> one HTML file that needs no network and no scripts."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import MEANINGS, bound, concession, headline, interval_name, next_step, number
 
+_OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
 _HERE = Path(__file__).parent
 _MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
 
@@ -28,6 +30,8 @@ class Finding(NamedTuple):
 
     sentence: str
     status: str
+    meaning: str
+    beyond: str
     amount: str
     where: str
     advice: str
@@ -51,6 +55,7 @@ class Line(NamedTuple):
     meaning: str
     layer: str
     scale: Scale | None
+    reason: str
     value: str
     interval: str
     limit: str
@@ -116,7 +121,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "plain": _plain}
+    environment.filters |= {"visible": visible, "number": number, "plain": _plain, "options": _options}
     return environment
 
 
@@ -151,7 +156,11 @@ def _sentence(against: int, all_of_them: int) -> str:
     if not all_of_them:
         return "no verdict in this run: its output says why"
     verdicts = "verdict" if all_of_them == 1 else "verdicts"
-    return f"{against} of {all_of_them} {verdicts} against it" if against else f"nothing against it in {all_of_them}"
+    return (
+        f"{against} of {all_of_them} {verdicts} against it"
+        if against
+        else f"nothing against it in {all_of_them} {verdicts}"
+    )
 
 
 def _order(verdict: Verdict) -> tuple[int, float]:
@@ -171,6 +180,8 @@ def _finding(verdict: Verdict, report: Report, named: Mapping[tuple[str, str], s
     return Finding(
         sentence=headline(verdict),
         status=verdict.status,
+        meaning=MEANINGS[verdict.metric],
+        beyond=_beyond_by(verdict),
         amount=_amount(verdict),
         where=_where(verdict, report),
         advice="; ".join(filter(None, (concession(verdict), next_step(verdict)))),
@@ -181,16 +192,20 @@ def _finding(verdict: Verdict, report: Report, named: Mapping[tuple[str, str], s
 def _amount(verdict: Verdict) -> str:
     found = verdict.estimate
     if found.value is None:
-        return f"{MEANINGS[verdict.metric]}: {found.reason or 'no value'}; limit {bound(verdict)}"
-    times = _times(verdict)
-    beyond = f", {times:.1f} times beyond" if times >= 1.05 and verdict.direction == "min" else ""
-    beyond = f", {times:.1f} times the limit" if times >= 1.05 and verdict.direction == "max" else beyond
-    moved = ""
+        return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
+    unit = METRICS[verdict.metric].unit
+    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", f"interval {_interval(found)}"]
     if found.reference is not None and found.candidate is not None:
-        moved = f"; reference {number(found.reference)}, candidate {number(found.candidate)}"
-    return (
-        f"{MEANINGS[verdict.metric]}: {number(found.value)} ({_interval(found)}), limit {bound(verdict)}{beyond}{moved}"
-    )
+        facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
+    return ", ".join(facts)
+
+
+def _beyond_by(verdict: Verdict) -> str:
+    """How far beyond its limit a value is, in a word; nothing where it is not, or by less than a twentieth."""
+    value, times = verdict.estimate.value, _times(verdict)
+    if value is None or times < 1.05:
+        return ""
+    return f"{times:.2g} times the limit" if verdict.direction == "max" else f"{number(verdict.limit - value)} short"
 
 
 def _where(verdict: Verdict, report: Report) -> str:
@@ -235,7 +250,8 @@ def _line(row: Row) -> Line:
         layer="" if found.layer is None else str(found.layer),
         scale=scale_of(found, verdict),
         value="-" if found.value is None else f"{number(found.value)} {row.metric.unit}".rstrip(),
-        interval=_interval(found) if found.value is not None else (found.reason or "-"),
+        interval="-" if found.value is None else _interval(found),
+        reason=found.reason,
         limit=f"{'≤' if verdict.direction == 'max' else '≥'} {number(verdict.limit)}" if verdict else "-",
         word=row.word,
         mark=_MARKS.get(verdict.status, "") if verdict else "",
@@ -272,7 +288,16 @@ def _origins(report: Report) -> Iterator[Origins]:
 def _facts(models: Sequence[Provenance]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     for name in Provenance.__struct_fields__:
         values = tuple(_plain(getattr(model, name)) for model in models)
-        yield name.replace("_", " "), values, len(set(values)) > 1
+        same = len(set(values)) == 1
+        yield name.replace("_", " "), values[:1] if same else values, not same
+
+
+def _options(text: str) -> Markup:
+    """A sentence in which command-line options stand out, and are not broken over two lines."""
+    parts = _OPTION.split(text)
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def _plain(value: Any) -> str:
