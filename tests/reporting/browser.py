@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,15 @@ SWITCHES = (
     "--remote-debugging-pipe",
     "--hide-scrollbars",
 )
+MOVED = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Puts the ends of two pipes where Chromium reads (3) and writes (4), and becomes Chromium."""
+
 PATIENCE = 60.0
 """Seconds to wait for an answer."""
 
@@ -35,10 +45,18 @@ class Browser:
         assert COMMAND
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
-        # Chromium reads from 3 and writes to 4; a shell puts the ends of the pipes there.
-        moved = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh"]
         self._process = subprocess.Popen(
-            [*moved, COMMAND, *SWITCHES, f"--user-data-dir={folder}", "about:blank"],
+            [
+                sys.executable,
+                "-c",
+                MOVED,
+                str(theirs_in),
+                str(theirs_out),
+                COMMAND,
+                *SWITCHES,
+                f"--user-data-dir={folder}",
+                "about:blank",
+            ],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -48,6 +66,13 @@ class Browser:
         self._in, self._out = os.fdopen(ours_in, "rb", buffering=0), os.fdopen(ours_out, "wb", buffering=0)
         self._rest, self._number, self._session = b"", 0, None
         self.messages: list[dict[str, Any]] = []
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
         (target, *_) = [one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page"]
         attached = self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -60,6 +85,10 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         self._process.terminate()
         self._process.wait(PATIENCE)
         self._in.close()
