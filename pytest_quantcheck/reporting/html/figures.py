@@ -90,14 +90,14 @@ def _reliability(found: Comparison, name: str) -> Figure:
         "accuracy over confidence in ten bins of equal count; below the dotted line a model is surer than it is right",
         f"Reliability diagram of both models. Largest gap between confidence and accuracy in a bin: {worst}",
         Markup(drawing.reliability(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
-        ("bin", "prompts", "reference: confidence", "accuracy", "candidate: confidence", "accuracy"),
+        ("bin", "prompts", *(f"{model} {side}" for model, _ in _MODELS for side in ("confidence", "accuracy"))),
         tuple(rows),
     )
 
 
 def _layers(found: Comparison, verdicts: dict[str, Verdict], name: str) -> Iterator[Figure]:
-    if dead := found.of("dead_neuron_churn"):
-        yield _dead(dead, name)
+    if any(one.reference is not None for one in found.of("dead_neuron_churn")):
+        yield _dead(found.of("dead_neuron_churn"), name)
     for metric, title, note in (
         ("faint_neuron_churn", "Faint-neuron churn", "share of neurons that fell silent or rose, for their layer"),
         ("salient_overlap", "Salient-neuron overlap", "share of the neurons behind an answer that stayed the same"),
@@ -127,9 +127,11 @@ def _dead(estimates: Sequence[Estimate], name: str) -> Figure:
 
 def _change(estimates: Sequence[Estimate], verdict: Verdict | None, title: str, note: str, name: str) -> Figure:
     columns: list[list[float | None]] = [[getattr(one, end) for one in estimates] for end in ("value", "low", "high")]
-    series = Series("value and interval", CANDIDATE, [one.layer or 0 for one in estimates], *columns)
+    x = [one.layer or 0 for one in estimates]
+    series = Series("value and interval", CANDIDATE, x, *columns)
     limit = verdict.limit if verdict else None
     there = [one for one in estimates if one.value is not None]
+    remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
     worst = (min if verdict and verdict.direction == "min" else max)(there, key=lambda one: one.value or 0.0)
     return Figure(
         title,
@@ -137,8 +139,10 @@ def _change(estimates: Sequence[Estimate], verdict: Verdict | None, title: str, 
         f"{title} over {len(estimates)} layers, with intervals. Worst at layer {worst.layer}: {_cell(worst.value)}"
         + (f", limit {number(limit)}" if limit is not None else ", no limit"),
         Markup(drawing.layers(name, [series], quantity=title.lower(), limit=limit)),  # noqa: S704 - none from outside
-        ("layer", "value", "low", "high", "remark"),
-        tuple((str(one.layer), *map(_cell, (one.value, one.low, one.high)), one.reason) for one in estimates),
+        ("layer", "value", "low", "high", *(["remark"] if remarks[0] else [])),
+        tuple(
+            (str(layer), *map(_cell, row), *remark) for layer, *row, remark in zip(x, *columns, remarks, strict=True)
+        ),
     )
 
 
