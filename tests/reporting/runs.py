@@ -59,7 +59,7 @@ def drawn(make, comparison, layers=(0, 14, 29), flips=()):
     generator = np.random.default_rng(0)
 
     def bins():
-        sure, right = np.sort(generator.random(10)), generator.random(10)
+        sure, right = sorted(generator.random(10).tolist()), generator.random(10).tolist()
         return tuple(ReliabilityBin(count=52, confidence=c, accuracy=a) for c, a in zip(sure, right, strict=True))
 
     tried = {

@@ -14,6 +14,7 @@ from tests.reporting.test_html_hostile import HIDDEN, HOSTILE
 pytestmark = pytest.mark.skipif(browser.COMMAND is None, reason="needs Chromium: apt-get install chromium")
 
 PHONE, DESK = 390, 1280
+PAPER = 718  # of A4 less its margins, at 96 pixels an inch
 CONTRAST = """(() => {
     const channels = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)
         .map(c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
@@ -122,9 +123,11 @@ def test_keyboard_reaches_everything(chromium, page):
 
 
 def test_page_can_be_printed(chromium, page):
-    """On paper the colours are the light ones, whatever the scheme, and there are a few pages of it."""
+    """On paper the colours are the light ones, whatever the scheme, and nothing is cut off at the edge."""
     chromium.open(page, scheme="dark", media="print")
     assert chromium.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    chromium.open(page, scheme="dark", media="print", width=PAPER)
+    assert chromium.value("document.documentElement.scrollWidth") <= PAPER
     printed = base64.b64decode(chromium.ask("Page.printToPDF", printBackground=True)["data"])
     assert printed.startswith(b"%PDF")
     assert 2 <= printed.count(b"/Type /Page\n") <= 20

@@ -1,6 +1,8 @@
 """The report for people: what it says first, what it holds, and that it needs nothing but itself."""
 
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -146,6 +148,13 @@ def test_same_records_give_the_same_bytes(make):
     verdicts, comparison = damaged(make, [flip(0)])
     report = run_of(verdicts, comparison)
     assert Page(report).data == Page(report).data
+
+
+def test_drawing_library_is_imported_when_a_page_is_written():
+    """A run that writes no report pays nothing for it, nor needs it."""
+    code = "import sys, pytest_quantcheck.session; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_green_run_has_nothing_against_it(make):
