@@ -207,7 +207,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`; `reliability` has
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
-    gate that made the comparison judges it by.
+    gate that made the comparison judges it by. `conditions`: libraries, device or batches that the
+    two measurements do not have in common.
     """
 
     candidate: str
@@ -222,6 +223,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     convergence: dict[int, dict[str, Convergence]] = {}
     flips: tuple[Flip, ...] = ()
     profile: Profile | None = None
+    conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def of(self, metric: str) -> tuple[Estimate, ...]:
@@ -233,7 +235,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile says of one metric of one candidate on one prompt set.
 
     `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule
-    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word.
+    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word;
+    `conditions` are the comparison's.
     """
 
     metric: str
@@ -248,4 +251,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     limit_source: str
     profile: str
     prompts_needed: int | None = None
+    conditions: tuple[str, ...] = ()
     message: str = ""

@@ -62,7 +62,8 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
         reliability=reliability(reference, candidate),
         convergence=convergence(reference, candidate),
         flips=tuple(flips(reference, candidate)),
-        notes=(*_notes(reference, candidate), *aligned.notes),
+        conditions=tuple(_conditions(reference, candidate)),
+        notes=(*_notes(reference), *aligned.notes),
     )
 
 
@@ -103,11 +104,21 @@ def _unlike_arrays(reference: Measurement, candidate: Measurement) -> Iterator[s
             yield f"which neurons of layer {layer} are correlated"
 
 
-def _notes(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+def _notes(reference: Measurement) -> Iterator[str]:
     if not reference.answers.exact:
         kept = reference.answers.support.shape[1]
         yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"
-    for name in ("libraries", "device", "batch_size"):
-        before, after = getattr(reference.provenance, name), getattr(candidate.provenance, name)
-        if before != after:
-            yield f"{name} differs: {before} for the reference, {after} for the candidate"
+
+
+def _conditions(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+    """Yield what may move a number and is no fault of the candidate's: libraries, device, batches."""
+    before, after = reference.provenance, candidate.provenance
+    for name in sorted({*before.libraries, *after.libraries}):
+        yield from _unequal(name, before.libraries.get(name), after.libraries.get(name))
+    yield from _unequal("device", before.device, after.device)
+    yield from _unequal("batch size", before.batch_size, after.batch_size)
+
+
+def _unequal(what: str, before: object, after: object) -> Iterator[str]:
+    if before != after:
+        yield f"{what} {before} for the reference, {after} for the candidate"

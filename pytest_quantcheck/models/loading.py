@@ -6,10 +6,9 @@ import gc
 import importlib.metadata
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,12 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
+from .bits import DTYPES, QUANTIZED, RELEASED, dtype_name, multiplies, quantization_config
 from .identity import Source, chat_template_hash, content_hash, local_path, vocabulary_hash
 from .neurons import Neurons, find_neurons
+from .quantized_layers import has_quantized, kind_of, module_types
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
-_QUANTIZED_MODULES = {"Linear8bitLt", "Linear4bit", "LinearNF4", "LinearFP4"}
 
 
 @dataclass(eq=False)
@@ -82,60 +81,59 @@ class LoadedModel:
 
 
 def load(source: Source, bits: str = "reference") -> LoadedModel:
-    """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`.
+    """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`, or `released`.
+
+    `released` is a checkpoint that was quantized before, as its own configuration says and in its own float format.
 
     Raises:
         ModelError: the model does not exist, cannot be read, does not fit, has no known FFN or, loaded as
             quantized, has not one quantized layer.
     """
     if source.is_gguf:
+        from .gguf import load_gguf, unpack_gguf  # noqa: PLC0415 - which loads by way of this function
+
+        if bits == RELEASED:
+            return load_gguf(source)
         with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
             return load(unpack_gguf(source, Path(folder)), bits)
+    if bits == RELEASED:
+        from .released import load_released  # noqa: PLC0415 - which loads by way of this module
+
+        return load_released(source)
     device = choose_device(source.device)
     with _explained(source, bits), _quiet():
         tokenizer = _tokenizer(source)
         model = _model(source, bits, device)
-    neurons = find_neurons(model, source.neurons)
-    module_types = dict(Counter(type(module).__name__ for module in model.modules() if not list(module.children())))
-    if bits in QUANTIZED and not _QUANTIZED_MODULES & set(module_types):
-        raise ModelError(f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types}")
+    if bits in QUANTIZED and not has_quantized(model):
+        raise ModelError(
+            f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types(model)}"
+        )
+    return described(source, model, tokenizer, device, bits=bits, format_name=bits if bits in QUANTIZED else "none")
+
+
+def described(
+    source: Source, model: Any, tokenizer: Any, device: torch.device, *, bits: str, format_name: str
+) -> LoadedModel:
+    """A model in memory with all that is known of it.
+
+    Raises:
+        ModelError: it has no known FFN.
+    """
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         bits=bits,
         dtype=dtype_name(model.dtype),
-        format=bits if bits in QUANTIZED else "none",
+        format=format_name,
         device=device,
-        neurons=neurons,
-        module_types=module_types,
+        neurons=find_neurons(model, source.neurons),
+        module_types=module_types(model),
         quantization=_described(model),
         content_hash=content_hash(source),
         vocabulary_hash=vocabulary_hash(tokenizer),
         chat_template_hash=chat_template_hash(tokenizer),
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
-
-
-def unpack_gguf(source: Source, folder: Path) -> Source:
-    """Dequantize a GGUF file into a plain checkpoint in a folder, and say where that is.
-
-    transformers marks what it reads from such a file as quantized, which can neither be saved nor quantized again.
-
-    Raises:
-        ModelError: the file does not exist or cannot be read.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy
-
-    path = local_path(source.model)
-    assert path is not None
-    with _explained(source, "reference"), _quiet():
-        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=DTYPES.get(source.dtype, torch.float32))
-        del read.config.quantization_config
-        plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32
-        plain.load_state_dict(read.state_dict())
-        plain.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
-    return replace(source, model=str(folder), origin=source.model)
 
 
 def choose_device(device: str) -> torch.device:
@@ -172,9 +170,18 @@ def _model(source: Source, bits: str, device: torch.device) -> Any:
     dtype: Any = DTYPES.get(bits) or DTYPES.get(source.dtype, "auto")
     quantized = bits in QUANTIZED
     extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
+    model = _from_files(source, dtype=dtype, **extra)
+    return _ready(model if quantized else model.to(device), device)
+
+
+def _from_files(source: Source, **extra: Any) -> Any:
+    name, arguments = _arguments(source)
     safe = {} if source.allow_pickle else {"use_safetensors": True}
-    model = _pretrained(name, dtype=dtype, **arguments, **safe, **extra)
-    model = model if quantized else model.to(device)
+    return _pretrained(name, **arguments, **safe, **extra)
+
+
+def _ready(model: Any, device: torch.device) -> Any:
+    """The model as it is measured: without dropout, its parameters frozen, its kernels those that are fast here."""
     _multiply_in_float32(model, device)
     _hand_over_contiguous(model.get_output_embeddings())
     return model.eval().requires_grad_(requires_grad=False)
@@ -216,7 +223,7 @@ def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
     that torch falls back to.
     """
     for module in model.modules():
-        if type(module) is nn.Linear and not multiplies(module.weight.dtype, device):
+        if type(module) is nn.Linear and not kind_of(module) and not multiplies(module.weight.dtype, device):
             module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
 
 
@@ -239,8 +246,12 @@ def _described(model: Any) -> dict[str, Any] | None:
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return None
-    described = config if isinstance(config, dict) else config.to_dict()
-    return {key: value if type(value) in {int, float, str, bool} else _word(value) for key, value in described.items()}
+    return in_plain_words(config if isinstance(config, dict) else config.to_dict())
+
+
+def in_plain_words(config: dict[str, Any]) -> dict[str, Any]:
+    """A quantization's configuration with numbers, truth values and text alone, for the measurement's provenance."""
+    return {key: value if type(value) in {int, float, str, bool} else _word(value) for key, value in config.items()}
 
 
 def _word(value: Any) -> str:
@@ -251,19 +262,19 @@ def _word(value: Any) -> str:
 def _explained(source: Source, bits: str) -> Iterator[None]:
     """Turn whatever a library raises while loading into one sentence about this model."""
     name = source.origin or source.model
+    at = "as released" if bits == RELEASED else f"at {bits}"
     try:
         yield
     except ModelError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
-            f"{name} at {bits} does not fit into memory: {_first_line(error)}; use a larger machine, "
+            f"{name} {at} does not fit into memory: {_first_line(error)}; use a larger machine, "
             "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{name} cannot be loaded at {bits}: {type(error).__name__}: {_first_line(error)}. "
-            f"{_next_step(source, error)}"
+            f"{name} cannot be loaded {at}: {type(error).__name__}: {_first_line(error)}. {_next_step(source, error)}"
         ) from error
 
 

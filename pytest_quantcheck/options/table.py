@@ -13,7 +13,7 @@ from pytest_quantcheck.errors import SettingsError
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
-_START_A_GATE = ("model", "controls", "only", "dry-run", "calibrate")
+_START_A_GATE = ("model", "candidate", "controls", "only", "dry-run", "calibrate", "update-baseline")
 
 
 def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
@@ -65,6 +65,10 @@ class Option(NamedTuple):
         again = ", may be repeated" if self.kind == "list" else ""
         return f"{self.summary} (default: {default}{again})."
 
+    def is_given(self, config: pytest.Config) -> bool:
+        """Whether the command line or the ini file sets it."""
+        return config.getoption(self.dest) is not None or bool(config.getini(self.dest))
+
     def read(self, config: pytest.Config) -> Any:
         """The option's value: from the command line, else from the ini file, else its default."""
         said = config.getoption(self.dest)
@@ -90,8 +94,17 @@ OPTIONS: tuple[Option, ...] = (
     Option("model", "model to gate: hub id, directory, .gguf file or 'builtin'", metavar="MODEL"),
     Option("revision", "revision of the model on the hub", metavar="REVISION"),
     Option(
+        "candidate",
+        "gate this quantized checkpoint: a directory, a .gguf file or a hub id",
+        None,
+        _late("candidate.parse_candidate"),
+        "PATH_OR_ID[@REVISION]",
+        "list",
+    ),
+    Option(
         "bits",
-        "bit-widths of the candidates: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4",
+        "gate the model quantized at these bit-widths: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4; none where "
+        "--quantcheck-candidate is given alone",
         "8,4",
         _late("values.parse_bits"),
     ),
@@ -178,6 +191,21 @@ OPTIONS: tuple[Option, ...] = (
         "calibrate-directory",
         "directory of profiles that the new one is written into",
         "thresholds",
+        _late("values.parse_directory"),
+        "DIR",
+    ),
+    Option(
+        "baseline",
+        "take the reference's measurement from this directory, and leave the reference alone",
+        None,
+        _late("values.parse_directory"),
+        "DIR",
+    ),
+    Option("update-baseline", "measure the reference, and write that into the directory of the baseline", kind="flag"),
+    Option(
+        "cache",
+        "keep measurements in this directory, take from it what was measured before, and go on where a run stopped",
+        None,
         _late("values.parse_directory"),
         "DIR",
     ),
