@@ -14,7 +14,7 @@ import msgspec
 
 from .certifying import ControlResult, judge_control, without_verdicts
 from .controls import CONTROLS
-from .errors import ComparisonError, NonFiniteError, NotApplicable, SettingsError
+from .errors import NonFiniteError, NotApplicable, SettingsError
 from .options import Settings
 from .profiles import Profile, load_profile
 from .prompts import PromptSet, read_prompts
@@ -130,12 +130,14 @@ class Gate:
             ComparisonError: the candidate is the reference, to the last bit: it was never quantized.
             QuantcheckError: a model cannot be loaded or measured.
         """
+        from .comparing import refuse_identical  # noqa: PLC0415 - heavy
+
         bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
         if (bits, name) not in self._compared:
             reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
             with _without_library_warnings():
                 self._compared[bits, name] = self._comparison(bits, reference, candidate)
-        return _never_identical(self._compared[bits, name])
+        return refuse_identical(self._compared[bits, name])
 
     def judge(self, metric: str, bits: str, prompts: str | None = None) -> Verdict | None:
         """The profile's verdict on one metric of a candidate; None when it does not gate that metric."""
@@ -189,7 +191,8 @@ class Gate:
 
         sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
         found = compare(reference, candidate, sampling)
-        return msgspec.structs.replace(found, candidate=subject, profile=self.profile)
+        notes = (*found.notes, *self._subjects.notes(subject))
+        return msgspec.structs.replace(found, candidate=subject, profile=self.profile, notes=notes)
 
     @contextmanager
     def _only_try(self, subject: str) -> Iterator[None]:
@@ -244,16 +247,6 @@ def _known(control: str) -> str:
     if control not in CONTROLS:
         raise SettingsError(f"expected a control ({', '.join(CONTROLS)}), got {control!r}")
     return control
-
-
-def _never_identical(comparison: Comparison) -> Comparison:
-    if comparison.identical:
-        raise ComparisonError(
-            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
-            f"the last bit, so this candidate was never quantized (its modules: "
-            f"{comparison.candidate_provenance.module_types})"
-        )
-    return comparison
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .errors import SettingsError
-from .models.identity import Source, content_hash, declared_dtype, local_path, local_source
+from .models.identity import Source, content_hash, declared_dtype, files_said, local_path, local_source
 from .options import BIT_WIDTHS, Settings
 from .options.candidate import name_candidates
 from .options.values import DTYPES
@@ -80,6 +80,10 @@ class Subjects:
         if subject not in self._sources:
             self._sources[subject] = self._local(subject)
         return self._sources[subject]
+
+    def notes(self, subject: str) -> tuple[str, ...]:
+        """What to know of a subject beside what is measured: of a released checkpoint, which files were gated."""
+        return (files_said(self.source(subject)),) if subject in self.released else ()
 
     def named(self, subject: str) -> Source:
         """Where its files are, as the user named it; a released checkpoint comes in its own float format."""

@@ -13,7 +13,7 @@ from .permutations import align
 from .prompts import flips, prompt_estimates, reliability
 from .sampling import Sampling
 
-__all__ = ["Sampling", "compare"]
+__all__ = ["Sampling", "compare", "refuse_identical"]
 
 _MUST_AGREE = (
     "n_layers",
@@ -79,6 +79,21 @@ def identical(reference: Measurement, candidate: Measurement) -> bool:
             for layer, activations in candidate.activations.items()
         )
     )
+
+
+def refuse_identical(comparison: Comparison) -> Comparison:
+    """The comparison, unless its candidate is the reference.
+
+    Raises:
+        ComparisonError: it is, to the last bit: it was never quantized.
+    """
+    if comparison.identical:
+        raise ComparisonError(
+            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
+            f"the last bit, so this candidate was never quantized (its modules: "
+            f"{comparison.candidate_provenance.module_types})"
+        )
+    return comparison
 
 
 def _refuse_unlike(reference: Measurement, candidate: Measurement) -> None:

@@ -80,6 +80,16 @@ def content_hash(source: Source) -> str | None:
     return digest.hexdigest()
 
 
+def files_said(source: Source) -> str:
+    """In a sentence, which files a model is, and whether anything says that they are those that were made."""
+    root = local_path(source.origin or source.model) or local_path(source.model)
+    if root is None:
+        return ""
+    checked = root.is_dir() and (root / SUMS).is_file()
+    known = f"as {SUMS} beside them says" if checked else f"and no {SUMS} beside them says whether they were changed"
+    return f"its files have the sha256 {content_hash(source)}, {known}"
+
+
 @cache
 def _sum(path: Path, _size: int, _changed: int) -> str:
     """A file's SHA-256, read again only when the file has changed."""

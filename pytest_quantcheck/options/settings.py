@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-import pytest
+from typing import TYPE_CHECKING, Literal
 
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.attribution import Attribution
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.options.table import OPTIONS
+
+if TYPE_CHECKING:
+    import pytest
 
 _ALONE = ("only", "dry_run", "controls", "calibrate", "update_baseline")
 """What says nothing without a model or a candidate."""
@@ -80,7 +81,7 @@ def settings_from(config: pytest.Config) -> Settings | None:
         values["bits"] = ()
     settings = Settings(**values)
     _check_reference(settings, [by_field[field].flag for field in _FROM_REFERENCE if field in given])
-    _check_together(settings)
+    check_together(settings)
     return settings
 
 
@@ -101,7 +102,8 @@ def _check_reference(settings: Settings, made_from_it: list[str]) -> None:
         )
 
 
-def _check_together(settings: Settings) -> None:
+def check_together(settings: Settings) -> None:
+    """Refuse options that contradict one another or themselves. Raises `SettingsError`."""
     _refuse_twice("--quantcheck-fail", (metric for metric, _ in settings.fail))
     _refuse_twice("--quantcheck-prompts", settings.prompts)
     name_candidates(settings.candidate)

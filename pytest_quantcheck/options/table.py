@@ -1,14 +1,15 @@
-"""The one table of options from which the command line and the ini file are made."""
+"""The one table of options from which pytest's command line, the ini file and our own commands are made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
-
-import pytest
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_quantcheck.errors import SettingsError
+
+if TYPE_CHECKING:
+    import pytest
 
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
@@ -71,12 +72,21 @@ class Option(NamedTuple):
 
     def read(self, config: pytest.Config) -> Any:
         """The option's value: from the command line, else from the ini file, else its default."""
+        import pytest  # noqa: PLC0415 - our own commands read this table without it
+
         said = config.getoption(self.dest)
         place = self.flag if said is not None else f"{self.dest} in {config.inipath or 'the ini settings'}"
         try:
-            return self._value(said if said is not None else config.getini(self.dest) or self._default)
+            return self.value(said if said is not None else config.getini(self.dest) or None)
         except (ValueError, pytest.UsageError) as problem:  # the latter from an ini flag, unnamed
             raise SettingsError(f"{place}: {problem}") from None
+
+    def value(self, raw: Any = None) -> Any:
+        """What the user's text, texts or flag stand for; what the default stands for where `raw` is None.
+
+        Raises `ValueError` with what was expected and what came.
+        """
+        return self._value(self._default if raw is None else raw)
 
     @property
     def _default(self) -> str | list[str] | None:
