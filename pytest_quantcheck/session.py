@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -22,10 +23,11 @@ from .errors import QuantcheckError, SettingsError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
-from .reporting import Progress, control_lines, encode_certificate, encode_report, summary_lines
+from .reporting import Progress, Report, control_lines, encode_certificate, encode_report, summary_lines
 from .storage import write_atomically
 
 REPORT = "report.json"
+PAGE = "report.html"
 CERTIFICATE = "certificate.json"
 _CARRIED = "quantcheck"
 _CACHE = "quantcheck_cache"
@@ -163,7 +165,23 @@ class Session:
                 write_atomically(directory / name, content)
         except (QuantcheckError, OSError) as error:
             return [f"the report could not be written, the verdicts stand: {error}"]
-        return [f"{Path(name).stem}: {directory / name}" for name in files]
+        written = [f"{Path(name).stem}: {directory / name}" for name in files]
+        return [*written, self._write_page(directory / PAGE, files[REPORT])]
+
+    def _write_page(self, path: Path, report: bytes) -> str:
+        """Write the report for people from the one for machines; whatever goes wrong there costs that page alone."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of fonts that lack a letter: they must not become errors
+                from .reporting.html import html_report  # noqa: PLC0415 - heavy, and an extra
+
+                page = html_report(msgspec.json.decode(report, type=Report), self.gate.prompt_sets)
+            write_atomically(path, page)
+        except ImportError as error:
+            return f"no {path.name}: {error}; install what it needs with pip install 'pytest-quantcheck[report]'"
+        except Exception as error:  # a drawing library may raise anything, and the verdicts stand
+            return f"no {path.name}, the verdicts stand: {type(error).__name__}: {error}"
+        return f"report: {path}"
 
     def _files(self, *, whole: bool) -> dict[str, bytes]:
         certificate = self._certificate(whole=whole) if self._controls else None
@@ -183,8 +201,8 @@ class Session:
     def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
         passed = whole and self._verdicts and "failed" not in self._outcomes
         return encode_report(
-            self._verdicts,
-            self._comparisons.values(),
+            sorted(self._verdicts, key=self._place),
+            sorted(self._comparisons.values(), key=self._place),
             outcome="passed" if passed else "failed",
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
@@ -192,6 +210,12 @@ class Session:
             created=datetime.now(UTC),
             certificate=certificate,
         )
+
+    def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
+        """Where a record stands in a report: as the suite has it, whichever worker was first."""
+        gate = self.gate
+        place = [gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)]
+        return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else tuple(place)
 
     def _plan_lines(self) -> list[str]:
         asked, gate = self.settings, self.gate

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import ComparisonError
 from ..records import Comparison, Measurement
-from .layers import histograms, layer_estimates
+from .layers import convergence, histograms, layer_estimates
 from .permutations import align
-from .prompts import prompt_estimates
+from .prompts import flips, prompt_estimates, reliability
 from .sampling import Sampling
 
 __all__ = ["Sampling", "compare", "refuse_identical"]
@@ -59,6 +59,9 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
         histograms=histograms(reference, candidate),
+        reliability=reliability(reference, candidate),
+        convergence=convergence(reference, candidate),
+        flips=tuple(flips(reference, candidate)),
         conditions=tuple(_conditions(reference, candidate)),
         notes=(*_notes(reference), *aligned.notes),
     )

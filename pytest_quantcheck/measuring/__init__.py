@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
+import numpy as np
 import torch
 
 from ..analyses.saliency import attributable
@@ -79,7 +80,8 @@ def measure(
         saliency = run.attribution_pass(run.targets(answers, wanted), stages("attribution"))
     correlated = max(len(layer.correlated) for layer in activations.values())
     provenance = msgspec.structs.replace(provenance, redundancy_neurons=correlated)
-    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency)
+    texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
+    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency, texts=texts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `sha256`, in hexadecimal: of this document with an empty one; `arrays`, `arrays_bytes`: sha256 and size of the file
     of arrays; `rounded`: correlations are rounded, as in a baseline; `exact`: as of `Answers`; `saliency`: the number
-    of neurons of each layer attributed.
+    of neurons of each layer attributed; `texts`: as of `Measurement`.
     """
 
     schema: int
@@ -76,6 +76,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact: bool
     activations: dict[int, LayerScalars]
     saliency: dict[int, int]
+    texts: dict[int, str] = {}
 
 
 def scalars(measurement: Measurement) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
         "exact": measurement.answers.exact,
         "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
         "saliency": {layer: found.salient.shape[-1] for layer, found in measurement.saliency.items()},
+        "texts": measurement.texts,
     }
 
 
@@ -123,6 +125,7 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
             for layer, seen in document.activations.items()
         },
         saliency={layer: _saliency(arrays, layer, neurons) for layer, neurons in document.saliency.items()},
+        texts=document.texts,
     )
 
 
