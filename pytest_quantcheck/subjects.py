@@ -86,13 +86,13 @@ class Subjects:
         return (files_said(self.source(subject)),) if subject in self.released else ()
 
     def named(self, subject: str) -> Source:
-        """Where its files are, as the user named it; a released checkpoint comes in its own float format."""
+        """Where its files are, as the user named it; of released ones only a GGUF file heeds the float format."""
         asked = self._settings
         model, revision = self.label(subject)
         return Source(
             model=model,
             revision=revision,
-            dtype="auto" if subject in self.released else asked.dtype,
+            dtype=asked.dtype,
             device=asked.device,
             neurons=asked.neurons,
             trust_remote_code=asked.trust_remote_code,
