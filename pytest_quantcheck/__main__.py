@@ -1,8 +1,8 @@
-"""`python -m pytest_quantcheck profiles show|diff|check`: look at threshold profiles, and check them."""
+"""`python -m pytest_quantcheck measure|compare|profiles …`: measure and judge outside pytest; look at profiles."""
 
 import sys
 
-from pytest_quantcheck.profiles.command import main
+from pytest_quantcheck.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

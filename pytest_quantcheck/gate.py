@@ -5,30 +5,28 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .certifying import ControlResult, judge_control, without_verdicts
 from .controls import CONTROLS
-from .errors import ComparisonError, NonFiniteError, NotApplicable, SettingsError
-from .models.identity import declared_dtype
-from .options import BIT_WIDTHS, Settings
-from .options.values import DTYPES
+from .errors import NonFiniteError, NotApplicable, SettingsError
+from .options import Settings
 from .profiles import Profile, load_profile
 from .prompts import PromptSet, read_prompts
 from .records import Comparison, Measurement, Verdict
+from .storage import Cache
+from .subjects import REFERENCE, Subjects
 
 if TYPE_CHECKING:
-    from .measuring import Plan, Progress
-    from .models.identity import Source
+    from .baselines import Baseline
+    from .measuring import Progress
     from .models.loading import LoadedModel
-
-REFERENCE = "reference"
+    from .supply import Supply
 
 
 class Gate:
@@ -40,6 +38,7 @@ class Gate:
     Raises:
         SettingsError: two prompt sets of one name, or a candidate that would be equal to the reference.
         ModelError: a path that leads nowhere.
+        StorageError: a baseline that is not there or was measured otherwise, a cache that cannot be written.
         PromptError: a prompt set that cannot be read.
         ProfileError: a profile that cannot be read.
     """
@@ -53,19 +52,25 @@ class Gate:
             read_prompts(source, template=settings.template, samples=settings.samples, seed=settings.seed)
             for source in settings.prompts
         )
+        self._baseline = self._found_baseline()
+        self._subjects = Subjects(settings, self._baseline.model if self._baseline else None)
         self._progress = progress
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._compared: dict[tuple[str, str], Comparison] = {}
         self._failed: dict[str, Exception] = {}
-        self._done: dict[str, str] = {}
-        declared = declared_dtype(settings.model)
-        if settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in settings.bits:
-            raise _equal_to_reference(dtype)
+        self._cache = Cache(Path(settings.cache)) if settings.cache else None
+        if self._cache:
+            self._cache.check_writable()
+
+    @property
+    def model(self) -> str:
+        """The reference's name: as the user gave it, else as the baseline has it."""
+        return self._subjects.model
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The candidates' names, in the order in which they are measured."""
-        return self.settings.bits
+        """The candidates' names, in the order in which they are measured: bit-widths, then released checkpoints."""
+        return self._subjects.candidates
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -79,33 +84,35 @@ class Gate:
         return tuple(name for name in self.profile.metrics if attributed or name != "salient_overlap")
 
     def load(self, bits: str = REFERENCE) -> LoadedModel:
-        """Load the model at a bit-width; `with gate.load("int8") as loaded:` frees it afterwards.
+        """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.
 
         Args:
-            bits: `reference`, or what `--quantcheck-bits` takes.
+            bits: `reference`, what `--quantcheck-bits` takes, or the name of a released candidate.
 
         Raises:
             ModelError: it cannot be loaded.
-            SettingsError: no such bit-width.
+            SettingsError: no such bit-width or candidate.
         """
-        bits = _exact(bits)
+        subject = self._subjects.exact(bits)
         with _without_library_warnings():
             from .models.loading import load  # noqa: PLC0415 - heavy
 
-            return load(self._source, bits)
+            return load(self._subjects.source(subject), self._subjects.bits(subject))
 
     def measure(self, bits: str = REFERENCE, prompts: str | None = None) -> Measurement:
-        """What the model does at a bit-width on a prompt set, measured once in a run.
+        """What a model does on a prompt set, measured once in a run.
+
+        The reference's is the baseline's where there is one; what the cache holds is taken from there.
 
         Args:
-            bits: `reference`, or what `--quantcheck-bits` takes.
+            bits: `reference`, what `--quantcheck-bits` takes, or the name of a released candidate.
             prompts: name of the prompt set; may be left out when there is one.
 
         Raises:
             QuantcheckError: it cannot be loaded or measured. Whatever is raised is raised again without a new try
                 when asked again.
         """
-        bits, name = _exact(bits), self._prompt_set(prompts)
+        bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
         if bits in self._failed:
             raise self._failed[bits]
         if (bits, name) not in self._measured:
@@ -123,12 +130,14 @@ class Gate:
             ComparisonError: the candidate is the reference, to the last bit: it was never quantized.
             QuantcheckError: a model cannot be loaded or measured.
         """
-        bits, name = _exact(bits), self._prompt_set(prompts)
+        from .comparing import refuse_identical  # noqa: PLC0415 - heavy
+
+        bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
         if (bits, name) not in self._compared:
             reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
             with _without_library_warnings():
                 self._compared[bits, name] = self._comparison(bits, reference, candidate)
-        return _never_identical(self._compared[bits, name])
+        return refuse_identical(self._compared[bits, name])
 
     def judge(self, metric: str, bits: str, prompts: str | None = None) -> Verdict | None:
         """The profile's verdict on one metric of a candidate; None when it does not gate that metric."""
@@ -175,14 +184,15 @@ class Gate:
                 raise
             return without_verdicts(control, name, "passed", str(error), seen_by=self.metrics)
         verdicts = (judge(comparison, metric, self.profile) for metric in self.metrics)
-        return judge_control(control, name, [v for v in verdicts if v is not None], done=self._done[control])
+        return judge_control(control, name, [v for v in verdicts if v is not None], done=self._supply.done[control])
 
     def _comparison(self, subject: str, reference: Measurement, candidate: Measurement) -> Comparison:
         from .comparing import Sampling, compare  # noqa: PLC0415 - heavy
 
         sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
         found = compare(reference, candidate, sampling)
-        return msgspec.structs.replace(found, candidate=subject, profile=self.profile)
+        notes = (*found.notes, *self._subjects.notes(subject))
+        return msgspec.structs.replace(found, candidate=subject, profile=self.profile, notes=notes)
 
     @contextmanager
     def _only_try(self, subject: str) -> Iterator[None]:
@@ -195,87 +205,34 @@ class Gate:
             self._failed[subject] = error
             raise
 
-    def _measurements(self, subject: str) -> Iterator[tuple[str, Measurement]]:
-        """Load the reference, a candidate or a control, and yield each prompt set's name and measurement."""
-        from .measuring import measure  # noqa: PLC0415 - heavy
-
-        with self.load(self._bits(subject)) as loaded:
-            plan = self._prepared(subject, loaded)
-            for name, prompts in self.prompt_sets.items():
-                with self._announced(f"{subject} on {name}") as progress:
-                    measurement = measure(
-                        loaded,
-                        prompts,
-                        plan,
-                        model=self.settings.model,
-                        revision=self.settings.revision,
-                        reference=self._measured.get((REFERENCE, name)) if subject != REFERENCE else None,
-                        progress=progress,
-                    )
-                yield name, measurement
-
-    def _bits(self, subject: str) -> str:
-        """What to load: a control is made from the reference."""
-        if subject not in CONTROLS:
-            return subject
-        from .treating import bits_of  # noqa: PLC0415 - heavy
-
-        return bits_of(subject, next(iter(self._measured.values())).provenance.dtype)
-
-    def _prepared(self, subject: str, loaded: LoadedModel) -> Plan:
-        """Make a control of the loaded model, or refuse a candidate that is none; the plan to measure it by."""
-        if subject not in CONTROLS:
-            self._refuse_equal(loaded)
-            return self._plan()
-        from .treating import treat  # noqa: PLC0415 - heavy
-
-        first = next(iter(self.prompt_sets.values()))
-        plan, self._done[subject] = treat(loaded, subject, self._plan(), first)
-        return plan
-
-    def _refuse_equal(self, loaded: LoadedModel) -> None:
-        reference = next((m for (bits, _), m in self._measured.items() if bits == REFERENCE), None)
-        if reference and loaded.bits == reference.provenance.dtype:
-            raise _equal_to_reference(loaded.bits)
-
-    def _announced(self, label: str) -> AbstractContextManager[Progress | None]:
-        return self._progress(label) if self._progress else nullcontext()
-
-    def _plan(self) -> Plan:
-        from .measuring import Plan  # noqa: PLC0415 - heavy
-
-        asked = self.settings
-        return Plan(
-            layers=asked.layers,
-            readout=asked.readout,
-            attribution=asked.attribution,
-            samples=asked.attribution_samples,
-            tokens=asked.attribution_tokens,
-            batch_size=asked.batch_size,
-            seed=asked.seed,
-            redundancy_neurons=asked.redundancy_neurons,
-        )
+    def _measurements(self, subject: str) -> Iterable[tuple[str, Measurement]]:
+        """Each prompt set's name and the measurement of the reference, a candidate or a control."""
+        if subject == REFERENCE:
+            return self._supply.reference().items()
+        references = {name: self._measured[REFERENCE, name] for name in self.prompt_sets}
+        return self._supply.others(subject, references)
 
     @cached_property
-    def _source(self) -> Source:
-        """Where the weights are; a GGUF file is unpacked once, into a folder that lives as long as the gate."""
-        from .models.identity import Source  # noqa: PLC0415 - heavy
-        from .models.loading import unpack_gguf  # noqa: PLC0415 - heavy
+    def _supply(self) -> Supply:
+        from .supply import Supply  # noqa: PLC0415 - heavy
 
-        asked = self.settings
-        source = Source(
-            model=asked.model,
-            revision=asked.revision,
-            dtype=asked.dtype,
-            device=asked.device,
-            neurons=asked.neurons,
-            trust_remote_code=asked.trust_remote_code,
-            allow_pickle=asked.allow_pickle,
+        return Supply(
+            self.settings,
+            self._subjects,
+            self.prompt_sets,
+            baseline=self._baseline,
+            cache=self._cache,
+            load=self.load,
+            progress=self._progress,
         )
-        if not source.is_gguf:
-            return source
-        self._folder = TemporaryDirectory(prefix="quantcheck-")
-        return unpack_gguf(source, Path(self._folder.name))
+
+    def _found_baseline(self) -> Baseline | None:
+        asked = self.settings
+        if not asked.baseline or asked.update_baseline:
+            return None
+        from .baselines import find_baseline  # noqa: PLC0415 - heavy
+
+        return find_baseline(Path(asked.baseline), self.prompt_sets, asked)
 
     def _prompt_set(self, name: str | None) -> str:
         known = list(self.prompt_sets)
@@ -286,35 +243,10 @@ class Gate:
         return name
 
 
-def _exact(bits: str) -> str:
-    if bits == REFERENCE:
-        return bits
-    if bits not in BIT_WIDTHS:
-        raise SettingsError(f"expected {REFERENCE} or a bit-width ({', '.join(BIT_WIDTHS)}), got {bits!r}")
-    return BIT_WIDTHS[bits]
-
-
 def _known(control: str) -> str:
     if control not in CONTROLS:
         raise SettingsError(f"expected a control ({', '.join(CONTROLS)}), got {control!r}")
     return control
-
-
-def _equal_to_reference(bits: str) -> SettingsError:
-    return SettingsError(
-        f"--quantcheck-bits names {bits}, which is the precision of the reference: the candidate would be equal to it; "
-        "leave it out, or give the reference another precision with --quantcheck-dtype"
-    )
-
-
-def _never_identical(comparison: Comparison) -> Comparison:
-    if comparison.identical:
-        raise ComparisonError(
-            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
-            f"the last bit, so this candidate was never quantized (its modules: "
-            f"{comparison.candidate_provenance.module_types})"
-        )
-    return comparison
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -76,6 +76,7 @@ def _verdict(comparison: Comparison, estimate: Estimate, limit: Limit, profile: 
         direction=limit.direction,
         limit_source=limit.source,
         profile=profile.label,
+        conditions=comparison.conditions,
         prompts_needed=_needed(estimate, limit) if status == "inconclusive" else None,
     )
 

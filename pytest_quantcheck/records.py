@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -128,12 +128,16 @@ class Saliency:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What one model did on one prompt set; measurements of disjoint shards merge into that of the whole."""
+    """What one model did on one prompt set; measurements of disjoint shards merge into that of the whole.
+
+    `texts`: what each token that was an answer reads as.
+    """
 
     provenance: Provenance
     answers: Answers
     activations: dict[int, Activations]
     saliency: dict[int, Saliency]
+    texts: dict[int, str] = field(default_factory=dict)
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,12 +163,52 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, float] = {}
 
 
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model answered to one prompt: the token's text, how sure the model was in [0, 1], and whether right."""
+
+    text: str
+    confidence: float
+    correct: bool
+
+
+class Flip(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt to which the two models give different answers; `index` is its position in its prompt set."""
+
+    index: int
+    reference: Answer
+    candidate: Answer
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the equal-count bins of the ACE: prompts in it, their mean confidence and their accuracy."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+class Convergence(msgspec.Struct, frozen=True, kw_only=True):
+    """How one model's attributions at one layer came out.
+
+    `attributed`: prompts tried; `converged`: those whose completeness error became small enough; `median_nodes` and
+    `median_error`: over those tried, None where there is no finite one.
+    """
+
+    attributed: int
+    converged: int
+    median_nodes: float | None
+    median_error: float | None
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Reference against candidate on one prompt set: every metric's estimates.
 
     `identical`: not one answer, activation or attribution differs, as if the candidate were never quantized.
-    `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`. `profile` is
-    what the gate that made the comparison judges it by.
+    `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`; `reliability` has
+    the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
+    to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
+    gate that made the comparison judges it by. `conditions`: libraries, device or batches that the
+    two measurements do not have in common.
     """
 
     candidate: str
@@ -175,7 +219,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     reference_provenance: Provenance
     candidate_provenance: Provenance
     histograms: dict[int, dict[str, tuple[int, ...]]]
+    reliability: dict[str, tuple[ReliabilityBin, ...]] = {}
+    convergence: dict[int, dict[str, Convergence]] = {}
+    flips: tuple[Flip, ...] = ()
     profile: Profile | None = None
+    conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def of(self, metric: str) -> tuple[Estimate, ...]:
@@ -187,7 +235,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile says of one metric of one candidate on one prompt set.
 
     `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule
-    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word.
+    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word;
+    `conditions` are the comparison's.
     """
 
     metric: str
@@ -202,4 +251,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     limit_source: str
     profile: str
     prompts_needed: int | None = None
+    conditions: tuple[str, ...] = ()
     message: str = ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -21,12 +23,14 @@ from .errors import QuantcheckError, SettingsError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
-from .reporting import Progress, control_lines, encode_certificate, encode_report, summary_lines
+from .reporting import Progress, Report, control_lines, encode_certificate, encode_report, summary_lines
 from .storage import write_atomically
 
 REPORT = "report.json"
+PAGE = "report.html"
 CERTIFICATE = "certificate.json"
 _CARRIED = "quantcheck"
+_CACHE = "quantcheck_cache"
 _CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
@@ -36,7 +40,7 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
-        self.gate = Gate(settings, self._progress)
+        self.gate = Gate(_with_shared_cache(config, settings), self._progress)
         self._wanted, alone = _take_node_ids(config, only=settings.only)
         check_names(self.gate, self._wanted)
         self._announced = False
@@ -48,7 +52,9 @@ class Session:
         self._calibrated: list[Comparison] = []
         self._label = self._check_calibration()
         if settings.report:
-            _check_writable(Path(settings.report))
+            _check_writable("--quantcheck-report", Path(settings.report))
+        if settings.update_baseline and settings.baseline:
+            _check_writable("--quantcheck-baseline", Path(settings.baseline))
         if alone:
             config.args = []
 
@@ -59,9 +65,10 @@ class Session:
         revision = f" at {asked.revision}" if asked.revision else ""
         prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in gate.prompt_sets.items())
         controls = f" and {len(gate.controls)} controls" if gate.controls else ""
-        candidates, profile = ", ".join(asked.bits) + controls, gate.profile.label
+        candidates, profile = ", ".join(gate.candidates) + controls, gate.profile.label
+        stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
         return [
-            f"quantcheck: {asked.model}{revision} ({asked.dtype}) against {candidates}; profile {profile}",
+            f"quantcheck: {gate.model}{revision} ({asked.dtype}{stored}) against {candidates}; profile {profile}",
             f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}; {versions}",
         ]
 
@@ -82,6 +89,11 @@ class Session:
         if isinstance(item, PackagedItem):
             carried = {kind: msgspec.json.encode(record).decode() for kind, record in item.found.items()}
             setattr(report, _CARRIED, carried)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell an xdist worker where measurements are shared."""
+        node.workerinput[_CACHE] = self.gate.settings.cache
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the outcome of a packaged test, and the verdict that its report carries."""
@@ -113,7 +125,7 @@ class Session:
         """Print the tables, and where the report is."""
         if not (self._comparisons or self._controls or self._written):
             return
-        terminalreporter.section(f"quantcheck: {self.settings.model}")
+        terminalreporter.section(f"quantcheck: {self.gate.model}")
         for line, markup in summary_lines(self._verdicts, self._comparisons.values()):
             terminalreporter.write_line(line, **markup)
         for line, markup in control_lines(in_order(self._controls)):
@@ -153,7 +165,23 @@ class Session:
                 write_atomically(directory / name, content)
         except (QuantcheckError, OSError) as error:
             return [f"the report could not be written, the verdicts stand: {error}"]
-        return [f"{Path(name).stem}: {directory / name}" for name in files]
+        written = [f"{Path(name).stem}: {directory / name}" for name in files]
+        return [*written, self._write_page(directory / PAGE, files[REPORT])]
+
+    def _write_page(self, path: Path, report: bytes) -> str:
+        """Write the report for people from the one for machines; whatever goes wrong there costs that page alone."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of fonts that lack a letter: they must not become errors
+                from .reporting.html import html_report  # noqa: PLC0415 - heavy, and an extra
+
+                page = html_report(msgspec.json.decode(report, type=Report), self.gate.prompt_sets)
+            write_atomically(path, page)
+        except ImportError as error:
+            return f"no {path.name}: {error}; install what it needs with pip install 'pytest-quantcheck[report]'"
+        except Exception as error:  # a drawing library may raise anything, and the verdicts stand
+            return f"no {path.name}, the verdicts stand: {type(error).__name__}: {error}"
+        return f"report: {path}"
 
     def _files(self, *, whole: bool) -> dict[str, bytes]:
         certificate = self._certificate(whole=whole) if self._controls else None
@@ -164,7 +192,7 @@ class Session:
         return certify(
             self._controls,
             whole=whole,
-            model=self.settings.model,
+            model=self.gate.model,
             profile=self.gate.profile.label,
             tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=datetime.now(UTC),
@@ -173,8 +201,8 @@ class Session:
     def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
         passed = whole and self._verdicts and "failed" not in self._outcomes
         return encode_report(
-            self._verdicts,
-            self._comparisons.values(),
+            sorted(self._verdicts, key=self._place),
+            sorted(self._comparisons.values(), key=self._place),
             outcome="passed" if passed else "failed",
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
@@ -183,11 +211,19 @@ class Session:
             certificate=certificate,
         )
 
+    def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
+        """Where a record stands in a report: as the suite has it, whichever worker was first."""
+        gate = self.gate
+        place = [gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)]
+        return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else tuple(place)
+
     def _plan_lines(self) -> list[str]:
         asked, gate = self.settings, self.gate
-        models = f"{asked.model} would be measured as reference ({asked.dtype}) and as {', '.join(asked.bits)}"
+        stored = asked.baseline and not asked.update_baseline
+        reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
         return [
-            f"dry run: nothing is loaded. {models}",
+            f"dry run: nothing is loaded. The reference {gate.model} would be {reference}",
+            f"candidates: {', '.join(gate.candidates)}",
             *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
             f"attribution: {asked.attribution} on {asked.attribution_samples} prompts; layers: {asked.layers}",
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
@@ -230,8 +266,22 @@ def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], boo
     return config.option.quantcheck_node_ids, config.option.quantcheck_alone
 
 
-def _check_writable(directory: Path) -> None:
-    """Refuse a report directory that cannot be written, before hours are spent."""
+def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
+    """The settings, with a cache that xdist's workers share for as long as the run lasts if the user names none.
+
+    One worker measures a model, and the others take what it found.
+    """
+    if hasattr(config, "workerinput"):
+        return replace(settings, cache=config.workerinput[_CACHE])
+    if settings.cache or not getattr(config.option, "tx", None):
+        return settings
+    folder = TemporaryDirectory(prefix="quantcheck-")
+    config.add_cleanup(folder.cleanup)
+    return replace(settings, cache=folder.name)
+
+
+def _check_writable(flag: str, directory: Path) -> None:
+    """Refuse a directory that cannot be written, before hours are spent."""
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise pytest.UsageError(f"--quantcheck-report={directory}: {nearest} is not a directory that can be written")
+        raise pytest.UsageError(f"{flag}={directory}: {nearest} is not a directory that can be written")

@@ -14,19 +14,7 @@ from pytest_quantcheck.errors import ComparisonError, ModelError, SettingsError
 from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import Source, load
-from pytest_quantcheck.options import OPTIONS, Attribution, Settings
-
-
-class CountingGate(Gate):
-    """Remembers what was loaded."""
-
-    def __init__(self, settings):
-        super().__init__(settings)
-        self.loads = []
-
-    def load(self, bits="reference"):
-        self.loads.append(bits)
-        return super().load(bits)
+from tests.gates import CountingGate, settings
 
 
 class ForgetfulGate(Gate):
@@ -52,18 +40,6 @@ class WarningGate(Gate):
     def load(self, bits="reference"):
         warnings.warn("this way of loading is deprecated", DeprecationWarning, stacklevel=1)
         return super().load(bits)
-
-
-def settings(**changes):
-    """The default settings, cut down to what takes a second, with these changes."""
-    quick = {
-        "model": "builtin",
-        "bits": ("int8",),
-        "samples": 12,
-        "layers": (2,),
-        "attribution": Attribution("off"),
-    }
-    return Settings(**{option.field: option._value(option._default) for option in OPTIONS} | quick | changes)
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ def measure(index, *, batch_size=8):
         answers=measure_answers(index),
         activations={layer: measure_activations(index, layer, batch_size) for layer in LAYERS},
         saliency=measure_saliency([prompt for prompt in index if prompt < ATTRIBUTED]),
+        texts={token: f" {token}" for token in measure_answers(index).token.tolist()},
     )
 
 
@@ -171,6 +172,7 @@ def assert_same_measurement(obtained, expected):
         assert_close_sums(merged.correlations, whole.correlations)
         for part, expected_part in zip(merged.groups, whole.groups, strict=True):
             assert_close_sums(part, expected_part)
+    assert obtained.texts == expected.texts
     assert obtained.saliency.keys() == expected.saliency.keys()
     for layer, attributed in expected.saliency.items():
         assert_same_arrays(obtained.saliency[layer], attributed)

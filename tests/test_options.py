@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options import OPTIONS, Attribution, Settings, settings_from
 from pytest_quantcheck.options.attribution import parse_attribution
+from pytest_quantcheck.options.candidate import Released, name_candidates, parse_candidate
 
 CONFTEST = """
 from pytest_quantcheck.options import register
@@ -40,6 +41,7 @@ def test_defaults_are_the_documented_ones(read):
         model="builtin",
         revision=None,
         bits=("int8", "nf4"),
+        candidate=(),
         dtype="auto",
         prompts=("builtin",),
         template="auto",
@@ -57,6 +59,9 @@ def test_defaults_are_the_documented_ones(read):
         calibrate=None,
         calibrate_rate=0.01,
         calibrate_directory="thresholds",
+        baseline=None,
+        update_baseline=False,
+        cache=None,
         device="auto",
         batch_size=16,
         report=None,
@@ -87,6 +92,7 @@ def test_help_is_one_sentence_with_the_default(option):
 GIVEN = {
     "revision": ("v1", "v2", "v1", "v2"),
     "bits": ("8", "nf4,16", ("int8",), ("nf4", "bf16")),
+    "candidate": ("one", "two@v2", (Released("one"),), (Released("two", "v2"),)),
     "dtype": ("16", "float32", "bf16", "fp32"),
     "prompts": ("a.csv", "b.csv", ("a.csv",), ("b.csv",)),
     "template": ("chat", "raw", "chat", "raw"),
@@ -104,6 +110,8 @@ GIVEN = {
     "calibrate": ("mine", "mine@2", "mine", "mine@2"),
     "calibrate-rate": ("0.1", "5e-2", 0.1, 0.05),
     "calibrate-directory": ("one", "two", "one", "two"),
+    "baseline": ("one", "two", "one", "two"),
+    "cache": ("one", "two", "one", "two"),
     "device": ("cpu", "cuda:1", "cpu", "cuda:1"),
     "batch-size": ("1", "2", 1, 2),
     "report": ("one", "two", "one", "two"),
@@ -114,7 +122,7 @@ FLAGS = ["controls", "only", "dry-run", "trust-remote-code", "allow-pickle"]
 
 def test_the_precedence_tests_cover_every_option():
     """No option can be added without its precedence being tested."""
-    assert {*GIVEN, *FLAGS, "model"} == {option.name for option in OPTIONS}
+    assert {*GIVEN, *FLAGS, "model", "update-baseline"} == {option.name for option in OPTIONS}
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -164,6 +172,70 @@ def test_flags_that_need_a_model_say_so(read, flag):
     value = "=mine" if flag.endswith("calibrate") else ""
     with pytest.raises(SettingsError, match=f"{flag} needs a model: add --quantcheck-model"):
         read(f"{flag}{value}", model=None)
+
+
+def test_candidates_take_the_place_of_bit_widths(read):
+    """A released checkpoint given alone is gated alone; bit-widths that are asked for are gated beside it."""
+    assert read("--quantcheck-candidate=out/small").bits == ()
+    beside = read("--quantcheck-candidate=out/small", "--quantcheck-bits=4", "--quantcheck-candidate=b")
+    assert (beside.bits, beside.candidate) == (("nf4",), (Released("out/small"), Released("b")))
+    assert read("--quantcheck-candidate=out/small", ini=["quantcheck_bits = 8"]).bits == ("int8",)
+
+
+def test_baseline_stands_for_the_model(read):
+    """A candidate and a baseline are enough; a baseline alone starts nothing."""
+    found = read("--quantcheck-candidate=out/small", "--quantcheck-baseline=stored", model=None)
+    assert (found.model, found.bits, found.baseline) == (None, (), "stored")
+    assert read("--quantcheck-baseline=stored", model=None) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quantcheck-candidate=a"], "--quantcheck-candidate needs a reference: add --quantcheck-model=MODEL, or "),
+        (["--quantcheck-update-baseline"], "--quantcheck-update-baseline needs a model: add --quantcheck-model=MODEL"),
+        *(
+            (
+                ["--quantcheck-candidate=a", "--quantcheck-baseline=b", flag],
+                f"{flag.partition('=')[0]} needs the reference",
+            )
+            for flag in ("--quantcheck-bits=8", "--quantcheck-controls", "--quantcheck-update-baseline")
+        ),
+    ],
+)
+def test_what_needs_the_reference_says_so(read, arguments, message):
+    """Where neither a model nor its stored measurement is named, or a stored one does not do."""
+    with pytest.raises(SettingsError, match=message):
+        read(*arguments, model=None)
+
+
+def test_baseline_is_written_somewhere(read):
+    """Without a directory there is nothing to update."""
+    with pytest.raises(SettingsError, match="needs a place to write to: add --quantcheck-baseline=DIR"):
+        read("--quantcheck-update-baseline")
+
+
+def test_candidate_reads_back_its_own_spelling(tmp_path):
+    """A revision follows the last `@`; a path that is there is taken whole."""
+    for spelling in ("out/small", "example/model@v1", "a@b/c@d"):
+        assert str(parse_candidate(spelling)) == spelling
+    (tmp_path / "model@home").mkdir()
+    assert parse_candidate(f"{tmp_path}/model@home") == Released(f"{tmp_path}/model@home")
+    for wrong in ("@v1", "model@", " "):
+        with pytest.raises(ValueError, match="expected"):
+            parse_candidate(wrong)
+
+
+def test_candidates_have_names_of_their_own():
+    """The last part of the path; the last two where that is a bit-width's or another's."""
+    named = name_candidates(
+        map(parse_candidate, ["out/small", "a/model", "b/model", "out/int8", "example/large@v1", "x.gguf"])
+    )
+    assert list(named) == ["small", "a-model", "b-model", "out-int8", "large", "x.gguf"]
+    assert list(name_candidates([Released("we ird/na:me[1]")])) == ["na-me-1"]
+    for one, other in (("x/a/model", "y/a/model"), ("same", "same")):
+        with pytest.raises(SettingsError, match=f"{one} and {other} would both be called"):
+            name_candidates([Released(one), Released(other)])
 
 
 def test_template_escapes_become_characters(read):

@@ -1,8 +1,9 @@
 """Redundancy: Pearson correlations between neurons, streamed, merged, and compared pair by pair."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ class CorrelationSums:
             raise ValueError(f"Expected at least one neuron, got {n_neurons}.")
         self._width, self._device = n_neurons, device
         self._buffer: Tensor | None = None
+        self._comoment: Tensor | None = None
         self._clear()
 
     @torch.inference_mode()
@@ -107,11 +109,38 @@ class CorrelationSums:
         self._clear()
         return whole
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here.
+
+        `count` () int64, `mean` (d,) float64, `shift` (d,): what is taken off the next tokens; `waiting` (tokens, d):
+        those gathered and not yet multiplied; `comoment` (d * (d + 1) / 2,) float32: the upper triangle, row by row,
+        once there is one.
+        """
+        state = {"count": np.array(self._count), "mean": _copy(self._mean), "shift": _copy(self._shift)}
+        if self._buffer is not None and self._filled:
+            state["waiting"] = _copy(self._buffer[: self._filled])
+        if self._comoment is not None:
+            state["comoment"] = _upper(self._comoment.cpu().numpy())
+        return state
+
+    @torch.inference_mode()
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what `state` returned, to the last bit."""
+        self._clear()
+        self._count = int(state["count"])
+        self._mean, self._shift = (torch.tensor(state[name], device=self._device) for name in ("mean", "shift"))
+        if "comoment" in state:
+            self._comoment = torch.from_numpy(_from_upper(state["comoment"], self._width)).to(self._device)
+        if "waiting" in state:
+            waiting = torch.tensor(state["waiting"], device=self._device)
+            self._filled = len(waiting)
+            self._buffer_for(waiting)[: self._filled] = waiting
+
     def _clear(self) -> None:
         self._count = self._filled = 0
         self._mean = torch.zeros(self._width, dtype=torch.float64, device=self._device)
         self._shift = self._mean.float()
-        self._comoment: Tensor | None = None
+        self._comoment = None
 
     def _sums(self) -> Tensor:
         if self._comoment is None:
@@ -327,6 +356,23 @@ def _mirror(matrix: Matrix) -> None:
         matrix[stop:, start:stop] = matrix[start:stop, stop:].T
 
 
+def _copy(tensor: Tensor) -> NDArray[Any]:
+    return tensor.cpu().numpy().copy()
+
+
+def _upper(matrix: Matrix) -> Matrix:
+    """The upper triangle with the diagonal, row by row, (d * (d + 1) / 2,): the lower one says nothing more."""
+    return np.concatenate([row[i:] for i, row in enumerate(matrix)])
+
+
+def _from_upper(upper: Matrix, width: int) -> Matrix:
+    """The matrix (width, width) with this upper triangle, 0 below it."""
+    matrix = np.zeros((width, width), dtype=upper.dtype)
+    for i, row in enumerate(matrix):
+        row[i:], upper = upper[: width - i], upper[width - i :]
+    return matrix
+
+
 def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlations:
     """Return the sum of the parts; one of negative weight is taken away."""
     width = _check_width(parts)
@@ -343,6 +389,7 @@ def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlati
             tile += np.sign(weight) * part.comoment[rows].astype(np.float64)
             tile += np.outer(weight * delta[rows], delta)
         comoment[rows] = tile
+    _mirror(comoment)  # products in another order are rounded otherwise
     return Correlations(count, mean, comoment)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from ..errors import ComparisonError
 from ..records import Comparison, Measurement
-from .layers import histograms, layer_estimates
+from .layers import convergence, histograms, layer_estimates
 from .permutations import align
-from .prompts import prompt_estimates
+from .prompts import flips, prompt_estimates, reliability
 from .sampling import Sampling
 
-__all__ = ["Sampling", "compare"]
+__all__ = ["Sampling", "compare", "refuse_identical"]
 
 _MUST_AGREE = (
     "n_layers",
@@ -59,7 +59,11 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
         histograms=histograms(reference, candidate),
-        notes=(*_notes(reference, candidate), *aligned.notes),
+        reliability=reliability(reference, candidate),
+        convergence=convergence(reference, candidate),
+        flips=tuple(flips(reference, candidate)),
+        conditions=tuple(_conditions(reference, candidate)),
+        notes=(*_notes(reference), *aligned.notes),
     )
 
 
@@ -75,6 +79,21 @@ def identical(reference: Measurement, candidate: Measurement) -> bool:
             for layer, activations in candidate.activations.items()
         )
     )
+
+
+def refuse_identical(comparison: Comparison) -> Comparison:
+    """The comparison, unless its candidate is the reference.
+
+    Raises:
+        ComparisonError: it is, to the last bit: it was never quantized.
+    """
+    if comparison.identical:
+        raise ComparisonError(
+            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
+            f"the last bit, so this candidate was never quantized (its modules: "
+            f"{comparison.candidate_provenance.module_types})"
+        )
+    return comparison
 
 
 def _refuse_unlike(reference: Measurement, candidate: Measurement) -> None:
@@ -100,11 +119,21 @@ def _unlike_arrays(reference: Measurement, candidate: Measurement) -> Iterator[s
             yield f"which neurons of layer {layer} are correlated"
 
 
-def _notes(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+def _notes(reference: Measurement) -> Iterator[str]:
     if not reference.answers.exact:
         kept = reference.answers.support.shape[1]
         yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"
-    for name in ("libraries", "device", "batch_size"):
-        before, after = getattr(reference.provenance, name), getattr(candidate.provenance, name)
-        if before != after:
-            yield f"{name} differs: {before} for the reference, {after} for the candidate"
+
+
+def _conditions(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+    """Yield what may move a number and is no fault of the candidate's: libraries, device, batches."""
+    before, after = reference.provenance, candidate.provenance
+    for name in sorted({*before.libraries, *after.libraries}):
+        yield from _unequal(name, before.libraries.get(name), after.libraries.get(name))
+    yield from _unequal("device", before.device, after.device)
+    yield from _unequal("batch size", before.batch_size, after.batch_size)
+
+
+def _unequal(what: str, before: object, after: object) -> Iterator[str]:
+    if before != after:
+        yield f"{what} {before} for the reference, {after} for the candidate"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from ..analyses.redundancy import (
 )
 from ..analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
 from ..analyses.saliency import attributable, jaccard
-from ..records import Activations, Correlations, Estimate, Measurement, Saliency
+from ..records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
 from .sampling import Facts, Sampling
 
 FEWEST = 5
@@ -55,6 +56,29 @@ def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict
         }
         for layer in reference.provenance.layers
     }
+
+
+def convergence(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, Convergence]]:
+    """How the attributions of both models came out at each layer where one was tried."""
+    models = {"reference": reference.saliency, "candidate": candidate.saliency}
+    return {
+        layer: {name: _convergence(saliency[layer]) for name, saliency in models.items() if layer in saliency}
+        for layer in reference.saliency
+    }
+
+
+def _convergence(saliency: Saliency) -> Convergence:
+    return Convergence(
+        attributed=len(saliency.index),
+        converged=int(saliency.converged.sum()),
+        median_nodes=_median(saliency.nodes),
+        median_error=_median(saliency.error),
+    )
+
+
+def _median(values: NDArray[Any]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else None
 
 
 def _dead_neurons(

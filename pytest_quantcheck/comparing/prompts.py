@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..analyses.calibration import adaptive_calibration_error, resampled_ace
+from ..analyses.calibration import adaptive_calibration_error, reliability_bins, resampled_ace
 from ..analyses.divergence import kl_on_support
 from ..analyses.resampling import Counts, Floats, Interval, paired_shares, share
-from ..records import Answers, Estimate, Measurement
+from ..records import Answer, Answers, Estimate, Flip, Measurement, ReliabilityBin
 from .sampling import Sampling
 
 BINS = 10
@@ -23,6 +23,31 @@ def prompt_estimates(reference: Measurement, candidate: Measurement, sampling: S
     yield _ace_drift(before, after, sampling)
     yield _kl_divergence(before, after, sampling)
     yield _flip_rate(before, after, sampling)
+
+
+def reliability(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
+    """What a reliability diagram of each model shows: the bins of its ACE; nothing with fewer prompts than bins."""
+    models = {"reference": reference.answers, "candidate": candidate.answers}
+    return {name: _bins(answers) for name, answers in models.items() if len(answers.index) >= BINS}
+
+
+def flips(reference: Measurement, candidate: Measurement) -> Iterator[Flip]:
+    """Yield the prompts whose answer changed, in the order of the prompt set."""
+    before, after = reference.answers, candidate.answers
+    for i in np.flatnonzero(before.token != after.token).tolist():
+        yield Flip(index=int(before.index[i]), reference=_answer(reference, i), candidate=_answer(candidate, i))
+
+
+def _bins(answers: Answers) -> tuple[ReliabilityBin, ...]:
+    table = reliability_bins(answers.confidence, answers.correct, bins=BINS)
+    rows = zip(table.count.tolist(), table.confidence.tolist(), table.accuracy.tolist(), strict=True)
+    return tuple(ReliabilityBin(count=n, confidence=sure, accuracy=right) for n, sure, right in rows)
+
+
+def _answer(model: Measurement, i: int) -> Answer:
+    answers, token = model.answers, int(model.answers.token[i])
+    text = model.texts.get(token, f"token {token}")
+    return Answer(text=text, confidence=float(answers.confidence[i]), correct=bool(answers.correct[i]))
 
 
 def _accuracy_drop(before: Answers, after: Answers, sampling: Sampling) -> Estimate:

@@ -8,19 +8,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
+import numpy as np
 import torch
 
 from ..analyses.saliency import attributable
 from ..errors import MeasurementError, PromptError
-from ..models.encoding import batches, collate, encode, encoding_hash, wrap_in_chat
+from ..models.encoding import Batch, batches, collate, encode, encoding_hash, wrap_in_chat
 from ..models.gradients import float32_gradients, gradient_path
 from ..models.loading import LoadedModel
 from ..models.neurons import choose_layers
+from ..options.attribution import covering
 from ..prompts import PromptSet
 from ..records import Activations, Answers, Measurement, Provenance, Saliency
+from ..storage import Checkpoint
 from .answers import AnswerCollector, choice_tokens
 from .attributing import Attributor
 from .plan import Plan, Progress, Silent
+from .resuming import Arrays, Stage, flat, stages_of, under
 from .streams import LayerStream, RealTokens, affordable_neurons
 
 __all__ = ["Plan", "Progress", "Silent", "measure"]
@@ -36,6 +41,7 @@ def measure(
     reference: Measurement | None = None,
     index: Sequence[int] | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Measurement:
     """Measure what a model does on a prompt set.
 
@@ -49,12 +55,15 @@ def measure(
             and the tokens it thinks probable are those that are compared.
         index: positions of the prompts to measure, a shard; all by default.
         progress: who is told how far it is.
+        checkpoint: where what is done is kept, and taken up again when an earlier run died: the measurement is the
+            same to the last bit, however often that happened. The caller clears it once the measurement is safe.
 
     Raises:
         MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
-            measured on these prompts.
+            measured on these prompts, or reads them as other tokens.
         ModelError: a layer that the model does not have.
         PromptError: a prompt that the model cannot read, or a chat template asked for and not there.
+        StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
     progress = progress or Silent()
@@ -62,12 +71,17 @@ def measure(
     _check_covered(reference, wanted)
     chat = _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
+    _check_read_alike(reference, encoded, model)
     run = _Run(loaded, prompts, plan, reference, chat, encoded, progress)
+    provenance = run.provenance(model, revision)
+    stages = stages_of(checkpoint, provenance, plan, wanted, reference)
     with _memory(plan):
-        answers, activations = run.forward_pass(wanted)
-        saliency = run.attribution_pass(run.targets(answers, wanted))
-    provenance = run.provenance(model, revision, activations)
-    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency)
+        answers, activations = run.forward_pass(wanted, stages("forward"))
+        saliency = run.attribution_pass(run.targets(answers, wanted), stages("attribution"))
+    correlated = max(len(layer.correlated) for layer in activations.values())
+    provenance = msgspec.structs.replace(provenance, redundancy_neurons=correlated)
+    texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
+    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency, texts=texts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,25 +105,39 @@ class _Run:
     def layers(self) -> tuple[int, ...]:
         return choose_layers(self.plan.layers, self.loaded.n_layers)
 
-    def forward_pass(self, index: Sequence[int]) -> tuple[Answers, dict[int, Activations]]:
+    def forward_pass(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
         """Run the prompts once; everything that streams takes what it needs from that."""
         loaded = self.loaded
-        collector = self._collector(len(index))
-        streams = {layer: self._stream(layer) for layer in self.layers}
-        self.progress.start("measuring", len(index))
+        taken = _Taken(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
+        taken.restore(stage.load(), loaded.device)
+        parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
+        before = taken.answers.seen
+        left = [part for part in parts if not before.issuperset(part)]
+        self.progress.start("measuring", len(index), len(before))
         with torch.no_grad(), ExitStack() as hooks:
-            for layer, stream in streams.items():
+            if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
+                self._logits(self._batch(parts[0]))
+            for layer, stream in taken.streams.items():
                 handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
-            for part in batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle):
-                batch = collate(self.encoded, part, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
+            for part in left:
+                batch = self._batch(part)
                 tokens = RealTokens.of(batch)
-                for stream in streams.values():
+                for stream in taken.streams.values():
                     stream.expect(tokens)
-                collector.add(batch, loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1])
+                taken.answers.add(batch, self._logits(batch))
                 self.progress.advance(len(part))
+                stage.save(taken.state, finished=part is parts[-1])
         self.progress.finish()
-        return collector.result(), {layer: _result(layer, stream) for layer, stream in streams.items()}
+        return taken.answers.result(), {layer: _result(layer, stream) for layer, stream in taken.streams.items()}
+
+    def _batch(self, part: Sequence[int]) -> Batch:
+        return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        """Those of the answer position, (prompts, vocabulary)."""
+        logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+        return logits
 
     def _stream(self, layer: int) -> LayerStream:
         return LayerStream(
@@ -137,14 +165,14 @@ class _Run:
         tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
         return {i: tokens[i] for i in index if i < self.plan.samples}
 
-    def attribution_pass(self, targets: dict[int, int]) -> dict[int, Saliency]:
+    def attribution_pass(self, targets: dict[int, int], stage: Stage) -> dict[int, Saliency]:
         """Attribute at every layer where the reference, if there is one, could be attributed."""
         if self.plan.attribution.method == "off" or not targets:
             return {}
         attributor = Attributor(self.loaded, self.encoded, self.plan.attribution, tokens=self.plan.tokens)
         with float32_gradients(self.loaded.model, int8_kernels=self._int8_kernels):
             layers = [layer for layer in self.layers if self._defined_at(layer)]
-            return attributor.attribute(layers, targets, self.progress) if layers else {}
+            return attributor.attribute(layers, targets, self.progress, stage) if layers else {}
 
     def _defined_at(self, layer: int) -> bool:
         if self.reference is None:
@@ -152,7 +180,8 @@ class _Run:
         found = self.reference.saliency.get(layer)
         return found is not None and attributable(found.converged)
 
-    def provenance(self, model: str, revision: str | None, activations: dict[int, Activations]) -> Provenance:
+    def provenance(self, model: str, revision: str | None) -> Provenance:
+        """What is known before measuring: `redundancy_neurons` are the most that a layer may have."""
         loaded, prompts, plan = self.loaded, self.prompts, self.plan
         return Provenance(
             model=model,
@@ -175,8 +204,8 @@ class _Run:
             template=f"{'chat' if self.chat else 'raw'}:{prompts.format or '{prompt}'}",
             readout=plan.readout,
             layers=self.layers,
-            redundancy_neurons=max(len(layer.correlated) for layer in activations.values()),
-            attribution=f"{plan.attribution},samples={plan.samples}",
+            redundancy_neurons=self._correlated,
+            attribution=covering(plan.attribution, plan.samples),
             seed=plan.seed,
             batch_size=plan.batch_size,
             device=str(loaded.device),
@@ -199,6 +228,26 @@ class _Run:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """What was taken from the forward pass so far."""
+
+    answers: AnswerCollector
+    streams: dict[int, LayerStream]
+
+    def state(self) -> Arrays:
+        return flat(
+            {"answers": self.answers.state()} | {f"layers/{n}": stream.state() for n, stream in self.streams.items()}
+        )
+
+    def restore(self, state: Arrays | None, device: torch.device) -> None:
+        if state is None:
+            return
+        self.answers.restore(under(state, "answers"), device)
+        for layer, stream in self.streams.items():
+            stream.restore(under(state, f"layers/{layer}"), device)
+
+
 def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
     wanted = list(range(len(prompts)) if index is None else index)
     if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(range(len(prompts))):
@@ -212,6 +261,15 @@ def _check_covered(reference: Measurement | None, index: Sequence[int]) -> None:
         raise MeasurementError(
             f"the reference was not measured on {len(missing)} of {len(index)} prompts (the first is at position "
             f"{missing[0]}): measure it on all of the candidate's prompts first"
+        )
+
+
+def _check_read_alike(reference: Measurement | None, encoded: Sequence[Sequence[int]], model: str) -> None:
+    """The same text must be the same tokens to both: nothing else that is measured could be compared."""
+    if reference is not None and encoding_hash(encoded) != reference.provenance.encoding_hash:
+        raise MeasurementError(
+            f"{model} reads the prompts as other tokens than its reference {reference.provenance.model} does: compare "
+            "their tokenizer files, and the chat template that wraps a prompt"
         )
 
 

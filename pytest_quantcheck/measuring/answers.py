@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from ..records import Answers
 
 SUPPORT = 1024
 """Tokens of the reference's answer distribution that are kept; the rest is one number."""
+
+_COLUMNS = ("token", "confidence", "support", "log_probs", "rest", "finite")
 
 
 class AnswerCollector:
@@ -60,6 +62,27 @@ class AnswerCollector:
         finite = torch.isfinite(logits).all(dim=-1)
         self._keep((answer, chosen.double().exp(), support, log_probs, rest, finite))
         self._index.extend(batch.index)
+
+    @property
+    def seen(self) -> frozenset[int]:
+        """Positions of the prompts whose answers were taken."""
+        return frozenset(self._index)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here."""
+        done = len(self._index)
+        columns = zip(_COLUMNS, self._columns, strict=bool(self._columns))
+        return {name: column[:done].cpu().numpy().copy() for name, column in columns} | {
+            "index": np.array(self._index, dtype=np.int64),
+            "whole": np.array(self._whole),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
+        """Go on from what `state` returned, to the last bit; `device` is where the next logits will be."""
+        self._index, self._columns, self._whole = [], (), int(state["whole"])
+        if len(state["index"]):
+            self._keep(tuple(torch.tensor(state[name], device=device) for name in _COLUMNS))
+        self._index = state["index"].tolist()
 
     def result(self) -> Answers:
         """The answers, in the order of the prompt set.

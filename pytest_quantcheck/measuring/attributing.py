@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from ..models.loading import LoadedModel
 from ..options.attribution import Attribution as Method
 from ..records import Saliency
 from .plan import Progress
+from .resuming import Stage, flat, under
 
 _AGREE = 0.01
 """Nats by which a shortened path may differ from the model's own answer. On the same prompts it differs by the
@@ -40,6 +42,47 @@ class _Outcome:
     salient: NDArray[np.bool_]
     error: float
     nodes: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What was found so far, by layer and prompt; prompts that are done have no outcome where no layer was left."""
+
+    outcomes: dict[int, dict[int, _Outcome]]
+    done: set[int]
+
+    @classmethod
+    def of(cls, layers: Sequence[int], state: Mapping[str, NDArray[Any]] | None) -> _Found:
+        """Nothing yet, or what `state` returned."""
+        if state is None:
+            return cls({layer: {} for layer in layers}, set())
+        return cls({layer: _to_outcomes(under(state, str(layer))) for layer in layers}, set(state["done"].tolist()))
+
+    def add(self, part: list[int], found: dict[int, list[_Outcome]]) -> None:
+        """Take the outcomes of some more prompts."""
+        for layer, outcomes in found.items():
+            self.outcomes[layer] |= zip(part, outcomes, strict=True)
+        self.done.update(part)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays."""
+        layers = {str(layer): _to_arrays(outcomes) for layer, outcomes in self.outcomes.items()}
+        return {"done": np.array(sorted(self.done), dtype=np.int64)} | flat(layers)
+
+
+def _to_arrays(outcomes: dict[int, _Outcome]) -> dict[str, NDArray[Any]]:
+    """One layer's outcomes: `index`, `salient`, `error`, `nodes`, a row for each prompt."""
+    return {
+        "index": np.array(list(outcomes), dtype=np.int64),
+        "salient": np.array([found.salient for found in outcomes.values()], dtype=np.bool_),
+        "error": np.array([found.error for found in outcomes.values()], dtype=np.float64),
+        "nodes": np.array([found.nodes for found in outcomes.values()], dtype=np.int64),
+    }
+
+
+def _to_outcomes(arrays: Mapping[str, NDArray[Any]]) -> dict[int, _Outcome]:
+    rows = zip(arrays["salient"], arrays["error"].tolist(), arrays["nodes"].tolist(), strict=True)
+    return {i: _Outcome(*row) for i, row in zip(arrays["index"].tolist(), rows, strict=True)}
 
 
 class Attributor:
@@ -63,33 +106,31 @@ class Attributor:
         self._rule = gauss_legendre(method.nodes) if method.nodes else clenshaw_curtis()
         self._baseline: dict[int, torch.Tensor] = {}
 
-    def attribute(self, layers: Sequence[int], targets: dict[int, int], progress: Progress) -> dict[int, Saliency]:
+    def attribute(
+        self, layers: Sequence[int], targets: dict[int, int], progress: Progress, stage: Stage | None = None
+    ) -> dict[int, Saliency]:
         """Attribute the log-probability of each prompt's target token (by position in the prompt set).
 
-        Of a layer where too few of the first prompts converge, those prompts are all that is attributed.
+        Of a layer where too few of the first prompts converge, those prompts are all that is attributed. What `stage`
+        has kept is not done again.
         """
-        index = sorted(targets)
+        index, stage = sorted(targets), stage or Stage("attribution")
         self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
-        progress.start("attributing", len(index))
-        found: dict[int, dict[int, _Outcome]] = {layer: {} for layer in layers}
+        found = _Found.of(layers, stage.load())
+        progress.start("attributing", len(index), len(found.done))
         for first, last in pairwise((0, *PROBES, max(len(index), *PROBES))):
-            left = [layer for layer in layers if self._method.nodes or not self._hopeless(found[layer], len(index))]
-            for layer, outcomes in self._run(left, index[first:last], targets, progress).items():
-                found[layer] |= outcomes
+            left = [layer for layer in layers if not self._hopeless(found.outcomes[layer], index[:first], len(index))]
+            for part in self._parts(index[first:last]):
+                if not found.done.issuperset(part):
+                    found.add(part, self._run(left, part, targets))
+                    progress.advance(len(part))
+                    stage.save(found.state)
         progress.finish()
-        return {layer: _record(outcomes, targets, self._tolerance) for layer, outcomes in found.items()}
+        return {layer: _record(outcomes, targets, self._tolerance) for layer, outcomes in found.outcomes.items()}
 
-    def _run(
-        self, layers: Sequence[int], index: list[int], targets: dict[int, int], progress: Progress
-    ) -> dict[int, dict[int, _Outcome]]:
-        found: dict[int, dict[int, _Outcome]] = {layer: {} for layer in layers}
-        for part in self._parts(index):
-            if layers:
-                passage = self._passage(layers, part, targets)
-                for layer in layers:
-                    found[layer] |= zip(part, self._outcomes(passage, layer), strict=True)
-            progress.advance(len(part))
-        return found
+    def _run(self, layers: Sequence[int], part: list[int], targets: dict[int, int]) -> dict[int, list[_Outcome]]:
+        passage = self._passage(layers, part, targets) if layers else None
+        return {} if passage is None else {layer: self._outcomes(passage, layer) for layer in layers}
 
     def _parts(self, index: list[int]) -> list[list[int]]:
         """Prompts of like length together, each part within the token budget at one node."""
@@ -116,8 +157,10 @@ class Attributor:
         quality = zip(found.error.tolist(), found.nodes.tolist(), strict=True)
         return [_Outcome(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
-    def _hopeless(self, outcomes: dict[int, _Outcome], planned: int) -> bool:
-        return given_up(np.array([outcomes[i].error <= self._tolerance for i in sorted(outcomes)]), planned)
+    def _hopeless(self, outcomes: dict[int, _Outcome], first: list[int], planned: int) -> bool:
+        """Whether a layer is left after its first prompts; later ones, of a run that died, must not count."""
+        converged = [outcomes[i].error <= self._tolerance for i in first if i in outcomes]
+        return not self._method.nodes and given_up(np.array(converged), planned)
 
     def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:
         """The layers' neurons (length, d) on a sequence of token id 0; none where the path starts at zero."""

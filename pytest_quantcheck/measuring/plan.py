@@ -38,8 +38,8 @@ class Plan:
 class Progress(Protocol):
     """Who is told how far a measurement is; all do nothing by default."""
 
-    def start(self, label: str, total: int) -> None:
-        """A phase begins: `label` says what, `total` how many prompts."""
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """A phase begins: `label` says what, `total` how many prompts, `done` how many of them an earlier run did."""
 
     def advance(self, n: int = 1) -> None:
         """So many more prompts are done."""
@@ -51,7 +51,7 @@ class Progress(Protocol):
 class Silent:
     """Nobody is told."""
 
-    def start(self, label: str, total: int) -> None:
+    def start(self, label: str, total: int, done: int = 0) -> None:
         """Say nothing."""
 
     def advance(self, n: int = 1) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..analyses.dead_neurons import new_extremes, update_extremes
 from ..analyses.redundancy import CorrelationSums
+from ..analyses.sampling import seeded_neurons
 from ..errors import MeasurementError, NonFiniteError
 from ..models.encoding import Batch
 from ..options.values import FEWEST_NEURONS
 from ..prompts import PromptSet
 from ..records import Activations
+from .resuming import flat, under
 
 GROUPS = 16
 """Groups of prompts from which the intervals of token-level quantities are made."""
@@ -93,6 +96,25 @@ class LayerStream:
         finite = torch.linalg.vector_norm(neurons, dim=1, dtype=wide).isfinite()
         self._spoilt.index_add_(0, tokens.owners, finite.logical_not().int())
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here."""
+        if not self._width:
+            return {}
+        extremes = {"minimum": self._minimum, "maximum": self._maximum, "spoilt": self._spoilt}
+        sums = {name: accumulator.state() for name, accumulator in self._sums().items()}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in extremes.items()} | flat(sums)
+
+    def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
+        """Go on from what `state` returned, to the last bit; `device` is where the next activations will be."""
+        if not state:
+            return
+        self._begin(state["minimum"].shape[1], device)
+        self._minimum, self._maximum, self._spoilt = (
+            torch.tensor(state[name], device=device) for name in ("minimum", "maximum", "spoilt")
+        )
+        for name, accumulator in self._sums().items():
+            accumulator.restore(under(state, name))
+
     def result(self) -> Activations:
         """What was seen; the stream must not be used afterwards.
 
@@ -121,6 +143,9 @@ class LayerStream:
         self._all = CorrelationSums(len(correlated), device)
         self._groups = [CorrelationSums(len(followed), device) for _ in range(GROUPS)]
 
+    def _sums(self) -> dict[str, CorrelationSums]:
+        return {"all": self._all} | {f"groups/{number}": sums for number, sums in enumerate(self._groups)}
+
     def _follow(self, neurons: torch.Tensor, batch: Batch) -> None:
         for index, part in zip(batch.index, torch.split(neurons, list(batch.lengths)), strict=True):
             self._groups[index % GROUPS].update(part)
@@ -138,12 +163,6 @@ class LayerStream:
     def _rows(self, index: list[int]) -> str:
         rows = ", ".join(str(self._prompts.rows[i]) for i in index[:5])
         return f"{len(index)} prompts of {self._prompts.name} (first in rows {rows})"
-
-
-def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
-    """A seeded random sample of n of a layer's neurons, ascending; fewer from the same seed are part of it."""
-    chosen = np.random.default_rng(seed).permutation(width)[:n]
-    return np.sort(chosen).astype(np.int64)
 
 
 def affordable_neurons(parameters: int, layers: int) -> int:

@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,10 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
             quantized, has not one quantized layer.
     """
     if source.is_gguf:
+        from .gguf import load_gguf, unpack_gguf  # noqa: PLC0415 - which loads by way of this function
+
+        if bits == RELEASED:
+            return load_gguf(source)
         with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
             return load(unpack_gguf(source, Path(folder)), bits)
     if bits == RELEASED:
@@ -130,28 +134,6 @@ def described(
         chat_template_hash=chat_template_hash(tokenizer),
         libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
-
-
-def unpack_gguf(source: Source, folder: Path) -> Source:
-    """Dequantize a GGUF file into a plain checkpoint in a folder, and say where that is.
-
-    transformers marks what it reads from such a file as quantized, which can neither be saved nor quantized again.
-
-    Raises:
-        ModelError: the file does not exist or cannot be read.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy
-
-    path = local_path(source.model)
-    assert path is not None
-    with _explained(source, "reference"), _quiet():
-        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=DTYPES.get(source.dtype, torch.float32))
-        del read.config.quantization_config
-        plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32
-        plain.load_state_dict(read.state_dict())
-        plain.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
-    return replace(source, model=str(folder), origin=source.model)
 
 
 def choose_device(device: str) -> torch.device:

@@ -1,6 +1,6 @@
 """Options: command line before ini file before default, read into one frozen `Settings`.
 
-The table is imported whenever pytest starts, with nothing but the standard library beside pytest; the rest when an
+The table is imported whenever pytest starts, with nothing but the standard library; the rest when an
 option is given.
 """
 

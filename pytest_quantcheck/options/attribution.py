@@ -35,6 +35,11 @@ class Attribution:
         return f"{method},baseline={self.baseline},target={self.target}"
 
 
+def covering(attribution: Attribution, samples: int) -> str:
+    """How a measurement's provenance spells what was attributed: by which method, on how many prompts."""
+    return f"{attribution},samples={samples}"
+
+
 def parse_attribution(raw: str) -> Attribution:
     """Read `adaptive`, `paper`, `off` or `nodes=N`, with `baseline=` and `target=` behind commas.
 

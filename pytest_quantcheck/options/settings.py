@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-import pytest
+from typing import TYPE_CHECKING, Literal
 
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.options.table import OPTIONS
 
-_NEEDS_MODEL = ("controls", "only", "dry_run", "calibrate")
+if TYPE_CHECKING:
+    import pytest
+
+_ALONE = ("only", "dry_run", "controls", "calibrate", "update_baseline")
+"""What says nothing without a model or a candidate."""
+
+_FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline")
+"""What is made from the reference itself, for which its stored measurement cannot stand."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for; the option of the same name says what each field means.
 
-    `bits` holds exact names (`int8`, `nf4`), none twice; `layers` is ascending where it names blocks; `fail`
-    holds finite limits, one for a metric.
+    `model` is None where a baseline stands for it; `bits` holds exact names (`int8`, `nf4`), none twice; `layers` is
+    ascending where it names blocks; `fail` holds finite limits, one for a metric.
     """
 
-    model: str
+    model: str | None
     revision: str | None
+    candidate: tuple[Released, ...]
     bits: tuple[str, ...]
     dtype: str
     prompts: tuple[str, ...]
@@ -43,6 +50,9 @@ class Settings:
     calibrate: str | None
     calibrate_rate: float
     calibrate_directory: str
+    baseline: str | None
+    update_baseline: bool
+    cache: str | None
     device: str
     batch_size: int
     report: str | None
@@ -60,19 +70,43 @@ def settings_from(config: pytest.Config) -> Settings | None:
     Raises `SettingsError` for a value that cannot be used, and names the option and where it was given.
     """
     by_field = {option.field: option for option in OPTIONS}
-    if by_field["model"].read(config) is None:
-        for field in _NEEDS_MODEL:
+    if by_field["model"].read(config) is None and not by_field["candidate"].read(config):
+        for field in _ALONE:
             if by_field[field].read(config):
                 raise SettingsError(f"{by_field[field].flag} needs a model: add --quantcheck-model=MODEL")
         return None
-    settings = Settings(**{field: option.read(config) for field, option in by_field.items()})
-    _check_together(settings)
+    values = {field: option.read(config) for field, option in by_field.items()}
+    given = {field for field, option in by_field.items() if values[field] and option.is_given(config)}
+    if values["candidate"] and "bits" not in given:
+        values["bits"] = ()
+    settings = Settings(**values)
+    _check_reference(settings, [by_field[field].flag for field in _FROM_REFERENCE if field in given])
+    check_together(settings)
     return settings
 
 
-def _check_together(settings: Settings) -> None:
+def _check_reference(settings: Settings, made_from_it: list[str]) -> None:
+    """There must be a reference, or a baseline in its place where that is enough."""
+    if settings.update_baseline and not settings.baseline:
+        raise SettingsError("--quantcheck-update-baseline needs a place to write to: add --quantcheck-baseline=DIR")
+    if settings.model is not None:
+        return
+    if not settings.baseline:
+        raise SettingsError(
+            "--quantcheck-candidate needs a reference: add --quantcheck-model=MODEL, or --quantcheck-baseline=DIR with "
+            "its stored measurement"
+        )
+    if made_from_it:
+        raise SettingsError(
+            f"{made_from_it[0]} needs the reference itself, a baseline does not do: add --quantcheck-model=MODEL"
+        )
+
+
+def check_together(settings: Settings) -> None:
+    """Refuse options that contradict one another or themselves. Raises `SettingsError`."""
     _refuse_twice("--quantcheck-fail", (metric for metric, _ in settings.fail))
     _refuse_twice("--quantcheck-prompts", settings.prompts)
+    name_candidates(settings.candidate)
     if settings.dtype in settings.bits:
         raise SettingsError(
             f"--quantcheck-bits={','.join(settings.bits)} names {settings.dtype}, which is the reference's precision "

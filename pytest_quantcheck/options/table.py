@@ -1,19 +1,20 @@
-"""The one table of options from which the command line and the ini file are made."""
+"""The one table of options from which pytest's command line, the ini file and our own commands are made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
-
-import pytest
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_quantcheck.errors import SettingsError
+
+if TYPE_CHECKING:
+    import pytest
 
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
-_START_A_GATE = ("model", "controls", "only", "dry-run", "calibrate")
+_START_A_GATE = ("model", "candidate", "controls", "only", "dry-run", "calibrate", "update-baseline")
 
 
 def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
@@ -65,14 +66,27 @@ class Option(NamedTuple):
         again = ", may be repeated" if self.kind == "list" else ""
         return f"{self.summary} (default: {default}{again})."
 
+    def is_given(self, config: pytest.Config) -> bool:
+        """Whether the command line or the ini file sets it."""
+        return config.getoption(self.dest) is not None or bool(config.getini(self.dest))
+
     def read(self, config: pytest.Config) -> Any:
         """The option's value: from the command line, else from the ini file, else its default."""
+        import pytest  # noqa: PLC0415 - our own commands read this table without it
+
         said = config.getoption(self.dest)
         place = self.flag if said is not None else f"{self.dest} in {config.inipath or 'the ini settings'}"
         try:
-            return self._value(said if said is not None else config.getini(self.dest) or self._default)
+            return self.value(said if said is not None else config.getini(self.dest) or None)
         except (ValueError, pytest.UsageError) as problem:  # the latter from an ini flag, unnamed
             raise SettingsError(f"{place}: {problem}") from None
+
+    def value(self, raw: Any = None) -> Any:
+        """What the user's text, texts or flag stand for; what the default stands for where `raw` is None.
+
+        Raises `ValueError` with what was expected and what came.
+        """
+        return self._value(self._default if raw is None else raw)
 
     @property
     def _default(self) -> str | list[str] | None:
@@ -90,8 +104,17 @@ OPTIONS: tuple[Option, ...] = (
     Option("model", "model to gate: hub id, directory, .gguf file or 'builtin'", metavar="MODEL"),
     Option("revision", "revision of the model on the hub", metavar="REVISION"),
     Option(
+        "candidate",
+        "gate this quantized checkpoint: a directory, a .gguf file or a hub id",
+        None,
+        _late("candidate.parse_candidate"),
+        "PATH_OR_ID[@REVISION]",
+        "list",
+    ),
+    Option(
         "bits",
-        "bit-widths of the candidates: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4",
+        "gate the model quantized at these bit-widths: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4; none where "
+        "--quantcheck-candidate is given alone",
         "8,4",
         _late("values.parse_bits"),
     ),
@@ -181,9 +204,24 @@ OPTIONS: tuple[Option, ...] = (
         _late("values.parse_directory"),
         "DIR",
     ),
+    Option(
+        "baseline",
+        "take the reference's measurement from this directory, and leave the reference alone",
+        None,
+        _late("values.parse_directory"),
+        "DIR",
+    ),
+    Option("update-baseline", "measure the reference, and write that into the directory of the baseline", kind="flag"),
+    Option(
+        "cache",
+        "keep measurements in this directory, take from it what was measured before, and go on where a run stopped",
+        None,
+        _late("values.parse_directory"),
+        "DIR",
+    ),
     Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", _late("values.parse_device")),
     Option("batch-size", "prompts in one forward pass", "16", _late("values.parse_whole", 1), "N"),
-    Option("report", "write the report into this directory", None, _late("values.parse_directory"), "DIR"),
+    Option("report", "write report.json and, with the extra 'report', report.html into this directory", None, _late("values.parse_directory"), "DIR"),
     Option(
         "controls",
         "also find out whether the gate works: models that must pass, and damaged copies of the model that must not",

@@ -34,7 +34,7 @@ class Progress:
     ) -> None:
         self._sink: Callable[[str], object] | None = write
         self._subject, self._interactive, self._clock, self._width = subject, interactive, clock, width
-        self._label, self._total, self._done = "", 0, 0
+        self._label, self._total, self._done, self._before = "", 0, 0, 0
         self._began = self._told = 0.0
         self._shown = 0
 
@@ -46,9 +46,10 @@ class Progress:
     ) -> None:
         self._clear()
 
-    def start(self, label: str, total: int) -> None:
-        """A phase begins: `label` says what is done, `total` to how many prompts."""
-        self._label, self._total, self._done = ascii_only(f"{self._subject}, {label}"), total, 0
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """A phase begins: `label` says what is done, `total` to how many prompts, `done` to how many before it."""
+        self._label, self._total = ascii_only(f"{self._subject}, {label}"), total
+        self._done = self._before = done
         self._began = self._told = self._clock()
         if self._interactive:
             self._rewrite()
@@ -70,11 +71,13 @@ class Progress:
         self._clear()
         if not self._interactive:
             took = duration(self._clock() - self._began)
-            self._write(f"{self._label}: {self._done} prompts in {took}\n")
+            before = f" ({self._before} of them in an earlier run)" if self._before else ""
+            self._write(f"{self._label}: {self._done} prompts in {took}{before}\n")
 
     def _line(self) -> str:
         spent = self._clock() - self._began
-        left = spent * (self._total - self._done) / self._done if self._done else 0.0
+        fresh = self._done - self._before
+        left = spent * (self._total - self._done) / fresh if fresh else 0.0
         ahead = f", about {duration(left)} left" if left > 0 else ""
         return f"{self._label}: {self._done}/{self._total} prompts{ahead}"
 

@@ -65,6 +65,8 @@ class Group(NamedTuple):
         for row in rows:
             yield from _remarks(row.metric, self.estimates(row.metric.name), own)
         yield from own
+        if self.comparison and self.comparison.conditions:
+            yield f"not measured under the same conditions: {'; '.join(self.comparison.conditions)}"
 
     def _ungated(self, metric: Metric) -> str:
         """The metric's title, with the number of prompts from which the profile would gate by it."""

@@ -154,6 +154,7 @@ def _facts(verdict: Verdict) -> dict[str, str]:
         **{model: number(value) for model, value in models.items() if value is not None},
         "prompts": f"{estimate.n_prompts:,} of {verdict.prompt_set} ({estimate.method})",
         "reason": estimate.reason,
+        "conditions": "; ".join(verdict.conditions),
         "outcome": concession(verdict),
         "next": next_step(verdict),
     }

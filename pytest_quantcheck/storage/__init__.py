@@ -1,6 +1,18 @@
 """Measurements on disk: written whole or not at all, verified when they are read."""
 
 from .atomic import write_atomically
-from .measurements import load_measurement, save_measurement
+from .baselines import save_baseline
+from .cache import Cache, Entry
+from .checkpoints import Checkpoint
+from .measurements import load_measurement, load_provenance, save_measurement
 
-__all__ = ["load_measurement", "save_measurement", "write_atomically"]
+__all__ = [
+    "Cache",
+    "Checkpoint",
+    "Entry",
+    "load_measurement",
+    "load_provenance",
+    "save_baseline",
+    "save_measurement",
+    "write_atomically",
+]

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -15,11 +16,15 @@ from ..errors import StorageError
 _AT_FDCWD = -100  # <fcntl.h>: paths are relative to the working directory
 _RENAME_EXCHANGE = 2  # <linux/fs.h>
 
+_STALE = 24 * 60 * 60
+"""Seconds after which a temporary name cannot be a living writer's, by the file system's own clock."""
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write one file, making its folders; stopped at any point, it leaves the old file or the new one.
 
-    A process that is killed may leave a hidden temporary file beside it.
+    A process that is killed may leave a hidden temporary file beside it, which the next write there removes once it is
+    a day old.
 
     Raises:
         StorageError: it could not be written; what was there before is unchanged.
@@ -27,6 +32,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     with _making(path) as (target, temporary):
         _write(temporary, data)
         temporary.replace(target)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what killed processes have left half written in a directory; nobody else may be writing there."""
+    for left in directory.glob(".*.tmp"):
+        _remove(left)
 
 
 def write_directory_atomically(path: Path, files: Mapping[str, bytes]) -> None:
@@ -51,13 +62,18 @@ def write_directory_atomically(path: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def _making(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the target and a temporary name in the same folder; nothing is left under the latter."""
+    """Yield the target and a temporary name in the same folder; nothing is left under the latter.
+
+    What killed writers of the same target left there long ago is removed, too, once the new one is in its place.
+    """
     target = path.resolve()
     temporary = _hidden(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield target, temporary
         _sync(target.parent)
+        with suppress(OSError):  # another writer removes the same, or may, and this one may not
+            _remove_stale(target)
     except OSError as problem:
         raise StorageError(
             f"cannot write {path}: {problem.strerror}. What was there before is unchanged; check the permissions and "
@@ -91,6 +107,14 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)  # does nothing to a file
     with suppress(OSError):
         path.unlink()
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove temporary files and directories of the target that are a day older than the target itself."""
+    temporary = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
+    for entry in target.parent.iterdir():
+        if temporary.fullmatch(entry.name) and target.stat().st_mtime - entry.stat().st_mtime > _STALE:
+            _remove(entry)
 
 
 def _refuse_foreign(target: Path, files: Mapping[str, bytes]) -> None:

@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..records import SCHEMA, Activations, Answers, Correlations, Measurement, Provenance, Saliency
+from ..records import Activations, Answers, Correlations, Measurement, Provenance, Saliency
+from .correlations import exact_arrays, from_exact, from_rounded, rounded_arrays, triangle
+from .narrowing import narrow, widen
 
 Arrays = Mapping[str, NDArray[Any]]
 Layout = Mapping[str, tuple[str, type[np.generic]]]
@@ -26,6 +28,9 @@ ANSWERS: Layout = {
 }
 
 CORRELATIONS: Layout = {"mean": ("d", np.float64), "comoment": ("d d", np.float32)}
+EXACT: Layout = {"mean": ("d", np.float64), "comoment": ("pairs", np.float32)}
+ROUNDED: Layout = {"mean": ("d", np.float64), "squares": ("d", np.float32), "r": ("pairs", np.int16)}
+"""What correlations are in memory and in either file: see `correlations.py`."""
 
 ACTIVATIONS: Layout = {
     "minimum": ("g d", np.float32),
@@ -42,6 +47,8 @@ SALIENCY: Layout = {
     "nodes": ("m", np.int32),
     "converged": ("m", np.bool_),
 }
+PACKED: Layout = {**SALIENCY, "salient": ("m bytes", np.uint8)}
+"""The same in the file, where eight neurons share a byte, the first of them in its highest bit."""
 
 
 class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,35 +60,55 @@ class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `measurement.json`; `arrays` is the sha256 of the file of arrays, in hexadecimal."""
+    """The content of `measurement.json`.
+
+    `sha256`, in hexadecimal: of this document with an empty one; `arrays`, `arrays_bytes`: sha256 and size of the file
+    of arrays; `rounded`: correlations are rounded, as in a baseline; `exact`: as of `Answers`; `saliency`: the number
+    of neurons of each layer attributed; `texts`: as of `Measurement`.
+    """
 
     schema: int
+    sha256: str
     arrays: str
+    arrays_bytes: int
+    rounded: bool
     provenance: Provenance
     exact: bool
     activations: dict[int, LayerScalars]
-    saliency: tuple[int, ...]
+    saliency: dict[int, int]
+    texts: dict[int, str] = {}
 
 
-def to_document(measurement: Measurement, arrays: str) -> Document:
-    """Return all of a measurement that is no array; `arrays` is the sha256 of the file of those."""
-    return Document(
-        schema=SCHEMA,
-        arrays=arrays,
-        provenance=measurement.provenance,
-        exact=measurement.answers.exact,
-        activations={layer: _scalars(seen) for layer, seen in measurement.activations.items()},
-        saliency=tuple(measurement.saliency),
-    )
-
-
-def to_arrays(measurement: Measurement) -> dict[str, NDArray[Any]]:
-    """Return a measurement's arrays under flat names such as `activations/3/minimum`, each contiguous."""
+def scalars(measurement: Measurement) -> dict[str, Any]:
+    """Return the fields of a measurement's document that are its own, and no file's."""
     return {
-        f"{prefix}/{name}": np.ascontiguousarray(getattr(record, name))
-        for prefix, record, layout in _records(measurement)
-        for name in layout
+        "provenance": measurement.provenance,
+        "exact": measurement.answers.exact,
+        "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
+        "saliency": {layer: found.salient.shape[-1] for layer, found in measurement.saliency.items()},
+        "texts": measurement.texts,
     }
+
+
+def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[Any]]:
+    """Return a measurement's arrays as they lie in the file, under flat names such as `activations/3/minimum`.
+
+    All come back bit for bit, unless correlations are `rounded`.
+
+    Raises:
+        ValueError: NaN, or an array of another dtype or shape than the record needs.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for prefix, record, layout, sizes in _records(measurement):
+        fields = {name: getattr(record, name) for name in layout}
+        _check(prefix, fields, layout, sizes)
+        _check_numbers(prefix, fields)
+        if isinstance(record, Correlations):
+            fields = rounded_arrays(record) if rounded else exact_arrays(record)
+        elif isinstance(record, Saliency):
+            fields["salient"] = np.packbits(fields["salient"], axis=1)
+        arrays |= {f"{prefix}/{name}": np.ascontiguousarray(narrow(array)) for name, array in fields.items()}
+    return arrays
 
 
 def to_measurement(document: Document, arrays: Arrays) -> Measurement:
@@ -93,23 +120,29 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
     return Measurement(
         provenance=document.provenance,
         answers=Answers(**_take(arrays, "answers", ANSWERS), exact=document.exact),
-        activations={layer: _activations(arrays, layer, seen) for layer, seen in document.activations.items()},
-        saliency={layer: Saliency(**_take(arrays, f"saliency/{layer}", SALIENCY)) for layer in document.saliency},
+        activations={
+            layer: _activations(arrays, layer, seen, rounded=document.rounded)
+            for layer, seen in document.activations.items()
+        },
+        saliency={layer: _saliency(arrays, layer, neurons) for layer, neurons in document.saliency.items()},
+        texts=document.texts,
     )
 
 
-def _records(measurement: Measurement) -> Iterator[tuple[str, object, Layout]]:
-    yield "answers", measurement.answers, ANSWERS
+def _records(measurement: Measurement) -> Iterator[tuple[str, object, Layout, dict[str, int]]]:
+    """Yield each record with arrays: the prefix of their names, the record, its layout and the sizes it must have."""
+    yield "answers", measurement.answers, ANSWERS, {}
     for layer, seen in measurement.activations.items():
-        yield f"activations/{layer}", seen, ACTIVATIONS
-        yield f"activations/{layer}/correlations", seen.correlations, CORRELATIONS
+        prefix = f"activations/{layer}"
+        yield prefix, seen, ACTIVATIONS, {"g": len(seen.groups)}
+        yield f"{prefix}/correlations", seen.correlations, CORRELATIONS, {"d": len(seen.correlated)}
         for group, part in enumerate(seen.groups):
-            yield f"activations/{layer}/groups/{group}", part, CORRELATIONS
+            yield f"{prefix}/groups/{group}", part, CORRELATIONS, {"d": len(seen.sample)}
     for layer, attributed in measurement.saliency.items():
-        yield f"saliency/{layer}", attributed, SALIENCY
+        yield f"saliency/{layer}", attributed, SALIENCY, {}
 
 
-def _scalars(seen: Activations) -> LayerScalars:
+def _layer_scalars(seen: Activations) -> LayerScalars:
     return LayerScalars(
         tokens=seen.correlations.count,
         group_tokens=tuple(part.count for part in seen.groups),
@@ -117,34 +150,62 @@ def _scalars(seen: Activations) -> LayerScalars:
     )
 
 
-def _activations(arrays: Arrays, layer: int, scalars: LayerScalars) -> Activations:
+def _activations(arrays: Arrays, layer: int, found: LayerScalars, *, rounded: bool) -> Activations:
     prefix = f"activations/{layer}"
-    own = _take(arrays, prefix, ACTIVATIONS, g=len(scalars.group_tokens))
+    own = _take(arrays, prefix, ACTIVATIONS, g=len(found.group_tokens))
+    correlations = _rounded_correlations if rounded else _exact_correlations
     c, s = len(own["correlated"]), len(own["sample"])
-    whole = _take(arrays, f"{prefix}/correlations", CORRELATIONS, d=c)
-    groups = [_take(arrays, f"{prefix}/groups/{i}", CORRELATIONS, d=s) for i in range(len(scalars.group_tokens))]
     return Activations(
         **own,
-        correlations=Correlations(scalars.tokens, **whole),
-        groups=tuple(Correlations(count, **part) for count, part in zip(scalars.group_tokens, groups, strict=True)),
-        rectified=scalars.rectified,
+        correlations=correlations(arrays, f"{prefix}/correlations", found.tokens, c),
+        groups=tuple(
+            correlations(arrays, f"{prefix}/groups/{group}", count, s) for group, count in enumerate(found.group_tokens)
+        ),
+        rectified=found.rectified,
     )
 
 
+def _exact_correlations(arrays: Arrays, prefix: str, count: int, width: int) -> Correlations:
+    return from_exact(count, **_take(arrays, prefix, EXACT, d=width, pairs=triangle(width)))
+
+
+def _rounded_correlations(arrays: Arrays, prefix: str, count: int, width: int) -> Correlations:
+    return from_rounded(count, **_take(arrays, prefix, ROUNDED, d=width, pairs=triangle(width - 1)))
+
+
+def _saliency(arrays: Arrays, layer: int, neurons: int) -> Saliency:
+    fields = _take(arrays, f"saliency/{layer}", PACKED, bytes=-(-neurons // 8))
+    fields["salient"] = np.unpackbits(fields["salient"], axis=1, count=neurons).view(np.bool_)
+    return Saliency(**fields)
+
+
 def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
-    """Return the arrays under a prefix by name; a dimension not in `sizes` is what the first array says."""
+    """Return the arrays under a prefix by name, in their layout's dtype."""
     found = {}
-    for name, (dimensions, dtype) in layout.items():
+    for name, (_, dtype) in layout.items():
         array = arrays.get(f"{prefix}/{name}")
         if array is None:
             raise ValueError(f"expected an array {prefix}/{name}, found none")
-        letters = dimensions.split()
-        sizes = dict(zip(letters, array.shape, strict=False)) | sizes
+        found[name] = widen(array, dtype)
+    _check(prefix, found, layout, sizes)
+    return found
+
+
+def _check(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
+    """Refuse arrays of another dtype or shape; a dimension not in `sizes` is what the first array says."""
+    for name, (dimensions, dtype) in layout.items():
+        array, letters = arrays[name], dimensions.split()
+        sizes = dict(zip(letters, array.shape, strict=False)) | dict(sizes)
         if array.dtype != dtype or array.shape != tuple(sizes.get(letter) for letter in letters):
             known = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
             raise ValueError(
                 f"expected {prefix}/{name} to be {np.dtype(dtype)} ({', '.join(letters)}) with {known}, got "
                 f"{array.dtype} {array.shape}"
             )
-        found[name] = array
-    return found
+
+
+def _check_numbers(prefix: str, arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        bad = np.count_nonzero(np.isnan(array)) if array.dtype.kind == "f" else 0
+        if bad:
+            raise ValueError(f"expected numbers, got NaN in {bad} of {array.size} in {prefix}/{name}")

@@ -119,7 +119,7 @@ class Clock:
     def __exit__(self, *_):
         pass
 
-    def start(self, phase, _total):
+    def start(self, phase, _total, _done=0):
         self.phase, self.began = f"{self.label}, {phase}", time.perf_counter()
 
     def advance(self, n=1):

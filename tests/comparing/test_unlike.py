@@ -52,16 +52,19 @@ def test_every_difference_is_named(reference, measured, changed):
     ("name", "value"), [("bits", "fp4"), ("model", "released"), ("batch_size", 4), ("device", "cuda:0")]
 )
 def test_what_may_differ_may(reference, measured, changed, name, value):
-    """A released checkpoint, another machine, another batch size: compared, and a note says what could matter."""
+    """A released checkpoint, another machine, another batch size: compared, and what could matter is said."""
     found = compare(reference, changed(measured["nf4"], provenance={name: value}), Sampling(draws=20))
-    noted = [note for note in found.notes if note.startswith(f"{name} differs")]
-    assert len(noted) == (name in {"batch_size", "device"})
+    before = getattr(reference.provenance, name)
+    said = {f"{name.replace('_', ' ')} {before} for the reference, {value} for the candidate"}
+    assert set(found.conditions) == (said if name in {"batch_size", "device"} else set())
 
 
 def test_other_libraries_are_noted(reference, measured, changed):
     """Other versions do not stop a comparison; they are said."""
-    other = changed(measured["nf4"], provenance={"libraries": {"torch": "1.0"}})
-    assert any("libraries differs" in note and "'1.0'" in note for note in compare(reference, other).notes)
+    libraries = reference.provenance.libraries
+    other = changed(measured["nf4"], provenance={"libraries": libraries | {"torch": "1.0"}})
+    (said,) = compare(reference, other).conditions
+    assert said == f"torch {libraries['torch']} for the reference, 1.0 for the candidate"
 
 
 def test_really_other_prompts_are_refused(models, prompts, reference):

@@ -76,3 +76,25 @@ def logits():
         return np.array([loaded.model(input_ids=ids).logits[0, -1].double().numpy() for ids in encoded])
 
     return last
+
+
+@pytest.fixture(scope="session")
+def same():
+    """Whether two measurements hold the same provenance and, to the last bit, the same arrays and numbers."""
+
+    def equal(one, two):
+        pairs = zip(leaves(one), leaves(two), strict=True)
+        return one.provenance == two.provenance and all(np.array_equal(*pair) for pair in pairs)
+
+    return equal
+
+
+def leaves(record):
+    """Every array and number in a record, in order."""
+    if dataclasses.is_dataclass(record):
+        record = [getattr(record, field.name) for field in dataclasses.fields(record) if field.name != "provenance"]
+    if isinstance(record, dict):
+        record = [item for key in sorted(record) for item in (key, record[key])]
+    if isinstance(record, list | tuple):
+        return [leaf for item in record for leaf in leaves(item)]
+    return [record]

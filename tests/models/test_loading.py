@@ -198,7 +198,7 @@ def test_pickled_weights_are_read_when_allowed(answer, folder, checkpoint, batch
 @pytest.mark.parametrize("name", ["./nothing", "/nothing", "../some/where", "model.gguf"])
 def test_path_that_does_not_exist_is_an_error(name):
     """What looks like a path is never looked up on a hub."""
-    with pytest.raises(ModelError, match=f"--quantcheck-model={name}: no such file or directory"):
+    with pytest.raises(ModelError, match=f"{name}: no such file or directory"):
         load(Source(name))
 
 

@@ -98,7 +98,7 @@ def test_profile_file(refused, pytester, old, new):
 def test_model_path_that_leads_nowhere(refused):
     """A path is checked as a path: no library looks for it on a hub."""
     sentence = refused(model="./nowhere/model")
-    assert sentence == "--quantcheck-model=./nowhere/model: no such file or directory"
+    assert sentence == "./nowhere/model: no such file or directory; check the path (a hub id is ORGANISATION/NAME)"
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])

@@ -3,13 +3,21 @@
 import dataclasses
 import os
 import resource
+import subprocess
+import time
 from contextlib import contextmanager
 
 import msgspec
 import pytest
 
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.storage import load_measurement, save_measurement, write_atomically
+from pytest_quantcheck.storage import (
+    load_measurement,
+    load_provenance,
+    save_baseline,
+    save_measurement,
+    write_atomically,
+)
 from pytest_quantcheck.storage.atomic import _exchange_in_two_steps, write_directory_atomically
 
 
@@ -37,6 +45,18 @@ def read_only(directory):
         if root:
             os.seteuid(0)
         directory.chmod(0o700)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 96 KiB, in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(place)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by the system's administrator only")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 def names(directory):
@@ -132,6 +152,96 @@ def test_full_disk_leaves_the_old_measurement(measurement, newer, same, tmp_path
             save_measurement(dataclasses.replace(newer, provenance=wordy), tmp_path / "saved")
         assert same(measurement, load_measurement(tmp_path / "saved"))
         assert names(tmp_path) == ["saved"]
+
+
+@pytest.mark.parametrize("save", [save_measurement, save_baseline])
+def test_disk_that_is_full_leaves_the_old_measurement(measurement, newer, same, disk, save):
+    """However much of the new one fits, the old one stays and what was written of the new is gone."""
+    save_measurement(measurement, disk / "saved")
+    size = sum(path.stat().st_size for path in (disk / "saved").iterdir())
+    for left in (0, 4096, size // 2):
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * (free(disk) - left))
+        with pytest.raises(StorageError, match=rf"cannot write {disk}/saved: No space left on device\. .*unchanged"):
+            save(newer, disk / "saved")
+        assert same(measurement, load_measurement(disk / "saved"))
+        assert names(disk) == ["ballast", "saved"]
+        ballast.unlink()
+
+
+@pytest.mark.parametrize("save", [save_measurement, save_baseline])
+def test_disk_for_reading_only_is_named(measurement, newer, same, disk, save):
+    """A file system that cannot be written to is told from one that is full."""
+    save_measurement(measurement, disk / "saved")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(StorageError, match=f"cannot write {disk}/saved: Read-only file system"):
+        save(newer, disk / "saved")
+    assert same(measurement, load_measurement(disk / "saved"))
+    assert names(disk) == ["saved"]
+
+
+def free(place):
+    """Bytes that fit into a file system."""
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_bsize
+
+
+@pytest.mark.parametrize("load", [load_measurement, load_provenance])
+def test_measurement_that_must_not_be_read_is_named(measurement, tmp_path, load):
+    """A folder that its reader has no right to is an error with the path in it."""
+    save_measurement(measurement, tmp_path / "place" / "saved")
+    with read_only(tmp_path / "place"), pytest.raises(StorageError, match=r"cannot read .*saved.*: Permission denied"):
+        load(tmp_path / "place" / "saved")
+
+
+@pytest.mark.parametrize(
+    "write", [write_atomically, lambda path, data: write_directory_atomically(path, {"file": data})]
+)
+def test_leavings_of_killed_writers_are_removed(tmp_path, write):
+    """What is a day older than what was just written is gone, a file or a directory; younger and others' is kept."""
+    for name in (
+        ".saved.0123abcd.tmp",
+        ".saved.1123abcd.tmp",
+        ".savedx.0123abcd.tmp",
+        ".saved.tmp",
+        "saved.0123abcd.tmp",
+    ):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - 25 * 3600,) * 2)
+    for name, hours in ((".saved.2123abcd.tmp", 25), (".saved.3123abcd.tmp", 23)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "arrays.safetensors").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - hours * 3600,) * 2)
+    write(tmp_path / "saved", b"whole")
+    assert names(tmp_path) == [
+        ".saved.3123abcd.tmp",
+        ".saved.tmp",
+        ".savedx.0123abcd.tmp",
+        "saved",
+        "saved.0123abcd.tmp",
+    ]
+
+
+def test_leavings_that_cannot_be_removed_do_not_matter(tmp_path):
+    """Another user's are left where they are: the new file is in its place."""
+    stale = tmp_path / ".saved.0123abcd.tmp"
+    stale.mkdir()
+    os.utime(stale, (0, 0))
+    with stuck(stale):
+        write_atomically(tmp_path / "saved", b"whole")
+    assert (tmp_path / "saved").read_bytes() == b"whole"
+    assert stale.is_dir()
+
+
+@contextmanager
+def stuck(directory):
+    """Let the system refuse to remove a directory, as one that is another file system's root."""
+    if subprocess.run(["mount", "--bind", directory, directory], check=False, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by the system's administrator only")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
 
 
 def test_two_renames_exchange_directories(tmp_path):

@@ -29,17 +29,24 @@ def refusal(directory):
     return str(caught.value)
 
 
+def written(document):
+    """Return a document as it is written."""
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
 def edit(directory, change):
-    """Change the document's content in place."""
+    """Change the document's content in place, with a hash that vouches for it."""
     document = json.loads((directory / DOCUMENT).read_text())
     change(document)
-    (directory / DOCUMENT).write_text(json.dumps(document))
+    document["sha256"] = hashlib.sha256(written(document | {"sha256": ""})).hexdigest()
+    (directory / DOCUMENT).write_bytes(written(document))
 
 
 def replace_arrays(directory, data):
     """Put other arrays there, with a document that vouches for them."""
     (directory / ARRAYS).write_bytes(data)
-    edit(directory, lambda document: document.update(arrays=hashlib.sha256(data).hexdigest()))
+    digest = hashlib.sha256(data).hexdigest()
+    edit(directory, lambda document: document.update(arrays=digest, arrays_bytes=len(data)))
 
 
 def edit_arrays(directory, change):
@@ -227,7 +234,8 @@ def test_missing_array_is_named(saved):
         ("activations/3/sample", np.zeros(4, np.float32), "int64 (s) with s=4, got float32 (4,)"),
         ("activations/3/correlations/mean", np.zeros(6), "float64 (d) with d=5, got float64 (6,)"),
         ("activations/3/groups/0/mean", np.zeros(6), "float64 (d) with d=4, got float64 (6,)"),
-        ("activations/3/correlations/comoment", np.zeros(5, np.float32), "(d, d) with d=5, got float32 (5,)"),
+        ("activations/3/correlations/comoment", np.zeros(5, np.float32), "(pairs) with pairs=15, got float32 (5,)"),
+        ("saliency/3/salient", np.zeros((4, 2), np.uint8), "uint8 (m, bytes) with m=4, bytes=1, got uint8 (4, 2)"),
         ("saliency/3/converged", np.ones(4, np.uint8), "bool (m) with m=4, got uint8 (4,)"),
     ],
 )

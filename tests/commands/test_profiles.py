@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from pytest_quantcheck.commands import main
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.profiles import thresholds_directory
 from pytest_quantcheck.profiles.checking import check_published
-from pytest_quantcheck.profiles.command import main
 
 
 @pytest.fixture

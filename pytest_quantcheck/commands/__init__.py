@@ -1,0 +1,27 @@
+"""`python -m pytest_quantcheck …`: what can be done without pytest. The parser is light; a command's work is not."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pytest_quantcheck.commands.output import TROUBLE, complain
+from pytest_quantcheck.commands.parser import parser
+from pytest_quantcheck.errors import QuantcheckError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for and return the exit status; argparse itself ends with 2 on a bad one."""
+    asked = parser().parse_args(arguments)
+    try:
+        status: int = import_module(f"{__name__}.{asked.command}").run(asked)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (QuantcheckError, OSError) as problem:
+        complain(problem)
+        return TROUBLE
+    return status

@@ -1,0 +1,108 @@
+"""`compare`: a candidate's stored measurements judged by its reference's, without a model."""
+
+import argparse
+import importlib.metadata
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_quantcheck.commands.options import COMPARE, read, spelled
+from pytest_quantcheck.commands.output import FINE, OTHERWISE, say
+from pytest_quantcheck.commands.stored import check_writable, find_measurements
+from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
+from pytest_quantcheck.errors import ComparisonError, ProfileError
+from pytest_quantcheck.judging import judge
+from pytest_quantcheck.options.candidate import Released, name_candidates
+from pytest_quantcheck.profiles import Profile, load_profile
+from pytest_quantcheck.records import Comparison, Provenance, Verdict
+from pytest_quantcheck.reporting import encode_report, summary_lines
+from pytest_quantcheck.storage import load_measurement, write_atomically
+
+_REPORT = "report.json"
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Compare two directories of measurements, print what a gate would, and say whether every verdict is acceptable.
+
+    Raises:
+        QuantcheckError: the two cannot be compared, or nothing in them can be judged.
+    """
+    given = read(asked, COMPARE)
+    if given["report"]:
+        check_writable("--report", Path(given["report"]))
+    profile = load_profile(given["profile"]).with_limits(given["fail"], "--fail").allowing(given["allow_unmeasured"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        comparisons = list(_comparisons(Path(asked.reference), Path(asked.candidate), profile))
+    verdicts = [verdict for comparison in comparisons for verdict in _verdicts(comparison, profile)]
+    if not verdicts:
+        raise ProfileError(f"{profile.label} has no limit for anything that was measured: nothing can be judged by it")
+    good = all(verdict.acceptable for verdict in verdicts)
+    say(spelled(line) for line, _ in summary_lines(verdicts, comparisons))
+    if given["report"]:
+        settings = {"reference": asked.reference, "candidate": asked.candidate, **given}
+        path = Path(given["report"]) / _REPORT
+        write_atomically(path, _report(verdicts, comparisons, profile, settings, good=good))
+        say([f"report: {path}"])
+    return FINE if good else OTHERWISE
+
+
+def _comparisons(reference: Path, candidate: Path, profile: Profile) -> Iterator[Comparison]:
+    before, after = find_measurements(reference), find_measurements(candidate)
+    if alone := sorted(before.keys() ^ after.keys()):
+        places = ", ".join(f"{name} in {reference if name in before else candidate}" for name in alone)
+        raise ComparisonError(f"expected the same prompt sets in both directories, found only in one: {places}")
+    for name, directory in before.items():
+        yield _comparison(directory, after[name], profile)
+
+
+def _comparison(reference: Path, candidate: Path, profile: Profile) -> Comparison:
+    before, after = load_measurement(reference), load_measurement(candidate)
+    if before.provenance.bits != "reference":
+        raise ComparisonError(
+            f"{reference}: expected the reference's measurement, got one of {_name(before.provenance)}; REF comes "
+            "first, then CAND"
+        )
+    sampling = Sampling(confidence=profile.confidence, seed=before.provenance.seed)
+    found = compare(before, after, sampling)
+    return refuse_identical(msgspec.structs.replace(found, candidate=_name(after.provenance), profile=profile))
+
+
+def _name(provenance: Provenance) -> str:
+    """How a gate calls the candidate: by its bit-width, or by the last part of a released checkpoint's path."""
+    if provenance.bits != "released":
+        return provenance.bits
+    (name,) = name_candidates([Released(provenance.model, provenance.revision)])
+    return name
+
+
+def _verdicts(comparison: Comparison, profile: Profile) -> Iterator[Verdict]:
+    attributed = not comparison.reference_provenance.attribution.startswith("off")
+    for metric in profile.metrics:
+        if attributed or metric != "salient_overlap":
+            verdict = judge(comparison, metric, profile)
+            if verdict is not None:
+                yield verdict
+
+
+def _report(
+    verdicts: list[Verdict],
+    comparisons: list[Comparison],
+    profile: Profile,
+    settings: Mapping[str, Any],
+    *,
+    good: bool,
+) -> bytes:
+    return encode_report(
+        verdicts,
+        comparisons,
+        outcome="passed" if good else "failed",
+        profile=profile.label,
+        settings=settings,
+        tool_version=importlib.metadata.version("pytest-quantcheck"),
+        created=datetime.now(UTC),
+    )

@@ -1,0 +1,96 @@
+"""`measure`: what a model does, stored where it can be compared later and elsewhere."""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_quantcheck.commands.options import MEASURE, read, to_settings
+from pytest_quantcheck.commands.output import FINE, say
+from pytest_quantcheck.commands.stored import check_free, size
+from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.gate import Gate
+from pytest_quantcheck.options import Settings
+from pytest_quantcheck.records import Measurement, Provenance
+from pytest_quantcheck.reporting import Progress
+from pytest_quantcheck.reporting.progress import duration
+from pytest_quantcheck.storage import save_measurement
+from pytest_quantcheck.subjects import REFERENCE
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Measure the reference, or one candidate against a stored reference, and store that for each prompt set.
+
+    Raises:
+        QuantcheckError: what was asked for cannot be done; whatever can be said before a model is loaded is.
+    """
+    given = read(asked, MEASURE)
+    _check_together(given)
+    began, out = time.monotonic(), Path(given["out"])
+    with warnings.catch_warnings():  # libraries warn of themselves, and nobody here can mend them
+        warnings.simplefilter("ignore")
+        gate = Gate(_settings(given), _progress())
+        check_free(out, gate.prompt_sets, force=given["force"])
+        for name, measurement in _stored(gate, out):
+            say([_written(out / name, measurement.provenance, len(measurement.answers.index))])
+    say([f"measured and written in {duration(time.monotonic() - began)}"])
+    return FINE
+
+
+def _check_together(given: dict[str, Any]) -> None:
+    """Refuse too little or too much."""
+    for field, what in (("model", "MODEL"), ("out", "DIR")):
+        if given[field] is None and not (field == "model" and given["reference"] and given["candidate"]):
+            raise SettingsError(f"--{field} is missing: add --{field}={what}")
+    candidates = [*(given["bits"] or ()), *filter(None, [given["candidate"]])]
+    if candidates and not given["reference"]:
+        raise SettingsError(
+            f"--{'bits' if given['bits'] else 'candidate'} needs a reference to measure against: measure that first, "
+            "without this option, then add --reference=DIR"
+        )
+    if given["reference"] and len(candidates) != 1:
+        raise SettingsError(
+            f"--reference: expected one candidate beside it, --bits with one bit-width or --candidate, got "
+            f"{len(candidates)}; measure candidates one by one, each with an --out of its own"
+        )
+    if given["reference"] and Path(given["reference"]).resolve() == Path(given["out"]).resolve():
+        raise SettingsError(f"--out={given['out']} is the directory of --reference; give the candidate its own")
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """Those of a gate that writes a baseline of its reference, or that takes a baseline and has one candidate."""
+    baseline, update = (given["reference"], False) if given["reference"] else (given["out"], True)
+    candidates = {"bits": given["bits"] or (), "candidate": (given["candidate"],) if given["candidate"] else ()}
+    return to_settings(given | candidates | {"baseline": baseline, "update_baseline": update})
+
+
+def _stored(gate: Gate, out: Path) -> Iterator[tuple[str, Measurement]]:
+    """Yield each prompt set's name and measurement, once it is written; the gate itself writes its baseline."""
+    (subject,) = gate.candidates or (REFERENCE,)
+    for name in gate.prompt_sets:
+        measurement = gate.measure(subject, name)
+        if subject != REFERENCE:
+            save_measurement(measurement, out / name)
+        yield name, measurement
+
+
+def _progress() -> Callable[[str], Progress] | None:
+    """One line on a terminal; elsewhere nothing."""
+    return _on_terminal if sys.stderr.isatty() else None
+
+
+def _on_terminal(label: str) -> Progress:
+    return Progress(_write, subject=label, interactive=True)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _written(directory: Path, provenance: Provenance, n_prompts: int) -> str:
+    subject = f"{provenance.model} as {provenance.bits}"
+    return f"{directory}: {subject} on {provenance.prompt_set}, {n_prompts:,} prompts, {size(directory)}"

@@ -1,0 +1,23 @@
+"""What every command says, where, and with which exit status."""
+
+import sys
+from collections.abc import Iterable
+
+from pytest_quantcheck.commands.options import spelled
+
+FINE, OTHERWISE, TROUBLE = 0, 1, 2
+"""Exit statuses: as asked; a difference, a bad profile, an unfit candidate; nothing could be said."""
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines to any stream: what its encoding lacks is written as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines:
+        print(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def complain(problem: Exception) -> None:
+    """Print an error as one sentence to stderr."""
+    from pytest_quantcheck.reporting.wording import printable  # noqa: PLC0415 - not for --help
+
+    print(printable(spelled(str(problem))), file=sys.stderr)

@@ -1,0 +1,68 @@
+"""The one parser of all commands. It loads no library, so that `--help` is there at once."""
+
+import argparse
+
+from pytest_quantcheck.commands.options import COMPARE, MEASURE, add_options
+
+_SPEC = "NAME@VERSION of a published profile, or the path of a .toml file"
+
+_MEASURE = """\
+Measure a model outside pytest, on the machine that has room for it, and store what it did: --out gets one directory
+for each prompt set. Without --reference that is the reference at full precision, stored as a baseline for
+`pytest --quantcheck-baseline=DIR`. With --reference it is one candidate, --bits or --candidate, measured against
+that reference, for `compare`. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini
+files play no part. Exit status 2 where nothing could be measured."""
+
+_COMPARE = """\
+Compare a candidate's stored measurements with its reference's, judge them by a profile, and print what a gate would.
+No model is loaded. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no
+part. Exit status 1 where the candidate is not fit for release, 2 where it could not be judged."""
+
+_WHERE = "a directory with a measurement for each prompt set, as `measure --out` writes it, or one of those"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser; what it returns has the name of the command, whose module does the work."""
+    top = argparse.ArgumentParser(
+        prog="python -m pytest_quantcheck",
+        description="May this quantized model be released? What can be done without pytest; `COMMAND --help` says how.",
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    measure = commands.add_parser(
+        "measure",
+        help="measure a model and store what it did",
+        usage="%(prog)s --model MODEL --out DIR [--reference DIR (--bits BITS | --candidate PATH_OR_ID)] [OPTION ...]",
+        description=_MEASURE,
+        allow_abbrev=False,
+    )
+    add_options(measure, MEASURE)
+
+    compare = commands.add_parser(
+        "compare",
+        help="judge a stored measurement by its reference's",
+        usage="%(prog)s REF CAND [OPTION ...]",
+        description=_COMPARE,
+        allow_abbrev=False,
+    )
+    compare.add_argument("reference", metavar="REF", help=f"the reference's: {_WHERE}")
+    compare.add_argument("candidate", metavar="CAND", help="the candidate's, likewise, on the same prompt sets")
+    add_options(compare, COMPARE)
+
+    profiles = commands.add_parser("profiles", help="look at threshold profiles, and check them")
+    _add_verbs(profiles)
+    return top
+
+
+def _add_verbs(profiles: argparse.ArgumentParser) -> None:
+    verbs = profiles.add_subparsers(required=True, metavar="show|diff|check", dest="verb")
+    show = verbs.add_parser("show", help="print a profile in full: its rule, its limits, and what they rest on")
+    show.add_argument("spec", metavar="SPEC", help=_SPEC)
+
+    diff = verbs.add_parser("diff", help="print where two profiles differ; exit status 1 where they do")
+    diff.add_argument("old", metavar="SPEC", help=_SPEC)
+    diff.add_argument("new", metavar="SPEC", help=_SPEC)
+
+    check = verbs.add_parser("check", help="check profiles; exit status 1 where one is bad")
+    check.add_argument("specs", metavar="SPEC", nargs="*", help=f"{_SPEC}; all published ones if none is given")

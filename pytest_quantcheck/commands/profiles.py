@@ -1,0 +1,41 @@
+"""`profiles show`, `diff` and `check`: text and an exit status out."""
+
+import argparse
+from collections.abc import Callable
+
+from pytest_quantcheck.commands.output import FINE, OTHERWISE, complain, say
+from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.profiles.checking import check_files, check_published
+from pytest_quantcheck.profiles.describing import difference_lines, profile_lines
+from pytest_quantcheck.profiles.published import load_profile
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Do what is asked of profiles. Raises `ProfileError` for one that cannot be read."""
+    return _VERBS[asked.verb](asked)
+
+
+def _show(asked: argparse.Namespace) -> int:
+    say(profile_lines(load_profile(asked.spec)))
+    return FINE
+
+
+def _diff(asked: argparse.Namespace) -> int:
+    old, new = load_profile(asked.old), load_profile(asked.new)
+    differences = list(difference_lines(old, new))
+    say(differences or [f"{old.label} and {new.label} say the same"])
+    return OTHERWISE if differences else FINE
+
+
+def _check(asked: argparse.Namespace) -> int:
+    status = FINE
+    for finding in check_files(asked.specs) if asked.specs else check_published():
+        if isinstance(finding, ProfileError):
+            complain(finding)
+            status = OTHERWISE
+        else:
+            say([finding])
+    return status
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"show": _show, "diff": _diff, "check": _check}

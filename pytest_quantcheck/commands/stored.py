@@ -1,0 +1,68 @@
+"""Directories with one measurement for each prompt set: what lies in them, and whether one can be written."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pytest_quantcheck.errors import SettingsError, StorageError
+from pytest_quantcheck.storage import load_provenance
+from pytest_quantcheck.storage.measurements import ARRAYS, DOCUMENT
+
+
+def find_measurements(directory: Path) -> dict[str, Path]:
+    """Each measurement's directory by its prompt set: those inside a directory, or that which it is itself.
+
+    Raises:
+        StorageError: there is none, one cannot be read, or two are of one prompt set.
+    """
+    folders = [directory] if _holds_measurement(directory) else list(filter(_holds_measurement, _folders(directory)))
+    if not folders:
+        raise StorageError(
+            f"{directory}: expected a measurement, or a directory with one for each prompt set; found none. Check the "
+            "path, or write one with `python -m pytest_quantcheck measure --out`."
+        )
+    found: dict[str, Path] = {}
+    for folder in folders:
+        name = load_provenance(folder).prompt_set
+        if name in found:
+            raise StorageError(f"{found[name]} and {folder} are both measurements on {name}: take one of them away")
+        found[name] = folder
+    return found
+
+
+def size(directory: Path) -> str:
+    """How large the files in a directory are, such as `1.2 MB`."""
+    return f"{sum(path.stat().st_size for path in directory.iterdir()) / 1e6:,.1f} MB"
+
+
+def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> None:
+    """Refuse a directory that cannot be written, or that holds what would be replaced without being asked to.
+
+    Raises:
+        SettingsError: says which of the two, and where.
+    """
+    check_writable("--out", directory)
+    for folder in (directory, *(directory / name for name in prompt_sets)):
+        if not force and _holds_measurement(folder):
+            raise SettingsError(
+                f"--out={directory}: {folder} holds a measurement already; choose another directory, or replace it "
+                "with --force"
+            )
+
+
+def check_writable(flag: str, directory: Path) -> None:
+    """Refuse a directory in which nothing can be written, before hours are spent. Raises `SettingsError`."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise SettingsError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
+
+
+def _folders(directory: Path) -> list[Path]:
+    """The folders in a directory, but for hidden ones: a process that was killed may have left half of one there."""
+    inside = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+
+
+def _holds_measurement(directory: Path) -> bool:
+    """Whether one of the two files is there; if the other is missing, whoever reads it says so."""
+    return any((directory / name).exists() for name in (DOCUMENT, ARRAYS))

@@ -1,0 +1,67 @@
+"""How `--quantcheck-candidate` is spelled and which checkpoint it names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.options.values import BIT_WIDTHS, parse_text
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint that was quantized before: a directory, a `.gguf` file or a hub id, and its revision there."""
+
+    model: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        """The spelling that `parse_candidate` reads back."""
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
+
+
+def parse_candidate(raw: str) -> Released:
+    """Read `PATH_OR_ID[@revision]`; a path that is there is taken whole, with any `@` in it.
+
+    >>> parse_candidate("example/model-int8@v2")
+    Released(model='example/model-int8', revision='v2')
+    """
+    text = parse_text(raw)
+    model, at, revision = text.rpartition("@")
+    if not at or Path(text).expanduser().exists():
+        return Released(text)
+    if not (model and revision):
+        raise ValueError(f"expected PATH_OR_ID[@revision], got {raw!r}")
+    return Released(model, revision)
+
+
+def name_candidates(released: Iterable[Released]) -> dict[str, Released]:
+    """Each candidate by the name that stands in test ids.
+
+    That is the last part of its path; the last two where several have that in common, or where it is a bit-width's.
+
+    Raises:
+        SettingsError: one checkpoint twice, or two that have their last two parts in common.
+    """
+    released = tuple(released)
+    last = Counter(_tail(one, 1) for one in released)
+    named: dict[str, Released] = {}
+    for one in released:
+        short = _tail(one, 1)
+        name = short if last[short] == 1 and short not in BIT_WIDTHS else _tail(one, 2)
+        if name in named or name in BIT_WIDTHS:
+            other = f"{named[name]} and {one} would both" if name in named else f"{one} would"
+            raise SettingsError(f"--quantcheck-candidate: {other} be called {name!r} in test ids; rename one")
+        named[name] = one
+    return named
+
+
+def _tail(released: Released, parts: int) -> str:
+    """The last parts of the path, absolute so that `.` has a name, without what node ids cannot hold."""
+    path = Path(released.model).expanduser()
+    whole = path.resolve() if path.exists() else PurePath(released.model)
+    return re.sub(r"[^\w.+@=-]+", "-", "-".join(whole.parts[-parts:])).strip("-")

@@ -1,0 +1,203 @@
+"""Series of numbers -> SVG text that takes its colours and its font from the page it stands in."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from pytest_quantcheck.reporting.wording import number, printable
+
+INK, FAINT, REFERENCE, CANDIDATE, LIMIT = "#000001", "#000002", "#000003", "#000004", "#000005"
+"""Stand for the page's colours, which differ by scheme."""
+
+_VARIABLES = {INK: "ink", FAINT: "line", REFERENCE: "reference", CANDIDATE: "candidate", LIMIT: "bad"}
+_STYLES = {REFERENCE: ("o", "-"), CANDIDATE: ("s", "--")}
+_SIZE = (4.4, 2.9)
+_LONGEST = 22
+
+_SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.image_inline": True,
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.markersize": 4,
+    "lines.linewidth": 1.4,
+}
+
+
+_REWRITES = (
+    (re.compile(r"<metadata>.*?</metadata>", re.DOTALL), ""),
+    (re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL), ""),  # it would be the whole page's
+    (re.compile(r'\bid="'), 'id="{name}-'),
+    (re.compile(r'\bxlink:href="#'), 'href="#{name}-'),
+    (re.compile(r"url\(#"), "url(#{name}-"),
+    (re.compile(r"; font-family: [^;\"]*"), ""),  # the page's
+    (re.compile(r"font: ([\d.]+px) [^;\"]*"), r"font-size: \1"),
+    (re.compile(r"\n\s*"), "\n"),
+)
+"""What a file of its own has and a part of a page must not have, and what takes its place."""
+
+
+class Series(NamedTuple):
+    """Numbers of one model, or of the change between two; None is a gap. `low` and `high` are ends of intervals."""
+
+    name: str
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+
+
+def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
+    """Lying bars from 0, each with its number, the first the reference's."""
+    with _drawn(name, height=0.5 + 0.34 * len(labels)) as (axes, svg):
+        places = range(len(labels))
+        colours = [REFERENCE, *[CANDIDATE] * (len(labels) - 1)]
+        axes.barh(places, values, color=colours, height=0.62)
+        for place, value in zip(places, values, strict=True):
+            axes.annotate(number(value), (value, place), (4, 0), textcoords="offset points", va="center")
+        axes.set_yticks(places, [_label(label) for label in labels])
+        axes.invert_yaxis()
+        axes.set_xlim(0, max([*values, 1e-9]) * 1.22)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(axis="y", length=0)
+    return svg[0]
+
+
+def reliability(name: str, series: Sequence[Series]) -> str:
+    """Accuracy over confidence of both models, with the line on which both are equal."""
+    with _drawn(name, height=3.6) as (axes, svg):
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+        axes.annotate("as sure as right", (0.03, 0.06), rotation=38, fontsize=8)
+        for one in series:
+            _line(axes, one)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of a bin", ylabel="accuracy of the bin")
+        axes.grid(visible=True)
+        _legend(axes)
+    return svg[0]
+
+
+def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float | None = None) -> str:
+    """A quantity over the layers, with its limit where there is one."""
+    with _drawn(name) as (axes, svg):
+        if limit is not None:
+            axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="-.", label="limit")
+        for one in series:
+            _line(axes, one)
+        axes.set(xlabel="layer", ylabel=quantity)
+        axes.set_ylim(*_range(series, limit))
+        axes.set_xlim(*_around([layer for one in series for layer in one.x]))
+        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+        axes.grid(visible=True, axis="y")
+        _legend(axes)
+    return svg[0]
+
+
+def histogram(name: str, series: Sequence[Series]) -> str:
+    """Counts in ten bins of abs(r) from 0 to 1, on a logarithmic axis on which 0 has its place."""
+    edges = [edge / 10 for edge in range(11)]
+    with _drawn(name) as (axes, svg):
+        for one in series:
+            counts = [value or 0 for value in one.y]
+            axes.stairs(
+                counts, edges, color=one.colour, label=one.name, linestyle=_STYLES[one.colour][1], linewidth=1.4
+            )
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda count, _: _counted(count))
+        axes.set(xlim=(0, 1), xlabel="|r| of a pair of neurons", ylabel="pairs", ylim=(0, None))
+        axes.set_xticks(edges[::2])
+        axes.grid(visible=True, axis="y")
+        _legend(axes)
+    return svg[0]
+
+
+def _line(axes: Axes, series: Series) -> None:
+    marker, style = _STYLES[series.colour]
+    x, y, *ends = _without_gaps(series)
+    if series.low:
+        axes.vlines(x, *ends, color=series.colour, linewidth=1.4, clip_on=False)
+    axes.plot(x, y, color=series.colour, marker=marker, linestyle=style, label=series.name, clip_on=False)
+
+
+def _without_gaps(series: Series) -> list[list[float]]:
+    """The columns x, y, and the ends of the intervals where there are any, of the points that have a value."""
+    columns = [column for column in (series.x, series.y, series.low, series.high) if column]
+    rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
+    whole = [row for row in rows if len(row) == len(columns)]
+    return [[row[place] for row in whole] for place in range(len(columns))]
+
+
+def _range(series: Sequence[Series], limit: float | None) -> tuple[float, float]:
+    """From 0 to a little above all that is drawn."""
+    drawn = [value for one in series for value in (*one.y, *one.high) if value is not None]
+    return 0.0, (max([*drawn, limit or 0.0]) or 0.01) * 1.12
+
+
+def _around(layers: Sequence[float]) -> tuple[float, float]:
+    """From before the first to behind the last, those without a value included."""
+    margin = 0.04 * (max(layers) - min(layers)) or 0.5
+    return min(layers) - margin, max(layers) + margin
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9, handlelength=3)
+
+
+def _counted(count: float) -> str:
+    """A power of ten, short."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:g}{unit}"
+    return f"{count:g}"
+
+
+def _label(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]}…{shown[-_LONGEST // 2 + 1 :]}"
+
+
+@contextmanager
+def _drawn(name: str, *, height: float = _SIZE[1]) -> Iterator[tuple[Axes, list[str]]]:
+    """Axes to draw on; after the block, the list holds the SVG. Nothing of the user's own settings shows."""
+    svg: list[str] = []
+    with warnings.catch_warnings(), mpl.rc_context():
+        warnings.filterwarnings("ignore", "Glyph ")  # of a font that is not the page's
+        mpl.rcdefaults()
+        mpl.rcParams.update(_SETTINGS | {"svg.hashsalt": name})
+        canvas = Canvas(figsize=(_SIZE[0], height), layout="constrained")
+        yield canvas.add_subplot(), svg
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg.append(_inlined(file.getvalue(), name))
+
+
+def _inlined(text: str, name: str) -> str:
+    """The SVG element as it may stand in a page: sized by it, coloured by it, with ids that are its own."""
+    head, _, body = text[text.index("<svg") :].partition(">")
+    box = re.search(r'viewBox="[^"]*"', head)
+    for pattern, replacement in _REWRITES:
+        body = pattern.sub(replacement.format(name=name), body)
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    return f'<svg {box[0] if box else ""} aria-hidden="true" focusable="false">{body.strip()}'

@@ -1,0 +1,237 @@
+"""What the records of a run look like: each figure with its text alternative and its numbers."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
+from pytest_quantcheck.reporting.html import drawing
+from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Series
+from pytest_quantcheck.reporting.rows import Group
+from pytest_quantcheck.reporting.wording import number
+
+DRAWN = 4
+"""Layers whose pair counts are drawn one by one; where there are more, a table has all."""
+
+_PAPER = (
+    ("accuracy_drop", "Accuracy", "share of right answers", "Figure 1"),
+    ("confidence_drift", "Confidence", "mean probability of the answer given", "Figure 2"),
+    ("ace_drift", "Calibration error (ACE)", "mean gap between confidence and accuracy", "Figure 3"),
+)
+_BINS = [f"{low / 10:.1f}-{(low + 1) / 10:.1f}" for low in range(10)]
+_MODELS = (("reference", REFERENCE), ("candidate", CANDIDATE))
+
+
+class Figure(NamedTuple):
+    """A drawing, what it shows in words, and its numbers as a table."""
+
+    title: str
+    note: str
+    summary: str
+    svg: Markup
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def paper_figures(groups: Sequence[Group], name: str) -> Iterator[Figure]:
+    """Yield accuracy, confidence and ACE of the reference and of all candidates on one prompt set."""
+    for metric, title, note, paper in _PAPER:
+        found = {group.candidate: _sides(group, metric) for group in groups}
+        sides = {candidate: pair for candidate, pair in found.items() if pair}
+        if sides:
+            values = {"reference": next(iter(sides.values()))[0], **{c: pair[1] for c, pair in sides.items()}}
+            yield Figure(
+                title,
+                f"{note} (as the paper's {paper})",
+                f"{title}: " + ", ".join(f"{model} {number(value)}" for model, value in values.items()),
+                Markup(drawing.bars(f"{name}-{metric}", list(values), list(values.values()))),  # noqa: S704 - escaped
+                ("model", title.lower()),
+                tuple((model, number(value)) for model, value in values.items()),
+            )
+
+
+def group_figures(group: Group, name: str) -> Iterator[Figure]:
+    """Yield the figures of one candidate on one prompt set; those for which it has nothing are left out."""
+    found = group.comparison
+    if found is None:
+        return
+    if found.reliability:
+        yield _reliability(found, name)
+    yield from _layers(found, group.verdicts, name)
+    yield from _strong_pairs(found, name)
+    yield from _pair_counts(found, name)
+
+
+def _sides(group: Group, metric: str) -> tuple[float, float] | None:
+    for one in group.estimates(metric):
+        if one.reference is not None and one.candidate is not None:
+            return one.reference, one.candidate
+    return None
+
+
+def _reliability(found: Comparison, name: str) -> Figure:
+    bins = {model: found.reliability[model] for model, _ in _MODELS}
+    series = [
+        Series(model, colour, [one.confidence for one in bins[model]], [one.accuracy for one in bins[model]])
+        for model, colour in _MODELS
+    ]
+    gaps = {
+        model: max((one.confidence - one.accuracy for one in own), key=abs, default=0.0) for model, own in bins.items()
+    }
+    worst = ", ".join(f"{model} {'over' if gap > 0 else 'under'} by {number(abs(gap))}" for model, gap in gaps.items())
+    pairs = [(one.confidence, one.accuracy) for one in bins["candidate"]]
+    rows = [
+        (str(place), f"{before.count:,}", *map(number, (before.confidence, before.accuracy, *after)))
+        for place, (before, after) in enumerate(zip(bins["reference"], pairs, strict=True), 1)
+    ]
+    return Figure(
+        "Reliability",
+        "accuracy over confidence in ten bins of equal count; below the dotted line a model is surer than it is right",
+        f"Reliability diagram of both models. Largest gap between confidence and accuracy in a bin: {worst}",
+        Markup(drawing.reliability(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
+        ("bin", "prompts", *(f"{model} {side}" for model, _ in _MODELS for side in ("confidence", "accuracy"))),
+        tuple(rows),
+    )
+
+
+def _layers(found: Comparison, verdicts: dict[str, Verdict], name: str) -> Iterator[Figure]:
+    if any(one.reference is not None for one in found.of("dead_neuron_churn")):
+        yield _dead(found.of("dead_neuron_churn"), name)
+    for metric, title, note in (
+        ("faint_neuron_churn", "Faint-neuron churn", "share of neurons that fell silent or rose, for their layer"),
+        ("salient_overlap", "Salient-neuron overlap", "share of the neurons behind an answer that stayed the same"),
+        ("redundancy_change", "Correlation change", "mean change of the correlation of two neurons"),
+    ):
+        if any(one.value is not None for one in found.of(metric)):
+            yield _change(found.of(metric), verdicts.get(metric), title, note, f"{name}-{metric}")
+    if found.convergence:
+        yield _convergence(found.convergence, name)
+
+
+def _dead(estimates: Sequence[Estimate], name: str) -> Figure:
+    x = [one.layer or 0 for one in estimates]
+    series = [Series(model, colour, x, [getattr(one, model) for one in estimates]) for model, colour in _MODELS]
+    churn = [one for one in estimates if one.value is not None]
+    most = max(churn, key=lambda one: one.value or 0.0, default=None)
+    return Figure(
+        "Dead neurons",
+        "share of a layer's neurons that never fire",
+        f"Share of dead neurons over {len(x)} layers, of both models. "
+        + (f"Most changed state at layer {most.layer}: {_cell(most.value)}" if most else "Nothing was measured"),
+        Markup(drawing.layers(f"{name}-dead", series, quantity="share of neurons")),  # noqa: S704 - no text from outside
+        ("layer", "reference", "candidate", "changed state"),
+        tuple((str(one.layer), _cell(one.reference), _cell(one.candidate), _cell(one.value)) for one in estimates),
+    )
+
+
+def _change(estimates: Sequence[Estimate], verdict: Verdict | None, title: str, note: str, name: str) -> Figure:
+    columns: list[list[float | None]] = [[getattr(one, end) for one in estimates] for end in ("value", "low", "high")]
+    x = [one.layer or 0 for one in estimates]
+    series = Series("value and interval", CANDIDATE, x, *columns)
+    limit = verdict.limit if verdict else None
+    there = [one for one in estimates if one.value is not None]
+    remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
+    worst = (min if verdict and verdict.direction == "min" else max)(there, key=lambda one: one.value or 0.0)
+    return Figure(
+        title,
+        note,
+        f"{title} over {len(estimates)} layers, with intervals. Worst at layer {worst.layer}: {_cell(worst.value)}"
+        + (f", limit {number(limit)}" if limit is not None else ", no limit"),
+        Markup(drawing.layers(name, [series], quantity=title.lower(), limit=limit)),  # noqa: S704 - none from outside
+        ("layer", "value", "low", "high", *(["remark"] if remarks[0] else [])),
+        tuple(
+            (str(layer), *map(_cell, row), *remark) for layer, *row, remark in zip(x, *columns, remarks, strict=True)
+        ),
+    )
+
+
+def _convergence(found: dict[int, dict[str, Convergence]], name: str) -> Figure:
+    x = sorted(found)
+    series = [
+        Series(model, colour, x, [_share(found[layer].get(model)) for layer in x])
+        for model, colour in _MODELS
+        if any(model in found[layer] for layer in x)
+    ]
+    rows = [(str(layer), model, *_tried(own)) for layer in x for model, own in found[layer].items()]
+    without = [
+        str(layer) for layer in x if not found[layer].get("reference") or not found[layer]["reference"].converged
+    ]
+    return Figure(
+        "Convergence of the attributions",
+        "share of prompts whose attribution adds up; where the reference's do not, the overlap is not defined",
+        f"Share of attributions that converged over {len(x)} layers. "
+        + (f"None of the reference's at layers {', '.join(without)}" if without else "Some at every layer"),
+        Markup(drawing.layers(f"{name}-convergence", series, quantity="share of prompts")),  # noqa: S704 - none outside
+        ("layer", "model", "prompts", "converged", "median nodes", "median error"),
+        tuple(rows),
+    )
+
+
+def _tried(own: Convergence) -> tuple[str, ...]:
+    return f"{own.attributed:,}", f"{own.converged:,}", _cell(own.median_nodes), _cell(own.median_error)
+
+
+def _share(own: Convergence | None) -> float | None:
+    return own.converged / own.attributed if own and own.attributed else None
+
+
+def _pair_counts(found: Comparison, name: str) -> Iterator[Figure]:
+    """Yield the paper's Figure 4 for a few layers: the first, the middle, the last, and the one that moved most."""
+    for layer in _chosen(found):
+        counts = found.histograms[layer]
+        series = [Series(model, colour, (), counts[model]) for model, colour in _MODELS]
+        strong = {model: sum(counts[model][8:]) for model, _ in _MODELS}
+        yield Figure(
+            f"Pairs by correlation, layer {layer}",
+            "neuron pairs by absolute correlation, logarithmic (as the paper's Figure 4)",
+            f"Pairs of neurons of layer {layer} in ten bins of their absolute correlation. At 0.8 or above: "
+            + ", ".join(f"{model} {count:,}" for model, count in strong.items()),
+            Markup(drawing.histogram(f"{name}-pairs{layer}", series)),  # noqa: S704 - no text from outside
+            ("|r|", "reference", "candidate", "change"),
+            tuple(map(_pair_row, _BINS, counts["reference"], counts["candidate"])),
+        )
+
+
+def _strong_pairs(found: Comparison, name: str) -> Iterator[Figure]:
+    """Yield the share of strongly correlated pairs over the layers, with all counts, where not every layer is drawn."""
+    x = sorted(found.histograms)
+    if len(x) <= DRAWN:
+        return
+    series = [
+        Series(model, colour, x, [_strong(found.histograms[layer][model]) for layer in x]) for model, colour in _MODELS
+    ]
+    rows = [
+        (str(layer), model, *(f"{count:,}" for count in found.histograms[layer][model]))
+        for layer in x
+        for model, _ in _MODELS
+    ]
+    yield Figure(
+        "Strongly correlated pairs",
+        "share of neuron pairs with |r| of 0.8 or above; the numbers are the pair counts of all layers",
+        f"Share of neuron pairs with an absolute correlation of 0.8 or above over {len(x)} layers, of both models",
+        Markup(drawing.layers(f"{name}-strong", series, quantity="share of pairs")),  # noqa: S704 - none from outside
+        ("layer", "model", *_BINS),
+        tuple(rows),
+    )
+
+
+def _strong(counts: Sequence[int]) -> float:
+    return sum(counts[8:]) / (sum(counts) or 1)
+
+
+def _pair_row(name: str, before: int, after: int) -> tuple[str, ...]:
+    return name, f"{before:,}", f"{after:,}", f"{after - before:+,}"
+
+
+def _chosen(found: Comparison) -> list[int]:
+    layers = sorted(found.histograms)
+    if len(layers) <= DRAWN:
+        return layers
+    moved = {one.layer: one.value for one in found.of("redundancy_change") if one.value is not None}
+    most = max(moved, key=lambda layer: moved[layer]) if moved else layers[0]
+    return sorted({layers[0], layers[(len(layers) - 1) // 2], layers[-1], most or 0})
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else number(value)

@@ -1,0 +1,80 @@
+"""The prompts to which the candidate gives another answer, those that matter most first."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.records import Answer, Flip
+from pytest_quantcheck.reporting.html.texts import FOLDED, answer, shortened, visible
+from pytest_quantcheck.reporting.wording import number
+
+SHOWN = 400
+"""Flipped prompts that a page shows, over all its sections; the others are counted, and stand in report.json."""
+
+_KINDS = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
+
+
+class Said(NamedTuple):
+    """One model's answer as the page shows it."""
+
+    text: str
+    confidence: str
+    correct: bool
+
+
+class Prompt(NamedTuple):
+    """One flipped prompt; `beginning` is there where the text is folded, `text` None where it is not known."""
+
+    row: int
+    kind: str
+    gold: str | None
+    text: str | None
+    beginning: str | None
+    reference: Said
+    candidate: Said
+
+
+class Flips(NamedTuple):
+    """All flipped prompts of a section: how many of each kind, and those that are shown."""
+
+    kinds: tuple[tuple[str, int], ...]
+    source: str
+    prompts: tuple[Prompt, ...]
+    left_out: int
+
+
+def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, most: int) -> Flips:
+    """The flips in words, right answers that were lost first, then by how sure the candidate is; at most so many."""
+    ordered = sorted(flips, key=lambda flip: (_KINDS.index(_kind(flip)), -flip.candidate.confidence, flip.index))
+    kinds = [_kind(flip) for flip in flips]
+    return Flips(
+        kinds=tuple((kind, kinds.count(kind)) for kind in _KINDS if kind in kinds),
+        source=visible(prompts.source) if prompts else "",
+        prompts=tuple(_prompt(flip, prompts) for flip in ordered[:most]),
+        left_out=max(0, len(flips) - most),
+    )
+
+
+def _kind(flip: Flip) -> str:
+    before, after = flip.reference.correct, flip.candidate.correct
+    if before != after:
+        return _KINDS[0] if before else _KINDS[1]
+    return _KINDS[3] if before else _KINDS[2]
+
+
+def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
+    known = prompts if prompts and flip.index < len(prompts) else None
+    text = visible(shortened(known.prompts[flip.index])) if known else None
+    return Prompt(
+        row=known.rows[flip.index] if known else flip.index + 1,
+        kind=_kind(flip),
+        gold=visible(known.golds[flip.index]) if known else None,
+        text=text,
+        beginning=None if text is None or len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " "),
+        reference=_said(flip.reference),
+        candidate=_said(flip.candidate),
+    )
+
+
+def _said(said: Answer) -> Said:
+    return Said(answer(said.text), number(said.confidence), said.correct)

@@ -1,0 +1,66 @@
+"""A value, its interval and its limit on a line of its own, drawn to scale."""
+
+from typing import NamedTuple
+
+from pytest_quantcheck.records import Estimate, Verdict
+from pytest_quantcheck.reporting.wording import bound, interval_name, number
+
+WIDTH, MARGIN = 240.0, 8.0
+"""Of the drawing, in its own units; nothing is drawn in the margin but the ends of symbols."""
+
+_ROOM = 1.15
+
+
+class Scale(NamedTuple):
+    """Where each part stands, in the drawing's units from its left edge; `bad` is the failing side's start and width.
+
+    `label` is the text alternative.
+    """
+
+    value: float
+    low: float
+    high: float
+    zero: float
+    limit: float | None
+    limit_text: str
+    bad: tuple[float, float] | None
+    label: str
+
+
+def scale_of(estimate: Estimate, verdict: Verdict | None) -> Scale | None:
+    """The drawing of one estimate, from 0 or the lowest number to a little above the highest; None without a value."""
+    if estimate.value is None:
+        return None
+    low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
+    limit = verdict.limit if verdict else None
+    first, last = min(0.0, low, estimate.value), max(high, estimate.value, limit or 0.0)
+    step = (WIDTH - 2 * MARGIN) / (((last - first) or 1e-9) * _ROOM)
+
+    def place(number: float) -> float:
+        return round(MARGIN + (number - first) * step, 2)
+
+    at = None if limit is None else place(limit)
+    return Scale(
+        value=place(estimate.value),
+        low=place(low),
+        high=place(high),
+        zero=place(0.0),
+        limit=at,
+        limit_text="" if limit is None else number(limit).rstrip("0").rstrip(".") or "0",
+        bad=_bad(verdict, at),
+        label=_label(estimate, verdict),
+    )
+
+
+def _bad(verdict: Verdict | None, at: float | None) -> tuple[float, float] | None:
+    if verdict is None or at is None:
+        return None
+    return (at, round(WIDTH - at, 2)) if verdict.direction == "max" else (0.0, at)
+
+
+def _label(estimate: Estimate, verdict: Verdict | None) -> str:
+    assert estimate.value is not None
+    parts = [f"value {number(estimate.value)}"]
+    if estimate.low is not None and estimate.high is not None:
+        parts.append(f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}")
+    return ", ".join([*parts, f"limit {bound(verdict)}" if verdict else "no limit"])

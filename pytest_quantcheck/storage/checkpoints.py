@@ -1,0 +1,93 @@
+"""What is kept of work under way: one file of arrays a stage, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from ..errors import StorageError
+from .atomic import write_atomically
+
+_HASH = "sha256"
+_SUFFIX = ".safetensors"
+
+
+class Checkpoint:
+    """A directory that keeps what one process has done so far, stage by stage, for the next one to go on from.
+
+    Stopped at any point, saving leaves the older state of the stage or the newer one. Arrays come back bit for bit.
+    For one process at a time: see `Entry.locked`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+    def load(self, stage: str) -> dict[str, NDArray[Any]] | None:
+        """Return the arrays last saved for a stage; None where none were.
+
+        Raises:
+            StorageError: the file cannot be read, or is not what was saved.
+        """
+        path = self._path(stage)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                expected = (file.metadata() or {}).get(_HASH)
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, OSError, KeyError, ValueError) as problem:
+            raise _unusable(path, f"cannot be read ({problem})") from None
+        if _hash(stage, arrays) != expected:
+            raise _unusable(path, "is not what was saved: its content has another sha256")
+        return arrays
+
+    def save(self, stage: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Save a stage's arrays in place of older ones.
+
+        Raises:
+            StorageError: they cannot be written; the older ones are unchanged.
+        """
+        dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        data = safetensors.numpy.save(dense, metadata={_HASH: _hash(stage, dense)})
+        write_atomically(self._path(stage), data)
+
+    def clear(self) -> None:
+        """Remove all stages, and what killed processes left of files half written.
+
+        Raises:
+            StorageError: they cannot be removed.
+        """
+        try:
+            shutil.rmtree(self.directory)
+        except FileNotFoundError:
+            return
+        except OSError as problem:
+            raise StorageError(f"cannot remove {self}: {problem.strerror}; check the permissions.") from problem
+
+    def _path(self, stage: str) -> Path:
+        return self.directory / f"{stage}{_SUFFIX}"
+
+
+def _hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over the stage and its arrays: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(stage.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _unusable(path: Path, problem: str) -> StorageError:
+    return StorageError(f"{path} {problem}. Delete it: what it kept is then done again.")
