@@ -53,7 +53,7 @@ def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
     """How gradients go through this model's layers, for the measurement's provenance.
 
     `float32`, and behind it what there is of `int8 kernels`, `int8 dequantized`, `4-bit dequantized`,
-    `torchao dequantized`, `compressed-tensors dequantized` and `packed dequantized` (GPTQ and AWQ).
+    `torchao dequantized`, `compressed-tensors dequantized`, `float8 dequantized` and `packed dequantized` (GPTQ, AWQ).
     """
     found = {_family(module, int8_kernels=int8_kernels) for module in model.modules()}
     ways = [f"{kind.family} {way}" for kind in KINDS for way in ("kernels", "dequantized")]

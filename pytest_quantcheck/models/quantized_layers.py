@@ -158,6 +158,23 @@ def _compressed_weight(module: Any) -> torch.Tensor:
     return weight.float()
 
 
+# float8 with scales for blocks or rows, on a GPU: elsewhere transformers dequantizes it
+
+
+def _is_float8(module: Any) -> bool:
+    return _class_name(module) in {"FP8Linear", "FbgemmFp8Linear"} and module.weight.element_size() == 1
+
+
+def _float8_weight(module: Any) -> torch.Tensor:
+    codes: torch.Tensor = module.weight.detach().float()
+    blockwise = hasattr(module, "weight_scale_inv")
+    scale: torch.Tensor = (module.weight_scale_inv if blockwise else module.weight_scale).detach().float()
+    if blockwise and module.block_size is not None:  # else one scale, or one for each row: (out, 1)
+        for dim, size in enumerate(module.block_size):
+            scale = scale.repeat_interleave(size, dim).narrow(dim, 0, codes.shape[dim])
+    return codes * scale
+
+
 # GPTQ and AWQ: layers of GPT-QModel, each with a packed layout of its own
 
 
@@ -178,6 +195,7 @@ KINDS = (
     Kind("4-bit", _is_4bit, _class_name, _4bit_weight),
     Kind("torchao", _is_torchao, _torchao_label, _torchao_weight),
     Kind("compressed-tensors", _is_compressed, _compressed_label, _compressed_weight),
+    Kind("float8", _is_float8, _class_name, _float8_weight),
     Kind("packed", _is_packed_linear, _class_name, _packed_linear_weight),
 )
 """Every kind that is known, each recognised without importing its library."""

@@ -109,6 +109,25 @@ def test_weights_that_are_rounded_as_they_run_are_differentiated_so(name):
     assert torch.equal(dequantized(layer), (layer.weight / 0.05).round().clamp(-8, 7) * 0.05)
 
 
+@pytest.mark.parametrize("name", ["FP8Linear", "FbgemmFp8Linear"])
+def test_float8_layers_of_a_gpu_are_read_by_their_scales(name):
+    """Their kernels do not run everywhere; what they hold can be read everywhere, blocks that stick out included."""
+    from transformers.integrations import fbgemm_fp8, finegrained_fp8
+
+    codes = torch.arange(96 * 160).remainder(7).sub(3).view(96, 160)
+    if name == "FP8Linear":
+        layer, scale = finegrained_fp8.FP8Linear(160, 96, (64, 128)), torch.tensor([[1.0, 2.0], [4.0, 8.0]])
+        layer.weight_scale_inv.data = scale
+        expected = codes * scale[torch.arange(96)[:, None] // 64, torch.arange(160) // 128]
+    else:
+        layer, scale = fbgemm_fp8.FbgemmFp8Linear(160, 96, bias=False), torch.arange(1.0, 97.0)[:, None]
+        layer.weight_scale.data = scale
+        expected = codes * scale
+    layer.weight.data = codes.to(torch.float8_e4m3fn)
+    assert torch.equal(dequantized(layer), expected)
+    assert gradient_path(layer) == "float32 + float8 dequantized"
+
+
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes packs 4-bit weights only with AVX-512 bf16")
 def test_saving_after_running_is_seen(released, tmp_path):
     """Weights that bitsandbytes packed for its CPU kernel come back damaged: the file is what counts, and says so."""
