@@ -211,6 +211,12 @@ def test_checkpoint_that_is_not_quantized_is_refused(folder):
         gate.compare("model")
 
 
+def test_quantized_reference_is_refused(released):
+    """It would be compared with itself, and nothing would have moved."""
+    with pytest.raises(ModelError, match="is quantized already, and a reference is at full precision"):
+        Gate(settings(model=str(released))).measure()
+
+
 def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, released):
     """A flipped bit too small to be measured is seen by the checksums that the release brings."""
     other = tmp_path / "other"

@@ -104,6 +104,11 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
     with _explained(source, bits), _quiet():
         tokenizer = _tokenizer(source)
         model = _model(source, bits, device)
+    if bits not in QUANTIZED and has_quantized(model):
+        raise ModelError(
+            f"{source.model} is quantized already, and a reference is at full precision: name the model that it was "
+            "made from, and gate this one with --quantcheck-candidate"
+        )
     if bits in QUANTIZED and not has_quantized(model):
         raise ModelError(
             f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types(model)}"

@@ -221,7 +221,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", _late("values.parse_device")),
     Option("batch-size", "prompts in one forward pass", "16", _late("values.parse_whole", 1), "N"),
-    Option("report", "write report.json and, with the extra 'report', report.html into this directory", None, _late("values.parse_directory"), "DIR"),
+    Option(
+        "report",
+        "write report.json and, with the extra 'report', report.html into this directory",
+        None,
+        _late("values.parse_directory"),
+        "DIR",
+    ),
     Option(
         "controls",
         "also find out whether the gate works: models that must pass, and damaged copies of the model that must not",

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_quantcheck"
 OURS = "pytest_quantcheck"
 
 NUMERIC = {"torch", "numpy", "scipy"}
-HUGGING_FACE = {"transformers", "bitsandbytes"}
+HUGGING_FACE = {"transformers", "bitsandbytes", "torchao", "compressed_tensors", "gptqmodel", "optimum"}
 HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors"}
 PURE = {"profiles", "storage", "reporting", "comparing", "judging", "certifying", "calibrating"}
 LIGHT = {"__init__", "plugin", "options", "metrics", "controls", "errors"}
