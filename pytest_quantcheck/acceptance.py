@@ -134,7 +134,16 @@ def check_names(gate: Gate, wanted: Sequence[str]) -> None:
 
 def is_suite(argument: str) -> bool:
     """Whether a command-line argument is a node id of the packaged suite; a folder of that name comes first."""
-    return argument.startswith(f"{SUITE}::") or (argument == SUITE and not Path(SUITE).exists())
+    path, colons, _ = argument.partition("::")
+    if colons:
+        return path == SUITE or (Path(path).name == SUITE and not Path(path).exists())
+    return path == SUITE and not Path(path).exists()
+
+
+def own_nodeid(argument: str) -> str:
+    """A node id of the packaged suite without the path that pytest prints before it outside of the root directory."""
+    path, colons, rest = argument.partition("::")
+    return f"{Path(path).name}{colons}{rest}"
 
 
 def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:

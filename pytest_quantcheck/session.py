@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from .acceptance import CALIBRATED, CONTROL, AcceptanceSuite, PackagedItem, check_names, is_suite
+from .acceptance import CALIBRATED, CONTROL, AcceptanceSuite, PackagedItem, check_names, is_suite, own_nodeid
 from .calibrating import calibrated, check_calibration, save_calibrated
 from .certifying import Certificate, ControlResult, certify, in_order
 from .controls import CONTROLS
@@ -261,7 +261,7 @@ def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], boo
     if not hasattr(config.option, "quantcheck_node_ids"):
         wanted = [argument for argument in config.args if is_suite(argument)]
         config.args = [argument for argument in config.args if argument not in wanted]
-        config.option.quantcheck_node_ids = wanted
+        config.option.quantcheck_node_ids = [own_nodeid(argument) for argument in wanted]
         config.option.quantcheck_alone = only or not config.args
     return config.option.quantcheck_node_ids, config.option.quantcheck_alone
 

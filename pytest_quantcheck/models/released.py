@@ -89,6 +89,9 @@ def recognise(source: Source) -> ReleasedFormat:
         ModelError: there is no configuration, it is not quantized, or in a way that is not known.
     """
     name = source.origin or source.model
+    folder = local_path(source.model)
+    if folder is not None and not (folder / "config.json").exists():
+        raise ModelError(f"{name}: expected a checkpoint, found no config.json; check the path")
     with _explained(source, RELEASED):
         config = _quantization_config(source)
         if not config:

@@ -73,7 +73,7 @@ def test_truncated_weights_of_a_candidate(red, place):
     """As an interrupted upload leaves them."""
     cut(place / "small" / "model.safetensors")
     said = red(candidate(place))
-    assert f"{place / 'small'} cannot be loaded at released" in said
+    assert f"{place / 'small'} cannot be loaded as released" in said
     assert "Check that the files are complete and belong together." in said
 
 
@@ -81,14 +81,14 @@ def test_configuration_that_is_no_json(red, place):
     """Cut in the middle."""
     cut(place / "small" / "config.json", 100)
     said = red(candidate(place))
-    assert "small cannot be loaded at released" in said
+    assert "small cannot be loaded as released" in said
     assert "config.json" in said
 
 
 def test_candidate_without_files(red, place):
     """An empty folder."""
     (place / "empty").mkdir()
-    assert f"{place / 'empty'} cannot be loaded at released" in red(candidate(place, "empty"))
+    assert f"{place / 'empty'}: expected a checkpoint, found no config.json" in red(candidate(place, "empty"))
 
 
 def test_file_that_is_no_gguf(red, place):

@@ -63,5 +63,5 @@ def test_model_on_no_hub(gate, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = gate("--quantcheck-model=nobody/no-such-model", *QUICK, TWO[0])
     assert found.status == pytest.ExitCode.TESTS_FAILED
-    assert any(line.startswith("nobody/no-such-model cannot be loaded at reference") for line in found.lines)
+    assert any(line.startswith("nobody/no-such-model cannot be fetched: ") for line in found.lines)
     assert "Traceback" not in found.text

@@ -10,7 +10,7 @@ def test_prints(quantcheck, {capture}):
     assert {capture}.readouterr().out.splitlines() == ["before", "after"]
 """
 ANNOUNCING = """
-    with quantcheck._announced("int8 on builtin") as progress:
+    with quantcheck._progress("int8 on builtin") as progress:
         progress.start("measuring", 12)
         progress.finish()
 """

@@ -80,7 +80,8 @@ def test_dry_run_says_what_would_be_measured(gate):
     """Model, candidates, prompts, attribution, layers, metrics and profile; no test is run."""
     found = gate("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-dry-run", "--quantcheck-samples=50")
     assert found.status == 0
-    assert "dry run: nothing is loaded. builtin would be measured as reference (auto) and as int8, nf4" in found.lines
+    assert "dry run: nothing is loaded. The reference builtin would be measured (auto)" in found.lines
+    assert "candidates: int8, nf4" in found.lines
     assert "prompts: 50 of builtin from builtin" in found.lines
     assert any(
         line.startswith("attribution: adaptive") and line.endswith("on 64 prompts; layers: paper")
@@ -123,7 +124,8 @@ def test_deselect_takes_an_item_away(gate):
 
 
 @pytest.mark.parametrize(
-    ("named", "count"), [(ACE, 1), ("quantcheck::test_ace_drift", 2), ("quantcheck", 20), ("quantcheck::nothing", 0)]
+    ("named", "count"),
+    [(ACE, 1), (f"../up/{ACE}", 1), ("quantcheck::test_ace_drift", 2), ("quantcheck", 20), ("quantcheck::nothing", 0)],
 )
 def test_node_id_from_the_output_can_be_pasted(gate, user_tests, named, count):
     """A node id, a test without parameters and the whole suite; an unknown one ends pytest with exit status 4."""

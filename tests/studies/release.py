@@ -209,7 +209,7 @@ def _busy() -> float:
 
 def _errors(output: str) -> Iterator[str]:
     """Each error of pytest's output once: usage errors, and those of the packaged suite's tests."""
-    found = re.findall(r"^(?:ERROR: |E +|(?:FAILED|ERROR) quantcheck::\S+ - )(.+)$", output, re.MULTILINE)
+    found = re.findall(r"^(?:ERROR: |E +|(?:FAILED|ERROR) \S*quantcheck::\S+ - )(.+)$", output, re.MULTILINE)
     yield from dict.fromkeys(found)
 
 
