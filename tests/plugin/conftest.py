@@ -127,7 +127,16 @@ class Run:
 def _warm():
     """Import what a run imports late: pytester forgets all that is first imported within a run, and torch does not
     bear being imported twice."""
-    for module in ("gate", "session", "assertions", "comparing", "measuring", "storage", "treating"):
+    for module in (
+        "gate",
+        "session",
+        "assertions",
+        "comparing",
+        "measuring",
+        "storage",
+        "treating",
+        "reporting.html.page",
+    ):
         importlib.import_module(f"pytest_quantcheck.{module}")
     with load(Source("builtin"), "int8"):
         pass
