@@ -117,6 +117,8 @@ class Gate:
             raise self._failed[bits]
         if (bits, name) not in self._measured:
             if bits != REFERENCE:
+                with self._only_try(bits):
+                    self._subjects.check(bits)
                 self.measure(REFERENCE, name)
             with self._only_try(bits):
                 for name_of_set, measurement in self._measurements(bits):
@@ -134,7 +136,7 @@ class Gate:
 
         bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
         if (bits, name) not in self._compared:
-            reference, candidate = self.measure(REFERENCE, name), self.measure(bits, name)
+            candidate, reference = self.measure(bits, name), self.measure(REFERENCE, name)
             with _without_library_warnings():
                 self._compared[bits, name] = self._comparison(bits, reference, candidate)
         return refuse_identical(self._compared[bits, name])

@@ -81,6 +81,26 @@ class Subjects:
             self._sources[subject] = self._local(subject)
         return self._sources[subject]
 
+    def check(self, subject: str) -> None:
+        """Look at a released checkpoint's files before its reference is measured, which may take hours.
+
+        Raises:
+            ModelError: they are not there, damaged as far as that shows without loading them, not quantized, or in a
+                format for which a package or a device is missing here.
+        """
+        if subject not in self.released:
+            return
+        source = self.source(subject)
+        if source.is_gguf:
+            from .models.gguf import quantized_header  # noqa: PLC0415 - heavy
+
+            quantized_header(source)
+        else:
+            from .models.loading import choose_device  # noqa: PLC0415 - heavy
+            from .models.released import recognise  # noqa: PLC0415 - heavy
+
+            recognise(source).require(choose_device(source.device))
+
     def notes(self, subject: str) -> tuple[str, ...]:
         """What to know of a subject beside what is measured: of a released checkpoint, which files were gated."""
         return (files_said(self.source(subject)),) if subject in self.released else ()

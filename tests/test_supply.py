@@ -211,6 +211,23 @@ def test_checkpoint_that_is_not_quantized_is_refused(folder):
         gate.compare("model")
 
 
+def test_candidate_that_cannot_be_loaded_costs_no_time(folder, tmp_path):
+    """What shows without loading is said before the reference is measured; said again when asked again."""
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(40))
+    (tmp_path / "empty").mkdir()
+    wrong = {
+        str(folder): "is not quantized",
+        str(tmp_path / "empty"): "found no config.json",
+        str(tmp_path / "bad.gguf"): "gguf",
+    }
+    gate = CountingGate(settings(model=str(folder), bits=(), candidate=tuple(map(Released, wrong))))
+    for name, said in zip(gate.candidates, wrong.values(), strict=True):
+        for _ in range(2):
+            with pytest.raises(ModelError, match=said):
+                gate.compare(name)
+    assert gate.loads == []
+
+
 def test_quantized_reference_is_refused(released):
     """It would be compared with itself, and nothing would have moved."""
     with pytest.raises(ModelError, match="is quantized already, and a reference is at full precision"):

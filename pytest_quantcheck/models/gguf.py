@@ -29,6 +29,21 @@ from .quantized_layers import module_types
 _FREQUENCIES = "rope_freqs.weight"
 
 
+def quantized_header(source: Source) -> Header:
+    """The header of a GGUF file that is a candidate.
+
+    Raises:
+        ModelError: the file cannot be read or is not whole, or not one of its tensors is quantized.
+    """
+    header = read_header(_path(source))
+    if header.format is None:
+        raise ModelError(
+            f"{source.model} has not one quantized tensor; its tensors are {_counts(header.weights)}. "
+            "Give the quantized file; this one may be the reference, --quantcheck-model"
+        )
+    return header
+
+
 def load_gguf(source: Source) -> LoadedModel:
     """Load a GGUF file as the candidate that it is: quantized by its maker, dequantized to run.
 
@@ -37,12 +52,8 @@ def load_gguf(source: Source) -> LoadedModel:
     Raises:
         ModelError: the file cannot be read, or not one of its tensors is quantized.
     """
-    header = read_header(_path(source))
-    if header.format is None:
-        raise ModelError(
-            f"{source.model} has not one quantized tensor; its tensors are {_counts(header.weights)}. "
-            "Give the quantized file; this one may be the reference, --quantcheck-model"
-        )
+    header = quantized_header(source)
+    assert header.format is not None
     with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
         loaded = load(unpack_gguf(source, Path(folder), RELEASED))
     return replace(
