@@ -32,13 +32,20 @@ def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | No
 def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
     limit = profile.limit(
         estimate.metric,
-        bits=comparison.candidate,
+        bits=_bit_width(comparison),
         layer=estimate.layer,
         n_layers=comparison.reference_provenance.n_layers,
         model=comparison.reference_provenance.model,
         prompts=comparison.prompt_set,
     )
     return limit if limit and comparison.n_prompts >= limit.from_prompts else None
+
+
+def _bit_width(comparison: Comparison) -> str:
+    """What a limit for one bit-width is for: also the checkpoint that bitsandbytes saved at that bit-width."""
+    candidate = comparison.candidate_provenance
+    released = candidate.bits == "released"
+    return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
 
 
 def _not_measured(comparison: Comparison, metric: str, profile: Profile) -> tuple[Estimate, ...]:

@@ -270,6 +270,15 @@ def test_what_the_profile_does_not_gate_has_no_verdict():
     assert judge(found, MIN, profile(rule(MAX, 0.5))) is None
 
 
+@pytest.mark.parametrize(("form", "limit"), [("bitsandbytes nf4", 0.6), ("bitsandbytes int8", 0.5), ("gguf Q4_0", 0.5)])
+def test_a_saved_checkpoint_has_its_bit_widths_limit(form, limit):
+    """Whatever it is called; other formats have none of their own."""
+    found = comparison(estimate(LAYERED, 0.55, 0.52, 0.58, layer=3), candidate="int8-final")
+    saved = msgspec.structs.replace(found.candidate_provenance, bits="released", format=form)
+    found = msgspec.structs.replace(found, candidate_provenance=saved)
+    assert judge(found, LAYERED, profile(rule(LAYERED, 0.5), rule(LAYERED, 0.6, bits="nf4"))).limit == limit
+
+
 @pytest.mark.parametrize(
     ("case", "limit"),
     [
