@@ -212,7 +212,7 @@ class Gate:
         if subject == REFERENCE:
             return self._supply.reference().items()
         references = {name: self._measured[REFERENCE, name] for name in self.prompt_sets}
-        return self._supply.others(subject, references)
+        return self._supply.measured(subject, references)
 
     @cached_property
     def _supply(self) -> Supply:

@@ -64,20 +64,21 @@ class Supply:
             if self._settings.model is not None:
                 baseline.check_files(self._subjects.named(REFERENCE))
         elif self._settings.baseline is not None:
-            baseline = store_baseline(Path(self._settings.baseline), dict(self._measured(REFERENCE, {})))
+            baseline = store_baseline(Path(self._settings.baseline), dict(self.measured(REFERENCE, {})))
         else:
-            return dict(self._measured(REFERENCE, {}))
+            return dict(self.measured(REFERENCE, {}))
         return {name: baseline.load(name) for name in self._prompt_sets}
 
-    def others(self, subject: str, references: Mapping[str, Measurement]) -> Iterator[tuple[str, Measurement]]:
-        """Yield each prompt set's name with a candidate's or a control's measurement; its model is in memory meanwhile.
+    def measured(self, subject: str, references: Mapping[str, Measurement]) -> Iterator[tuple[str, Measurement]]:
+        """Yield each prompt set's name and measurement, from the cache or made now; a model is in memory meanwhile.
+
+        Args:
+            subject: a candidate or a control.
+            references: the reference's measurements, by prompt set; empty for the reference itself.
 
         Raises:
             QuantcheckError: it cannot be loaded or measured, or is no candidate for this reference.
         """
-        return self._measured(subject, references)
-
-    def _measured(self, subject: str, references: Mapping[str, Measurement]) -> Iterator[tuple[str, Measurement]]:
         entries = self._entries(subject, references)
         with ExitStack() as locks:
             for entry in entries.values():
