@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import resource
 import subprocess
 import time
 from contextlib import contextmanager
@@ -19,32 +18,7 @@ from pytest_quantcheck.storage import (
     write_atomically,
 )
 from pytest_quantcheck.storage.atomic import _exchange_in_two_steps, write_directory_atomically
-
-
-@contextmanager
-def files_of_at_most(size):
-    """Let the system refuse to write a file beyond `size` bytes, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def read_only(directory):
-    """Forbid writing in a directory, and stop being who may do so all the same."""
-    directory.chmod(0o500)
-    root = os.geteuid() == 0
-    try:
-        if root:
-            os.seteuid(65534)
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        directory.chmod(0o700)
+from tests.storage.disks import files_of_at_most, read_only
 
 
 @pytest.fixture

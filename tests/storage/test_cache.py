@@ -1,18 +1,17 @@
 """A cache keeps one measurement for each key, whoever asks for it and whatever happened to who made it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import Cache, save_measurement
+from tests.storage.disks import files_of_at_most, read_only
 
 KEY = {"model": "builtin", "content": "sha256:1234", "bits": "nf4", "plan": {"layers": [0, 3], "revision": None}}
 
@@ -51,21 +50,6 @@ def entry(cache, measurement):
     with made.locked():
         made.save(measurement)
     return made
-
-
-@contextmanager
-def read_only(directory):
-    """Forbid writing in a directory, and stop being who may do so all the same."""
-    directory.chmod(0o500)
-    root = os.geteuid() == 0
-    try:
-        if root:
-            os.seteuid(65534)
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        directory.chmod(0o700)
 
 
 def test_a_measurement_is_found_again_by_its_key(cache, entry, measurement, same):
@@ -178,15 +162,8 @@ def test_a_cache_that_cannot_be_written_to_is_found_out_before(cache, tmp_path):
 
 def test_a_full_disk_is_found_out_before(cache):
     """Where not even a megabyte fits, nothing is begun."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(StorageError, match=r"cannot write .*cache.*: File too large"):
-            cache.check_writable()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_of_at_most(1000), pytest.raises(StorageError, match=r"cannot write .*cache.*: File too large"):
+        cache.check_writable()
     assert list(cache.directory.iterdir()) == []
 
 
