@@ -31,8 +31,8 @@ demo: $(installed) ## gate the built-in model in an empty directory, and test th
 
 setup: $(installed_dev) ## install the project with everything its tests and linters need
 
-test: $(installed_dev) ## run the fast tests
-	"$(bin)/pytest" --benchmark-disable $(PYTEST_ARGS)
+test: $(installed_dev) ## run the fast tests, in two processes
+	"$(bin)/pytest" --benchmark-disable --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
 	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)
