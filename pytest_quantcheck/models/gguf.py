@@ -23,7 +23,7 @@ from ..errors import ModelError
 from .bits import DTYPES, RELEASED
 from .gguf_header import Header, read_header
 from .identity import Source, local_path
-from .loading import LoadedModel, _explained, _pretrained, _quiet, load
+from .loading import LoadedModel, _explained, _pretrained, _quiet, _unseen, load
 from .quantized_layers import module_types
 
 _FREQUENCIES = "rope_freqs.weight"
@@ -75,11 +75,11 @@ def unpack_gguf(source: Source, folder: Path, bits: str = "reference") -> Source
     Raises:
         ModelError: the file does not exist, is not whole, or holds something that transformers leaves out.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy
-
     path = _path(source)
     header = read_header(path)
-    with _explained(source, bits), _quiet():
+    with _explained(source, bits), _quiet(), _unseen():  # transformers draws a bar that its own switch does not stop
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy
+
         dtype = DTYPES.get(source.dtype, torch.float32)
         read = _pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **_dequantized())
         vars(read.config).pop("quantization_config", None)

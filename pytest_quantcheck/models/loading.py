@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
+import io
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
@@ -89,6 +91,11 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
         ModelError: the model does not exist, cannot be read, does not fit, has no known FFN or, loaded as
             quantized, has not one quantized layer.
     """
+    with _quiet():
+        return _loaded(source, bits)
+
+
+def _loaded(source: Source, bits: str) -> LoadedModel:
     if source.is_gguf:
         from .gguf import load_gguf, unpack_gguf  # noqa: PLC0415 - which loads by way of this function
 
@@ -101,7 +108,7 @@ def load(source: Source, bits: str = "reference") -> LoadedModel:
 
         return load_released(source)
     device = choose_device(source.device)
-    with _explained(source, bits), _quiet():
+    with _explained(source, bits):
         tokenizer = _tokenizer(source)
         model = _model(source, bits, device)
     if bits not in QUANTIZED and has_quantized(model):
@@ -301,15 +308,28 @@ def _next_step(source: Source, error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence progress bars and the lines that bitsandbytes logs once per layer and forward pass."""
+    """Keep to themselves what libraries log below an error, and transformers' progress bars.
+
+    They log while they are imported (torchao once for each kernel that this machine lacks), while they load, and
+    bitsandbytes once per layer and forward pass; a user can do nothing about any of it.
+    """
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - heavy
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     shown: Callable[[], bool] = transformers_logging.is_progress_bar_enabled
-    before = shown()
+    before, disabled = shown(), logging.root.manager.disable
     transformers_logging.disable_progress_bar()
+    logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     finally:
+        logging.disable(disabled)
         if before:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Keep off the terminal what libraries draw and print without asking: nothing else stops them."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield

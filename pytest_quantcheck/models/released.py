@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,9 @@ from .loading import (
     _arguments,
     _explained,
     _from_files,
-    _quiet,
     _ready,
     _tokenizer,
+    _unseen,
     choose_device,
     described,
     in_plain_words,
@@ -118,7 +116,7 @@ def load_released(source: Source) -> LoadedModel:
     device = choose_device(source.device)
     released = recognise(source)
     released.require(device)
-    with _explained(source, RELEASED), _quiet(), _unseen():
+    with _explained(source, RELEASED), _unseen():  # compressed-tensors draws, GPT-QModel prints
         tokenizer = _tokenizer(source)
         model = _from_files(source, dtype="auto", device_map={"": device})
         _decompress(model)
@@ -210,13 +208,6 @@ def _decompress(model: Any) -> None:
     """Let compressed-tensors unpack its weights now, as it does in the first forward pass otherwise."""
     if hasattr(model, "ct_decompress_hook"):
         model.hf_quantizer.compressor.decompress_model(model)
-
-
-@contextlib.contextmanager
-def _unseen() -> Iterator[None]:
-    """Keep off the terminal what compressed-tensors draws and GPT-QModel prints without asking."""
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def _bitsandbytes(config: _Config) -> str:
