@@ -43,7 +43,9 @@ class Gate:
         ProfileError: a profile that cannot be read.
     """
 
-    def __init__(self, settings: Settings, progress: Callable[[str], AbstractContextManager[Progress]] | None = None):
+    def __init__(
+        self, settings: Settings, progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None
+    ):
         self.settings = settings
         self.profile: Profile = (
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)

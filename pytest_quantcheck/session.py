@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,16 +24,30 @@ from .errors import QuantcheckError, SettingsError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
-from .reporting import Progress, Report, control_lines, encode_certificate, encode_report, summary_lines
+from .reporting import (
+    Progress,
+    Report,
+    control_lines,
+    encode_certificate,
+    encode_report,
+    markdown_lines,
+    printable,
+    summary_lines,
+)
+from .step_summary import append_to_step_summary
 from .storage import write_atomically
 
 REPORT = "report.json"
 PAGE = "report.html"
 CERTIFICATE = "certificate.json"
 _CARRIED = "quantcheck"
+_CANDIDATE = "candidate"
 _CACHE = "quantcheck_cache"
+_CHANNEL = "quantcheck_channel"
 _CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
+_WIDEST = 100
+"""Columns of the summary on a wide terminal: longer lines are hard to read."""
 
 
 class Session:
@@ -48,6 +63,7 @@ class Session:
         self._written: list[str] = []
         self._verdicts: list[Verdict] = []
         self._comparisons: dict[tuple[str, str], Comparison] = {}
+        self._causes: dict[str, list[str]] = {}
         self._controls: list[ControlResult] = []
         self._calibrated: list[Comparison] = []
         self._label = self._check_calibration()
@@ -67,10 +83,12 @@ class Session:
         controls = f" and {len(gate.controls)} controls" if gate.controls else ""
         candidates, profile = ", ".join(gate.candidates) + controls, gate.profile.label
         stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
-        return [
+        lines = [
             f"quantcheck: {gate.model}{revision} ({asked.dtype}{stored}) against {candidates}; profile {profile}",
-            f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}; {versions}",
+            f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}",
+            f"quantcheck: {versions}",
         ]
+        return list(map(printable, lines))
 
     def collect(self, session: pytest.Session) -> list[pytest.Item]:
         """The packaged suite's items, or those of them that the command line names."""
@@ -88,18 +106,23 @@ class Session:
         """Give a packaged test's report what the test found, in a form that survives the way from a worker."""
         if isinstance(item, PackagedItem):
             carried = {kind: msgspec.json.encode(record).decode() for kind, record in item.found.items()}
-            setattr(report, _CARRIED, carried)
+            setattr(report, _CARRIED, carried | {_CANDIDATE: item.candidate})
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell an xdist worker where measurements are shared."""
+        """Tell an xdist worker where measurements are shared, and where it can say how far it is."""
         node.workerinput[_CACHE] = self.gate.settings.cache
+        if self._watched:
+            node.workerinput[_CHANNEL] = channel = node.gateway.newchannel()
+            channel.setcallback(self._write_from_worker)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the outcome of a packaged test, and the verdict that its report carries."""
         if is_suite(report.nodeid):
             self._outcomes.add(report.outcome)
         carried = getattr(report, _CARRIED, {})
+        if report.failed and _CANDIDATE in carried and not carried.keys() & {"verdict", CONTROL}:
+            self._causes.setdefault(carried[_CANDIDATE], []).append(_cause(report))
         if "verdict" in carried:
             self._verdicts.append(msgspec.json.decode(carried["verdict"], type=Verdict))
         if "comparison" in carried:
@@ -120,18 +143,34 @@ class Session:
             self._written = [_CUT] if cut else self._write_report(Path(self.settings.report), whole=whole)
         if self._label and not cut:
             self._written.append(self._write_profile(session, *self._label))
+        problem = append_to_step_summary(self._markdown(cut=cut))
+        self._written += [problem] if problem else []
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the tables, and where the report is."""
-        if not (self._comparisons or self._controls or self._written):
+        if not (self._comparisons or self._causes or self._controls or self._written):
             return
-        terminalreporter.section(f"quantcheck: {self.gate.model}")
-        for line, markup in summary_lines(self._verdicts, self._comparisons.values()):
+        terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
+        found, width = self._in_order(), min(self._width, _WIDEST)
+        verbosity = self.config.option.verbose
+        for line, markup in summary_lines(*found, causes=self._causes, width=width, verbosity=verbosity):
             terminalreporter.write_line(line, **markup)
-        for line, markup in control_lines(in_order(self._controls)):
+        for line, markup in control_lines(in_order(self._controls), width=width):
             terminalreporter.write_line(line, **markup)
         for line in self._written:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable(line))
+
+    def _markdown(self, *, cut: bool) -> Iterator[str]:
+        verdicts, comparisons = self._in_order()
+        remarks = ["the run was cut short"] if cut else []
+        controls = in_order(self._controls)
+        return markdown_lines(
+            self.gate.model, verdicts, comparisons, causes=self._causes, controls=controls, remarks=remarks
+        )
+
+    def _in_order(self) -> tuple[list[Verdict], list[Comparison]]:
+        """Verdicts and comparisons as the suite has them, whichever worker was first."""
+        return sorted(self._verdicts, key=self._place), sorted(self._comparisons.values(), key=self._place)
 
     def _check_calibration(self) -> tuple[str, int] | None:
         """The name and version of the profile to be written; what cannot be is refused before anything is loaded."""
@@ -201,8 +240,7 @@ class Session:
     def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
         passed = whole and self._verdicts and "failed" not in self._outcomes
         return encode_report(
-            sorted(self._verdicts, key=self._place),
-            sorted(self._comparisons.values(), key=self._place),
+            *self._in_order(),
             outcome="passed" if passed else "failed",
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
@@ -232,11 +270,20 @@ class Session:
         ]
 
     def _progress(self, label: str) -> AbstractContextManager[Any]:
-        if self._terminal is None or self.config.option.verbose < 0:
+        """Who is told how far a measurement is: the terminal, or from an xdist worker the controller's."""
+        if hasattr(self.config, "workerinput"):
+            channel, alone = self.config.workerinput.get(_CHANNEL), not self.settings.cache
+            return Progress(channel.send, subject=label, interactive=False, alone=alone) if channel else nullcontext()
+        if not self._watched:
             return nullcontext()
         self._announced = False
         interactive = bool(self._terminal.isatty) and "CI" not in os.environ
-        return Progress(self._write, subject=label, interactive=interactive)
+        return Progress(self._write, subject=label, interactive=interactive, width=self._width)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether there is a terminal that wants to know how far it is."""
+        return self._terminal is not None and self.config.option.verbose >= 0
 
     def _write(self, text: str) -> None:
         """Write to the terminal past pytest's capture."""
@@ -247,10 +294,26 @@ class Session:
             self._announced = True
             self._terminal.write(text, flush=True)
 
+    def _write_from_worker(self, text: str) -> None:
+        """Write a worker's line below the dots; a terminal that is gone is no reason to hang up on the worker."""
+        with suppress(OSError, ValueError):
+            begun = self.config.get_terminal_writer().width_of_current_line
+            self._terminal.write("\n" * bool(begun) + text, flush=True)
+
+    @property
+    def _width(self) -> int:
+        return int(self.config.get_terminal_writer().fullwidth)
+
     @property
     def _terminal(self) -> Any:
         """The terminal reporter; None in an xdist worker."""
         return self.config.pluginmanager.get_plugin("terminalreporter")
+
+
+def _cause(report: pytest.TestReport) -> str:
+    """What went wrong in a test that reached no verdict: the error's first line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return next(iter((crash.message if crash else report.longreprtext).splitlines()), "an error without a message")
 
 
 def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:

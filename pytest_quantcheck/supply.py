@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ class Supply:
         baseline: Baseline | None,
         cache: Cache | None,
         load: Callable[[str], LoadedModel],
-        progress: Callable[[str], AbstractContextManager[Progress]] | None,
+        progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
     ) -> None:
         self._settings, self._subjects, self._prompt_sets = settings, subjects, prompt_sets
         self._baseline, self._cache, self._load, self._progress = baseline, cache, load, progress
@@ -81,8 +82,10 @@ class Supply:
         """
         entries = self._entries(subject, references)
         with ExitStack() as locks:
-            for entry in entries.values():
-                locks.enter_context(entry.locked())
+            for name, entry in entries.items():
+                with self._telling(f"{subject} on {name}") as told:
+                    waiting = partial(told.say, "waiting for another process that measures it", log=True)
+                    locks.enter_context(entry.locked(waiting))
             found = {name: cached for name, entry in entries.items() if (cached := entry.load())}
             for name, measurement in found.items():
                 yield name, self._renamed(subject, measurement)
@@ -100,11 +103,11 @@ class Supply:
         from .measuring import measure  # noqa: PLC0415 - heavy
 
         model, revision = self._subjects.label(subject)
-        with self._load(self._base(subject, references)) as loaded:
+        with self._told_loading(subject, self._base(subject, references)) as loaded:
             plan = self._prepared(subject, loaded, references)
             for name in names:
                 entry = entries.get(name)
-                with self._progress(f"{subject} on {name}") if self._progress else nullcontext() as progress:
+                with self._telling(f"{subject} on {name}") as progress:
                     measurement = measure(
                         loaded,
                         self._prompt_sets[name],
@@ -118,6 +121,19 @@ class Supply:
                 if entry:
                     entry.save(measurement)
                 yield name, measurement
+
+    def _told_loading(self, subject: str, base: str) -> LoadedModel:
+        with self._telling(subject) as told:
+            told.say("loading")
+            return self._load(base)
+
+    @contextmanager
+    def _telling(self, label: str) -> Iterator[Progress]:
+        """Who is told how far it is; perhaps nobody."""
+        from .measuring import Silent  # noqa: PLC0415 - heavy
+
+        with self._progress(label) if self._progress else nullcontext() as told:
+            yield told or Silent()
 
     def _entries(self, subject: str, references: Mapping[str, Measurement]) -> dict[str, Entry]:
         """The cache's entry for each prompt set; none without a cache. Controls are made anew: they are tests."""

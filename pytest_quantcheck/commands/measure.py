@@ -1,6 +1,7 @@
 """`measure`: what a model does, stored where it can be compared later and elsewhere."""
 
 import argparse
+import shutil
 import sys
 import time
 import warnings
@@ -83,7 +84,7 @@ def _progress() -> Callable[[str], Progress] | None:
 
 
 def _on_terminal(label: str) -> Progress:
-    return Progress(_write, subject=label, interactive=True)
+    return Progress(_write, subject=label, interactive=True, width=shutil.get_terminal_size().columns)
 
 
 def _write(text: str) -> None:

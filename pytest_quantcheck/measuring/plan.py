@@ -38,6 +38,9 @@ class Plan:
 class Progress(Protocol):
     """Who is told how far a measurement is; all do nothing by default."""
 
+    def say(self, what: str, *, log: bool = False) -> None:
+        """What is done before the first phase; with `log` also where nobody watches."""
+
     def start(self, label: str, total: int, done: int = 0) -> None:
         """A phase begins: `label` says what, `total` how many prompts, `done` how many of them an earlier run did."""
 
@@ -50,6 +53,9 @@ class Progress(Protocol):
 
 class Silent:
     """Nobody is told."""
+
+    def say(self, what: str, *, log: bool = False) -> None:
+        """Say nothing."""
 
     def start(self, label: str, total: int, done: int = 0) -> None:
         """Say nothing."""

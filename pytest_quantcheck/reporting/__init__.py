@@ -2,10 +2,11 @@
 
 from pytest_quantcheck.reporting.certificate import control_lines, control_message
 from pytest_quantcheck.reporting.json_report import Report, encode_certificate, encode_report, schema_text
+from pytest_quantcheck.reporting.markdown import fitted, markdown_lines
 from pytest_quantcheck.reporting.progress import Progress
 from pytest_quantcheck.reporting.properties import verdict_properties
 from pytest_quantcheck.reporting.terminal import summary_lines
-from pytest_quantcheck.reporting.wording import failure_message, headline
+from pytest_quantcheck.reporting.wording import failure_message, headline, printable
 
 __all__ = [
     "Progress",
@@ -15,7 +16,10 @@ __all__ = [
     "encode_certificate",
     "encode_report",
     "failure_message",
+    "fitted",
     "headline",
+    "markdown_lines",
+    "printable",
     "schema_text",
     "summary_lines",
     "verdict_properties",

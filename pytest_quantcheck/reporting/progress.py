@@ -18,9 +18,10 @@ class Progress:
     """Tells how far one model is on one prompt set, phase by phase.
 
     `write` gets text with its own line ends; `interactive` says whether it is a terminal, where one line is
-    rewritten and taken away in the end. Elsewhere a phase gets a line every half minute, and one when it is over.
-    A stream that can no longer be written to is left alone: progress never fails a run. Leaving the `with` block
-    takes the line away, whatever happened.
+    rewritten and taken away in the end. Elsewhere a phase gets a line every half minute, and one when it is over,
+    but none at all if it took less than that. A stream that can no longer be written to is left alone: progress
+    never fails a run. Leaving the `with` block takes the line away, whatever happened. `alone`: nobody but parts of
+    the same run can be waited for, of which a log says nothing.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class Progress:
         interactive: bool,
         clock: Callable[[], float] = time.monotonic,
         width: int = 80,
+        alone: bool = False,
     ) -> None:
         self._sink: Callable[[str], object] | None = write
         self._subject, self._interactive, self._clock, self._width = subject, interactive, clock, width
+        self._alone = alone
         self._label, self._total, self._done, self._before = "", 0, 0, 0
         self._began = self._told = 0.0
         self._shown = 0
@@ -46,13 +49,21 @@ class Progress:
     ) -> None:
         self._clear()
 
+    def say(self, what: str, *, log: bool = False) -> None:
+        """Say what is done before the first phase: on a terminal until then, elsewhere only with `log`, in a line."""
+        line = ascii_only(f"{self._subject}: {what}")
+        if self._interactive:
+            self._rewrite(line)
+        elif log and not self._alone:
+            self._write(f"{line}\n")
+
     def start(self, label: str, total: int, done: int = 0) -> None:
         """A phase begins: `label` says what is done, `total` to how many prompts, `done` to how many before it."""
         self._label, self._total = ascii_only(f"{self._subject}, {label}"), total
         self._done = self._before = done
         self._began = self._told = self._clock()
         if self._interactive:
-            self._rewrite()
+            self._rewrite(self._line())
 
     def advance(self, n: int = 1) -> None:
         """So many more prompts are done."""
@@ -62,14 +73,14 @@ class Progress:
             return
         self._told = now
         if self._interactive:
-            self._rewrite()
+            self._rewrite(self._line())
         else:
             self._write(f"{self._line()}\n")
 
     def finish(self) -> None:
         """The phase is over."""
         self._clear()
-        if not self._interactive:
+        if not self._interactive and self._clock() - self._began >= REPEAT:
             took = duration(self._clock() - self._began)
             before = f" ({self._before} of them in an earlier run)" if self._before else ""
             self._write(f"{self._label}: {self._done} prompts in {took}{before}\n")
@@ -78,11 +89,11 @@ class Progress:
         spent = self._clock() - self._began
         fresh = self._done - self._before
         left = spent * (self._total - self._done) / fresh if fresh else 0.0
-        ahead = f", about {duration(left)} left" if left > 0 else ""
+        ahead = f", {'about ' if left >= 1 else ''}{duration(left)} left" if left > 0 else ""
         return f"{self._label}: {self._done}/{self._total} prompts{ahead}"
 
-    def _rewrite(self) -> None:
-        line = self._line()[-(self._width - 1) :]  # the end says most, and a full line would wrap
+    def _rewrite(self, text: str) -> None:
+        line = text[-(self._width - 1) :]  # the end says most, and a full line would wrap
         self._write(f"\r{line:<{self._shown}}")
         self._shown = len(line)
 

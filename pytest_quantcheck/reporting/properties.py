@@ -1,5 +1,6 @@
 """Verdicts as the properties of a test case."""
 
+from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Verdict
 
 
@@ -7,6 +8,7 @@ def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
     """Name and value of each fact of a verdict, for `user_properties` and so for JUnit; unknown facts are left out.
 
     `quantcheck_limit` is the largest value that is good where `quantcheck_direction` is `max`, else the smallest.
+    `quantcheck_acceptable` is what the test case's own outcome goes by: an inconclusive verdict may pass.
     """
     estimate = verdict.estimate
     facts: dict[str, str | float | None] = {
@@ -16,14 +18,21 @@ def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
         "n_prompts": estimate.n_prompts,
         "layer": estimate.layer,
         "value": estimate.value,
+        "unit": METRICS[verdict.metric].unit or None,
         "low": estimate.low,
         "high": estimate.high,
         "confidence": estimate.confidence,
-        "reference": estimate.reference,
+        "method": estimate.method or None,
+        "reason": estimate.reason or None,
+        "reference_value": estimate.reference,
+        "candidate_value": estimate.candidate,
         "limit": verdict.limit,
         "direction": verdict.direction,
         "limit_source": verdict.limit_source,
         "profile": verdict.profile,
+        "conditions": "; ".join(verdict.conditions) or None,
         "status": verdict.status,
+        "acceptable": "yes" if verdict.acceptable else "no",
+        "prompts_needed": verdict.prompts_needed,
     }
     return [(f"quantcheck_{name}", fact) for name, fact in facts.items() if fact is not None]

@@ -4,16 +4,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.rows import Group, Row, groups
-from pytest_quantcheck.reporting.wording import (
-    SMALLEST,
-    ascii_only,
-    bound,
-    concession,
-    headline,
-    interval_name,
-    number,
-)
+from pytest_quantcheck.reporting.outcomes import Outcome, outcomes, sentence
+from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
+from pytest_quantcheck.reporting.wording import ascii_only
 
 Line = tuple[str, Mapping[str, bool]]
 """A line of ASCII text without its end, and the markup for pytest's terminal writer."""
@@ -24,80 +17,73 @@ _GOOD = {"green": True}
 _WARNING = {"yellow": True}
 _BAD = {"red": True}
 
-_SIGNS = {"max": "<=", "min": ">="}
+_LONGEST = 60
+"""Characters of the longest word that is left whole."""
+
 _RIGHT = {1, 2}
 """The columns of numbers that stand alone: layer and value."""
 
 
-def summary_lines(verdicts: Iterable[Verdict], comparisons: Iterable[Comparison], *, width: int = 80) -> Iterator[Line]:
+def summary_lines(
+    verdicts: Iterable[Verdict],
+    comparisons: Iterable[Comparison],
+    *,
+    causes: Mapping[str, Sequence[str]] | None = None,
+    width: int = 80,
+    verbosity: int = 0,
+) -> Iterator[Line]:
     """Yield the summary of a run, line by line; nothing when there is nothing to tell.
 
-    First each candidate's outcome with a sentence for everything that stands against it, then a table for each
-    candidate and prompt set with one row per metric, at its worst layer, and notes. Sentences are wrapped to
-    `width`; a table needs at most 80 columns.
+    First each candidate's outcome, those that are not fit for release before the others, with a sentence for
+    everything that stands against it and what to do; then a table for each candidate and prompt set with one row per
+    metric, at its worst layer, and notes. Sentences are wrapped to `width`; a table that needs more, which is at most
+    80 columns, becomes a list. `causes` are what went wrong in tests without a verdict, by candidate. `verbosity` is
+    pytest's: below -1 there are outcomes alone, above 0 the tables have a row for each layer.
     """
     verdicts = tuple(verdicts)
-    for candidate in dict.fromkeys(verdict.candidate for verdict in verdicts):
-        yield from _outcome([verdict for verdict in verdicts if verdict.candidate == candidate], width)
-    for group in groups(verdicts, tuple(comparisons)):
+    for outcome in outcomes(verdicts, causes or {}):
+        yield from _outcome(outcome, width)
+    for group in groups(verdicts, tuple(comparisons)) if verbosity > -2 else ():
         yield "", _PLAIN
-        yield from _table(group, width)
+        yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():
             yield from _wrapped(f"- {note}", width, _PLAIN)
 
 
-def _outcome(verdicts: Sequence[Verdict], width: int) -> Iterator[Line]:
-    against = [verdict for verdict in verdicts if not verdict.acceptable]
-    warnings = [verdict for verdict in verdicts if verdict.acceptable and verdict.warning]
-    candidate, count = verdicts[0].candidate, _count(len(verdicts), "verdict")
-    if against:
-        yield from _wrapped(f"{candidate} is not fit for release: {len(against)} of {count} against it", width, _BAD)
-    else:
-        yield from _wrapped(f"{candidate}: nothing against it in {count}", width, _GOOD)
-    for verdict in (*against, *warnings):
-        yield from _wrapped(f"- {_sentence(verdict)}", width, _WARNING if verdict.acceptable else _PLAIN)
+def _outcome(outcome: Outcome, width: int) -> Iterator[Line]:
+    yield from _wrapped(outcome.title, width, _GOOD if outcome.fit else _BAD)
+    for objection in outcome.objections():
+        yield from _wrapped(f"- {objection}", width, _PLAIN)
+    for step in outcome.steps():
+        yield from _wrapped(f"- next: {step}", width, _BOLD)
+    for verdict in outcome.warnings:
+        yield from _wrapped(f"- {sentence(verdict)}", width, _WARNING)
 
 
-def _sentence(verdict: Verdict) -> str:
-    value = verdict.estimate.value
-    why = verdict.estimate.reason if value is None else f"{number(value)}, limit {bound(verdict)}"
-    fact = ": ".join(filter(None, (headline(verdict), why)))
-    return "; ".join(filter(None, (fact, concession(verdict))))
-
-
-def _table(group: Group, width: int) -> Iterator[Line]:
-    rows = list(group.rows())
-    head = ("metric", "layer", "value", _interval_head(rows), "limit", "verdict")
-    body = [_cells(row) for row in rows]
+def _table(group: Group, width: int, *, layers: bool) -> Iterator[Line]:
+    rows = list(group.rows(layers=layers))
+    head = headings(rows)
+    body = [row.cells for row in rows]
     sizes = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    gap = "  " if sum(sizes) + 2 * (len(sizes) - 1) <= width else " "
-    title = f"{group.candidate} on {group.prompt_set}: {_count(group.n_prompts, 'prompt')}"
-    yield from _wrapped(title, width, _BOLD)
+    spare = width - sum(sizes)
+    gap = "  " if spare >= 2 * (len(sizes) - 1) else " "
+    yield from _wrapped(group.title, width, _BOLD)
+    if spare < len(sizes) - 1:
+        yield from _list(rows, width)
+        return
     yield _aligned(head, sizes, gap), _PLAIN
-    for row, cells in zip(rows, body, strict=True):
-        yield _aligned(cells, sizes, gap), _colour(row.verdict)
+    for row, texts in zip(rows, body, strict=True):
+        yield _aligned(texts, sizes, gap), _colour(row.verdict)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    found, verdict = row.estimate, row.verdict
-    layer = "" if found.layer is None else str(found.layer)
-    interval = "-" if found.low is None or found.high is None else f"{_cell(found.low)} to {_cell(found.high)}"
-    limit = f"{_SIGNS[verdict.direction]} {verdict.limit:.4g}" if verdict else "-"
-    return (row.metric.title, layer, _cell(found.value), interval, limit, row.word)
-
-
-def _cell(value: float | None) -> str:
-    """A number with four decimals, so that columns align; the message of a verdict has more digits."""
-    if value is None:
-        return "-"
-    if 0 < value < SMALLEST:
-        return number(value)
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
-
-
-def _interval_head(rows: Sequence[Row]) -> str:
-    names = {interval_name(row.estimate.confidence) for row in rows if row.estimate.low is not None}
-    return names.pop() if len(names) == 1 else "interval"
+def _list(rows: Sequence[Row], width: int) -> Iterator[Line]:
+    """The table where there is no room for it: a metric after the other."""
+    for row in rows:
+        title, layer, value, interval, limit, word = row.cells
+        where = f"{title} at layer {layer}" if layer else title
+        facts = value if interval == "-" else f"{value} ({interval})"
+        outcome = ", ".join(fact for fact in (word, facts, limit) if fact not in ("", "-"))
+        yield from _wrapped(f"  {where}: {outcome}", width, _colour(row.verdict))
 
 
 def _aligned(cells: Sequence[str], sizes: Sequence[int], gap: str) -> str:
@@ -115,11 +101,14 @@ def _colour(verdict: Verdict | None) -> Mapping[str, bool]:
 
 
 def _wrapped(text: str, width: int, markup: Mapping[str, bool]) -> Iterator[Line]:
-    """Yield the text as ASCII in lines that fit; what follows a dash is indented below it."""
-    indent = "  " if text.startswith("- ") else ""
-    for line in textwrap.wrap(ascii_only(text), width, subsequent_indent=indent, break_on_hyphens=False):
+    """Yield the text as ASCII in lines that fit; what follows a dash or blanks is indented below it.
+
+    On a narrow terminal an option is longer than a line: it is left whole, to be copied.
+    """
+    text, indent = ascii_only(text), {"- ": "  ", "  ": "    "}.get(text[:2], "")
+    endless = any(len(word) > _LONGEST for word in text.split())
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=endless or width > _LONGEST
+    )
+    for line in wrapper.wrap(text):
         yield line, markup
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Estimate, Verdict
@@ -23,6 +23,12 @@ MEANINGS = {
 
 SMALLEST = 1e-4
 """Numbers nearer to zero are said to be below it."""
+
+_STEPS = {
+    "failed": "release a higher bit-width; or, if the change is acceptable, say so: --quantcheck-fail={}:LIMIT",
+    "unmeasured": "mend the cause; or let this metric pass unmeasured: --quantcheck-allow-unmeasured={}",
+}
+"""What to do about a verdict by its status, with a gap for the metric's name."""
 
 _KEY_WIDTH = 13
 _BAD_SIDES = {"max": "above", "min": "below"}
@@ -55,6 +61,11 @@ def bound(verdict: Verdict) -> str:
 def interval_name(confidence: float) -> str:
     """The name of an interval of that confidence level, such as `95 % interval`."""
     return f"{100 * confidence:.4g} % interval"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things, such as `1 prompt` and `1,000 prompts`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def printable(text: str) -> str:
@@ -121,13 +132,21 @@ def next_step(verdict: Verdict) -> str:
     """What to do about a verdict; nothing for one that passed."""
     if verdict.status == "inconclusive":
         return _prompts_step(verdict)
-    steps = {
-        "failed": "release a higher bit-width; or, if the change is acceptable, say so: "
-        f"--quantcheck-fail={verdict.metric}:LIMIT",
-        "unmeasured": "mend the cause; or let this metric pass unmeasured: "
-        f"--quantcheck-allow-unmeasured={verdict.metric}",
-    }
-    return steps.get(verdict.status, "")
+    return _STEPS.get(verdict.status, "").format(verdict.metric)
+
+
+def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield what to do about several verdicts together: one step for each option that would help."""
+    for status, step in _STEPS.items():
+        metrics = {verdict.metric for verdict in verdicts if verdict.status == status}
+        if metrics:
+            yield step.format(metrics.pop() if len(metrics) == 1 else "METRIC")
+    doubts: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.status == "inconclusive":
+            doubts.setdefault(_samples_option(verdict), []).append(verdict)
+    for found in doubts.values():
+        yield _prompts_step(max(found, key=lambda verdict: verdict.prompts_needed or math.inf))
 
 
 def _printable(character: str) -> str:
@@ -137,11 +156,15 @@ def _printable(character: str) -> str:
 
 
 def _prompts_step(verdict: Verdict) -> str:
-    option = "attribution-samples" if verdict.metric == "salient_overlap" else "samples"
+    option = _samples_option(verdict)
     if verdict.prompts_needed is None:
         return f"measure more prompts (--quantcheck-{option}); none can say how many would settle it"
     needed = verdict.prompts_needed
     return f"about {needed:,} prompts would settle it: add prompts, and --quantcheck-{option}={needed}"
+
+
+def _samples_option(verdict: Verdict) -> str:
+    return "attribution-samples" if verdict.metric == "salient_overlap" else "samples"
 
 
 def _facts(verdict: Verdict) -> dict[str, str]:

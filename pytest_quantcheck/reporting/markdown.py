@@ -1,0 +1,90 @@
+"""The summary of a run as Markdown, for the page that a CI system shows of a job."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pytest_quantcheck.certifying import ControlResult, conclusion
+from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.reporting.outcomes import Outcome, outcomes, sentence
+from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
+from pytest_quantcheck.reporting.wording import printable
+
+_MEANT = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
+"""What GitHub would take for markup, HTML, a mention, an emoji, a link or a formula."""
+
+_RULES = ("---", "---:", "---:", "---", "---", "---")
+_CUT = "\n\nThis summary is cut short: there is no room for more.\n"
+
+
+def markdown_lines(
+    model: str,
+    verdicts: Iterable[Verdict],
+    comparisons: Iterable[Comparison],
+    *,
+    causes: Mapping[str, Sequence[str]] | None = None,
+    controls: Sequence[ControlResult] = (),
+    remarks: Iterable[str] = (),
+) -> Iterator[str]:
+    """Yield what the terminal's summary says, as lines of Markdown without their ends.
+
+    `causes`: by candidate, what went wrong in tests without a verdict; `remarks`: sentences on the run itself.
+    """
+    verdicts = tuple(verdicts)
+    yield from ("", f"## quantcheck: {escaped(model)}", "")
+    for outcome in outcomes(verdicts, causes or {}):
+        yield from _outcome(outcome)
+    if controls:
+        yield from (escaped(conclusion(controls)), "")
+    for group in groups(verdicts, tuple(comparisons)):
+        yield from _table(group)
+    yield from (f"- {escaped(remark)}" for remark in remarks)
+
+
+def fitted(lines: Iterable[str], room: int) -> str:
+    """The lines with their ends, as many as fit into so many bytes of UTF-8; the text says so if some are left out.
+
+    Nothing at all where there is not even room for that.
+    """
+    text, left = "", room - len(_CUT)
+    for line in lines:
+        left -= len(f"{line}\n".encode())
+        if left < 0:
+            return f"{text}{_CUT}" if text else ""
+        text += f"{line}\n"
+    return text
+
+
+def escaped(text: str) -> str:
+    r"""The text on one line, so that it is shown as it is and nothing in it is markup.
+
+    >>> print(escaped("a|b\n<script> `c`"))
+    a\|b \<script\> \`c\`
+    """
+    return _MEANT.sub(r"\\\g<0>", printable(text))
+
+
+def _outcome(outcome: Outcome) -> Iterator[str]:
+    yield from (f"{'✅' if outcome.fit else '❌'} **{escaped(outcome.title)}**", "")
+    yield from (f"- {escaped(objection)}" for objection in outcome.objections())
+    yield from (f"- **next:** {escaped(step)}" for step in outcome.steps())
+    yield from (f"- ⚠️ {escaped(sentence(verdict))}" for verdict in outcome.warnings)
+    yield ""
+
+
+def _table(group: Group) -> Iterator[str]:
+    rows = list(group.rows())
+    yield from (f"### {escaped(group.title)}", "")
+    yield from map(_row, (headings(rows), _RULES, *map(_cells, rows)))
+    yield ""
+    notes = [f"- {escaped(note)}" for note in group.notes()]
+    yield from (*notes, "") if notes else ()
+
+
+def _cells(row: Row) -> list[str]:
+    *facts, word = map(escaped, row.cells)
+    stands_out = row.verdict is not None and not row.verdict.acceptable
+    return [*facts, f"**{word}**" if stands_out else word]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

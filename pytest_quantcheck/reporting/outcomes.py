@@ -1,0 +1,84 @@
+"""What a run says of each candidate: whether it may be released, what stands against it and what to do."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from pytest_quantcheck.records import Verdict
+from pytest_quantcheck.reporting.wording import (
+    MEANINGS,
+    bound,
+    concession,
+    counted,
+    headline,
+    next_steps,
+    number,
+    printable,
+)
+
+_FIRST = ("failed", "unmeasured", "inconclusive", "passed")
+
+
+class Outcome(NamedTuple):
+    """One candidate: its verdicts, and for each test that reached none what went wrong."""
+
+    candidate: str
+    verdicts: tuple[Verdict, ...]
+    causes: tuple[str, ...]
+
+    @property
+    def against(self) -> list[Verdict]:
+        """The verdicts that stop the release, failed ones first."""
+        return sorted((v for v in self.verdicts if not v.acceptable), key=lambda v: _FIRST.index(v.status))
+
+    @property
+    def warnings(self) -> list[Verdict]:
+        """The verdicts to be looked at that stop nothing."""
+        return [verdict for verdict in self.verdicts if verdict.acceptable and verdict.warning]
+
+    @property
+    def fit(self) -> bool:
+        """Whether nothing stands against the candidate, as far as it was judged."""
+        return not (self.against or self.causes)
+
+    @property
+    def title(self) -> str:
+        """The outcome in a sentence without its full stop."""
+        judged = counted(len(self.verdicts), "verdict")
+        if self.fit:
+            return f"{self.candidate}: nothing against it in {judged}"
+        against = f"{len(self.against)} of {judged} against it" if self.verdicts else ""
+        unjudged = f"{counted(len(self.causes), 'test')} without a verdict" if self.causes else ""
+        return f"{self.candidate} is not fit for release: {', '.join(filter(None, (against, unjudged)))}"
+
+    def objections(self) -> Iterator[str]:
+        """Yield a sentence for everything that stands against the candidate; tests with the same cause share one."""
+        yield from dict.fromkeys(map(printable, self.causes))
+        yield from map(sentence, self.against)
+
+    def steps(self) -> Iterator[str]:
+        """Yield what to do about that."""
+        yield from next_steps(self.against)
+
+
+def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -> list[Outcome]:
+    """What is known of each candidate, those that are not fit for release first.
+
+    `causes`: by candidate, what went wrong in each test that reached no verdict.
+    """
+    candidates = dict.fromkeys((*causes, *(verdict.candidate for verdict in verdicts)))
+    found = (
+        Outcome(name, tuple(v for v in verdicts if v.candidate == name), tuple(causes.get(name, ())))
+        for name in candidates
+    )
+    return sorted(found, key=lambda outcome: outcome.fit)
+
+
+def sentence(verdict: Verdict) -> str:
+    """What moved where, by how much, and what that means to who has not read the paper."""
+    value = verdict.estimate.value
+    if value is None:
+        why = verdict.estimate.reason
+    else:
+        why = f"{number(value)}, limit {bound(verdict)} ({MEANINGS[verdict.metric]})"
+    fact = ": ".join(filter(None, (headline(verdict), why)))
+    return "; ".join(filter(None, (fact, concession(verdict))))
