@@ -23,8 +23,9 @@ from ..errors import ModelError
 from .bits import DTYPES, RELEASED
 from .gguf_header import Header, read_header
 from .identity import Source, local_path
-from .loading import LoadedModel, _explained, _pretrained, _quiet, load
+from .loading import LoadedModel, load
 from .quantized_layers import module_types
+from .reading import explained, pretrained, quietly
 
 _FREQUENCIES = "rope_freqs.weight"
 
@@ -79,9 +80,9 @@ def unpack_gguf(source: Source, folder: Path, bits: str = "reference") -> Source
 
     path = _path(source)
     header = read_header(path)
-    with _explained(source, bits), _quiet():
+    with explained(source, bits), quietly():
         dtype = DTYPES.get(source.dtype, torch.float32)
-        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **_dequantized())
+        read = pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **_dequantized())
         vars(read.config).pop("quantization_config", None)
         _heed_frequencies(read.config, header, path)
         plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32
