@@ -4,7 +4,8 @@ A comment above a fence says what is done with it; `python -m tests.docs.pages` 
 
     <!-- file: NAME -->        the block is written into the folder
     <!-- not run: REASON -->   it is only looked at: do its options, modules, files and targets exist?
-    <!-- slow: REASON -->      the first line of a page that takes minutes
+    <!-- slow: REASON -->      first line of a page that takes long: it is run with the slow tests
+    <!-- given: NAME, NAME --> what lies in the folder of a page that does not make it itself
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from pytest_quantcheck.profiles import load_profile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FLAGS = {option.flag for option in OPTIONS}
+OPTION = {option.flag: option for option in OPTIONS}
 INI = {option.dest for option in OPTIONS}
 
 _MARK = re.compile(r"<!-- (file|not run): (.+) -->")
 _SLOW = re.compile(r"<!-- slow: .+ -->")
+_GIVEN = re.compile(r"^<!-- given: (.+) -->$", re.MULTILINE)
 _FENCE = re.compile(r"^( *)```(.*)$")
 _HERE = re.compile(r"<<'(\w+)'")
 _CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
@@ -71,6 +73,7 @@ class Folder:
     path: Path
     pytest: Callable[[list[str]], tuple[int, str]]
     command: Callable[[list[str]], tuple[int, str]]
+    givers: dict[str, Callable[[Path], object]]
     names: dict[str, Any] = field(default_factory=dict)
 
 
@@ -112,6 +115,9 @@ def commands(block: Block) -> Iterator[Command]:
 
 def run(page: Path, folder: Folder) -> None:
     """Do with each block of the page what its language and its mark say."""
+    for given in _GIVEN.findall(page.read_text(encoding="utf-8")):
+        for name in given.split(", "):
+            folder.givers[name](folder.path / name)
     for block in blocks(page):
         if block.mark == "not run":
             look_at(block)
@@ -140,6 +146,8 @@ def look_at(block: Block) -> None:
             assert (ROOT / f"{words[2].replace('.', '/')}.py").exists(), f"{block.place}: no module {words[2]}"
         elif words[:1] == ["python"]:
             assert (ROOT / words[1]).exists(), f"{block.place}: there is no {words[1]}"
+        for flag, _, value in (word.partition("=") for word in words if word.startswith("--quantcheck")):
+            OPTION[flag].value([value] if OPTION[flag].kind == "list" else value or None)
 
 
 def check(block: Block, written: Path | None) -> None:

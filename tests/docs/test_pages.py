@@ -1,13 +1,18 @@
 """What README and the pages in docs say can be typed, can be typed, and gives what they show."""
 
+import csv
 import importlib
+import json
 import pkgutil
+import shutil
 
 import pytest
 
 import pytest_quantcheck
 from pytest_quantcheck.commands import main
+from pytest_quantcheck.models.builtin import DIRECTORY
 from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.prompts.reading import BUILTIN
 from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow, look_at, run
 
 
@@ -21,6 +26,31 @@ def _warm():
     for bits in ("int8", "nf4"):
         with load(Source("builtin"), bits):
             pass
+
+
+def give_model(path):
+    """Put the built-in model there, as a checkpoint."""
+    names = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    path.mkdir()
+    for name in names:
+        shutil.copy(DIRECTORY / name, path)
+
+
+def give_int8(path):
+    """Put the built-in model there, saved as LLM.int8()."""
+    give_model(path)
+    with load(Source("builtin"), "int8") as loaded:
+        loaded.model.save_pretrained(path)
+
+
+def give_questions(path):
+    """Put the first 64 of the built-in prompts there, as CSV."""
+    rows = [json.loads(line) for line in BUILTIN.read_text(encoding="utf-8").splitlines()[:64]]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("prompt", "gold"), *((row["prompt"], row["gold"]) for row in rows)])
+
+
+GIVERS = {"my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
 
 
 @pytest.fixture
@@ -39,7 +69,7 @@ def folder(pytester, capsys, monkeypatch):
         status = main(arguments)
         return status, "".join(capsys.readouterr())
 
-    return Folder(pytester.path, in_process, command)
+    return Folder(pytester.path, in_process, command, GIVERS)
 
 
 def named(page):
@@ -65,7 +95,7 @@ def test_what_is_not_run_says_why(page):
 
 
 def page_of(tmp_path, text):
-    page = ROOT / "docs" / "page.md"  # its place alone is used
+    page = ROOT / "docs" / "tutorial.md"  # its place alone is used
     return Block(page, 1, "console", text)
 
 
@@ -82,23 +112,29 @@ def test_wrong_page_is_seen(text, said, folder, tmp_path, monkeypatch):
     """Other output, a failure that is not said, and a line that is no command each fail the page."""
     monkeypatch.setattr("tests.docs.pages.blocks", lambda page: [page_of(tmp_path, text)])
     with pytest.raises(AssertionError, match=said):
-        run(ROOT / "docs" / "page.md", folder)
+        run(ROOT / "docs" / "tutorial.md", folder)
 
 
 def test_right_page_passes(folder, tmp_path, monkeypatch):
     """Output may be cut with dots, and a status may be shown with `echo $?`."""
     text = "$ printf 'one\\ntwo\\nthree\\n'\none\n…e\n$ false\n$ echo $?\n1\n$ cat <<'END'\n$ x\nEND\n"
     monkeypatch.setattr("tests.docs.pages.blocks", lambda page: [page_of(tmp_path, text)])
-    run(ROOT / "docs" / "page.md", folder)
+    run(ROOT / "docs" / "tutorial.md", folder)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["$ make nothing\n", "$ python -m tests.studies.nothing\n", "$ python tests/nothing.py\n"],
+    [
+        "$ make nothing\n",
+        "$ python -m tests.studies.nothing\n",
+        "$ python tests/nothing.py\n",
+        "$ pytest --quantcheck-nothing\n",
+        "$ pytest --quantcheck-bits=7\n",
+    ],
 )
 def test_missing_thing_is_seen_without_running(text):
     """A command that is not run must still be about something that exists."""
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, KeyError, ValueError)):
         look_at(page_of(None, text))
 
 
