@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .analyses.saliency import attributable
 from .models.identity import content_hash
-from .models.loading import choose_device
+from .models.reading import choose_device
 from .records import SCHEMA, Measurement
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
 from .reporting import (
+    WIDEST,
     Progress,
     Report,
     control_lines,
@@ -46,8 +47,6 @@ _CACHE = "quantcheck_cache"
 _CHANNEL = "quantcheck_channel"
 _CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
-_WIDEST = 100
-"""Columns of the summary on a wide terminal: longer lines are hard to read."""
 
 
 class Session:
@@ -151,7 +150,7 @@ class Session:
         if not (self._comparisons or self._causes or self._controls or self._written):
             return
         terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
-        found, width = self._in_order(), min(self._width, _WIDEST)
+        found, width = self._in_order(), min(self._width, WIDEST)
         verbosity = self.config.option.verbose
         for line, markup in summary_lines(*found, causes=self._causes, width=width, verbosity=verbosity):
             terminalreporter.write_line(line, **markup)

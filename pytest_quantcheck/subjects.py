@@ -96,7 +96,7 @@ class Subjects:
 
             quantized_header(source)
         else:
-            from .models.loading import choose_device  # noqa: PLC0415 - heavy
+            from .models.reading import choose_device  # noqa: PLC0415 - heavy
             from .models.released import recognise  # noqa: PLC0415 - heavy
 
             recognise(source).require(choose_device(source.device))

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,7 +20,8 @@ from pytest_quantcheck.judging import judge
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import Comparison, Provenance, Verdict
-from pytest_quantcheck.reporting import encode_report, summary_lines
+from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
+from pytest_quantcheck.step_summary import append_to_step_summary
 from pytest_quantcheck.storage import load_measurement, write_atomically
 
 _REPORT = "report.json"
@@ -42,7 +44,11 @@ def run(asked: argparse.Namespace) -> int:
     if not verdicts:
         raise ProfileError(f"{profile.label} has no limit for anything that was measured: nothing can be judged by it")
     good = all(verdict.acceptable for verdict in verdicts)
-    say(spelled(line) for line, _ in summary_lines(verdicts, comparisons))
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    say(spelled(line) for line, _ in summary_lines(verdicts, comparisons, width=width))
+    model = comparisons[0].reference_provenance.model
+    if problem := append_to_step_summary(map(spelled, markdown_lines(model, verdicts, comparisons))):
+        say([problem])
     if given["report"]:
         settings = {"reference": asked.reference, "candidate": asked.candidate, **given}
         path = Path(given["report"]) / _REPORT

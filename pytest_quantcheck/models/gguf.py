@@ -23,8 +23,9 @@ from ..errors import ModelError
 from .bits import DTYPES, RELEASED
 from .gguf_header import Header, read_header
 from .identity import Source, local_path
-from .loading import LoadedModel, _explained, _pretrained, _quiet, _unseen, load
+from .loading import LoadedModel, load
 from .quantized_layers import module_types
+from .reading import explained, pretrained, quietly
 
 _FREQUENCIES = "rope_freqs.weight"
 
@@ -77,11 +78,11 @@ def unpack_gguf(source: Source, folder: Path, bits: str = "reference") -> Source
     """
     path = _path(source)
     header = read_header(path)
-    with _explained(source, bits), _quiet(), _unseen():  # transformers draws a bar that its own switch does not stop
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy
+    with explained(source, bits), quietly():
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy, and not quiet
 
         dtype = DTYPES.get(source.dtype, torch.float32)
-        read = _pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **_dequantized())
+        read = pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **_dequantized())
         vars(read.config).pop("quantization_config", None)
         _heed_frequencies(read.config, header, path)
         plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)  # not .to(): positions stay float32

@@ -14,19 +14,9 @@ import torch
 from ..errors import ModelError
 from .bits import RELEASED
 from .identity import Source, local_path
-from .loading import (
-    LoadedModel,
-    _arguments,
-    _explained,
-    _from_files,
-    _ready,
-    _tokenizer,
-    _unseen,
-    choose_device,
-    described,
-    in_plain_words,
-)
+from .loading import LoadedModel, described, in_plain_words
 from .quantized_layers import has_quantized, module_types, scheme_name
+from .reading import choose_device, explained, file_arguments, made_ready, quietly, read_model, read_tokenizer
 
 _Config = dict[str, Any]
 
@@ -90,7 +80,7 @@ def recognise(source: Source) -> ReleasedFormat:
     folder = local_path(source.model)
     if folder is not None and not (folder / "config.json").exists():
         raise ModelError(f"{name}: expected a checkpoint, found no config.json; check the path")
-    with _explained(source, RELEASED):
+    with explained(source, RELEASED):
         config = _quantization_config(source)
         if not config:
             raise ModelError(
@@ -116,11 +106,11 @@ def load_released(source: Source) -> LoadedModel:
     device = choose_device(source.device)
     released = recognise(source)
     released.require(device)
-    with _explained(source, RELEASED), _unseen():  # compressed-tensors draws, GPT-QModel prints
-        tokenizer = _tokenizer(source)
-        model = _from_files(source, dtype="auto", device_map={"": device})
+    with explained(source, RELEASED), quietly():
+        tokenizer = read_tokenizer(source)
+        model = read_model(source, dtype="auto", device_map={"": device})
         _decompress(model)
-        model = _ready(model, device)
+        model = made_ready(model, device)
     loaded = described(source, model, tokenizer, device, bits=RELEASED, format_name=released.name)
     if not has_quantized(model):
         loaded = _dequantized(loaded, released, source)
@@ -182,7 +172,7 @@ def _tensor_types(source: Source) -> dict[str, str]:
 def _quantization_config(source: Source) -> _Config | None:
     from transformers import PreTrainedConfig  # noqa: PLC0415 - heavy
 
-    name, arguments = _arguments(source)
+    name, arguments = file_arguments(source)
     config, _ = PreTrainedConfig.get_config_dict(name, revision=arguments["revision"])
     nested = config.get("text_config") or {}
     found: _Config | None = config.get("quantization_config") or nested.get("quantization_config")

@@ -128,7 +128,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="SOURCE",
         kind="list",
     ),
-    Option("template", "auto, chat, raw or a format with {prompt}", "auto", _late("values.parse_template")),
+    Option(
+        "template",
+        "how prompts are put to the model: auto, chat, raw or a format with {prompt}",
+        "auto",
+        _late("values.parse_template"),
+    ),
     Option(
         "samples",
         "measure at most so many prompts of each set",
@@ -146,7 +151,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("readout", "how an answer is read: token, choices or substring", "token", _late("values.parse_readout")),
     Option(
         "attribution",
-        "adaptive, paper, off or nodes=N, then baseline=token|zero and target=reference|own behind commas",
+        "how answers are attributed to neurons: adaptive, paper, off or nodes=N, then baseline=token|zero and "
+        "target=reference|own behind commas",
         "adaptive",
         _late("attribution.parse_attribution"),
     ),

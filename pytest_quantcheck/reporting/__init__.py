@@ -5,10 +5,11 @@ from pytest_quantcheck.reporting.json_report import Report, encode_certificate, 
 from pytest_quantcheck.reporting.markdown import fitted, markdown_lines
 from pytest_quantcheck.reporting.progress import Progress
 from pytest_quantcheck.reporting.properties import verdict_properties
-from pytest_quantcheck.reporting.terminal import summary_lines
+from pytest_quantcheck.reporting.terminal import WIDEST, summary_lines
 from pytest_quantcheck.reporting.wording import failure_message, headline, printable
 
 __all__ = [
+    "WIDEST",
     "Progress",
     "Report",
     "control_lines",

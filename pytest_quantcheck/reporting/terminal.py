@@ -17,6 +17,9 @@ _GOOD = {"green": True}
 _WARNING = {"yellow": True}
 _BAD = {"red": True}
 
+WIDEST = 100
+"""Columns of a summary on a wide terminal: longer lines are hard to read."""
+
 _LONGEST = 60
 """Characters of the longest word that is left whole."""
 

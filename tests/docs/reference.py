@@ -1,0 +1,209 @@
+"""The reference pages that are made of the code: `python -m tests.docs.reference` writes them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import pytest_quantcheck
+from pytest_quantcheck import certifying, errors, plugin, records
+from pytest_quantcheck.commands.options import COMPARE, MEASURE, spelled
+from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.options import OPTIONS, Option
+from pytest_quantcheck.reporting import Report
+
+FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+MADE = "Made from the code by `python -m tests.docs.reference`; a test fails where the two part."
+_INI = {"text": "one value", "list": "one value a line", "flag": "`true` or `false`"}
+_RECORDS: tuple[type[msgspec.Struct], ...] = (
+    Report,
+    records.Verdict,
+    records.Estimate,
+    records.Comparison,
+    records.Provenance,
+    records.ReliabilityBin,
+    records.Convergence,
+    records.Flip,
+    records.Answer,
+    certifying.Certificate,
+    certifying.ControlResult,
+    certifying.Spread,
+)
+
+
+def options() -> str:
+    """Every option with its ini twin, its default and what it does."""
+    rows = [
+        (_code(f"{o.flag}{_value(o)}"), _code(o.dest), _INI[o.kind], _default(o), _again(o, o.summary)) for o in OPTIONS
+    ]
+    return _page(
+        "Options",
+        "The command line comes before the ini file (`pytest.ini`, `pyproject.toml`, …), and that before the default. An "
+        "option that cannot be used ends the run with exit status 4 before anything is loaded.",
+        *_table(("option", "in the ini file", "as", "default", "what it does"), rows),
+    )
+
+
+def commands() -> str:
+    """The options of the commands that work without pytest."""
+    parts = [
+        part
+        for name, table in (("measure", MEASURE), ("compare", COMPARE))
+        for part in (
+            f"## `python -m pytest_quantcheck {name}`",
+            *_table(
+                ("option", "default", "what it does"),
+                [(_code(f"--{o.name}{_value(o)}"), _default(o), _again(o, spelled(o.summary))) for o in table],
+            ),
+        )
+    ]
+    return _page(
+        "Commands",
+        "`python -m pytest_quantcheck COMMAND --help` has the same. Ini files play no part here. `measure` stores what a "
+        "model does; `compare REF CAND` judges two such directories; `profiles show SPEC`, `profiles diff SPEC SPEC` and "
+        "`profiles check [SPEC …]` look at threshold profiles. [Exit statuses](exit-statuses.md).",
+        *parts,
+    )
+
+
+def python() -> str:
+    """Fixtures, assertions, and the other public names."""
+    fixtures = {name: found for name, found in vars(plugin).items() if name.startswith("quantcheck")}
+    scopes = {name: found._fixture_function_marker.scope for name, found in fixtures.items()}
+    asserts = [name for name in pytest_quantcheck.__all__ if name.startswith("assert_")]
+    others = [name for name in pytest_quantcheck.__all__ if name not in asserts]
+    return _page(
+        "Fixtures, assertions, public names",
+        "## Fixtures",
+        *_table(
+            ("fixture", "scope", "what it is"),
+            [(_code(name), scopes[name], _first(found)) for name, found in fixtures.items()],
+        ),
+        "## Assertions",
+        "Each takes a comparison, from `quantcheck.compare(…)` or `compare(…)`, and returns the verdict. `limit=` replaces "
+        "the profile's limit. It fails with the text of a verdict, and warns with a `QuantcheckWarning` where a profile "
+        "lets an inconclusive verdict pass with a word.",
+        *_table(("from `pytest_quantcheck`", "what it does"), [(_signed(name), _first(_public(name))) for name in asserts]),
+        "## Other names",
+        *_table(("from `pytest_quantcheck`", "what it is"), [(_signed(name), _first(_public(name))) for name in others]),
+        "## Errors",
+        *_table(
+            ("from `pytest_quantcheck.errors`", "what went wrong"),
+            [(_code(name), _first(found)) for name, found in vars(errors).items() if inspect.isclass(found)],
+        ),
+    )
+
+
+def names() -> str:
+    """The metrics and the controls."""
+    return _page(
+        "Metrics and controls",
+        "What each metric sees and misses: [explanation/metrics.md](../explanation/metrics.md).",
+        "## Metrics",
+        *_table(
+            ("name", "title", "fails", "for each layer", "unit"),
+            [
+                (
+                    _code(m.name),
+                    m.title,
+                    {"max": "above its limit", "min": "below its limit"}[m.direction],
+                    "yes" if m.layered else "no",
+                    m.unit or "-",
+                )
+                for m in METRICS.values()
+            ],
+        ),
+        "## Controls",
+        "A null and a rewrite must pass; a defect must be seen by a metric. Each is a test "
+        "`quantcheck::test_control[NAME-PROMPTS]` of a run with `--quantcheck-controls`.",
+        *_table(("name", "kind", "what it is"), [(_code(c.name), c.kind, c.summary) for c in CONTROLS.values()]),
+    )
+
+
+def report() -> str:
+    """What report.json and certificate.json hold."""
+    return _page(
+        "report.json and certificate.json",
+        "`report.json` is one `Report`, `certificate.json` one `Certificate`. The JSON Schemas are "
+        "[report.schema.json](../../pytest_quantcheck/reporting/report.schema.json) and "
+        "[certificate.schema.json](../../pytest_quantcheck/reporting/certificate.schema.json), and come with the package. "
+        "No number in them is NaN or infinite: what could not be measured is `null`, with a reason.",
+        *(part for record in _RECORDS for part in _record(record)),
+    )
+
+
+PAGES = {
+    "options.md": options,
+    "commands.md": commands,
+    "python.md": python,
+    "metrics.md": names,
+    "report.md": report,
+}
+
+
+def _record(record: type[msgspec.Struct]) -> Iterator[str]:
+    yield f"## {record.__name__}"
+    yield inspect.cleandoc(record.__doc__ or "")
+    annotated = inspect.get_annotations(record)
+    rows = [(_code(name), _code(_type(annotated[name]))) for name in record.__struct_fields__]
+    yield from _table(("field", "type"), rows)
+
+
+def _type(annotation: Any) -> str:
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = re.sub(r"Annotated\[datetime.*", "datetime", text)
+    return re.sub(r"(\w+\.)+(\w+)", r"\2", text)
+
+
+def _public(name: str) -> Any:
+    return getattr(pytest_quantcheck, name)
+
+
+def _signed(name: str) -> str:
+    found = _public(name)
+    if inspect.isclass(found):
+        return _code(name)
+    parameters = inspect.signature(found).parameters.values()
+    shown = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+    return _code(f"{name}{inspect.Signature(shown)}")
+
+
+def _first(found: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join(inspect.cleandoc(found.__doc__ or "").split("\n\n")[0].split())
+
+
+def _value(option: Option) -> str:
+    return "" if option.kind == "flag" else f"={option.metavar or option.field.upper()}"
+
+
+def _default(option: Option) -> str:
+    return "off" if option.kind == "flag" else _code(option.default) if option.default else "none"
+
+
+def _again(option: Option, summary: str) -> str:
+    return f"{summary}; may be repeated" if option.kind == "list" else summary
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)]
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([f"# {title}", MADE, *parts]) + "\n"
+
+
+if __name__ == "__main__":
+    for file_name, make in PAGES.items():
+        (FOLDER / file_name).write_text(make(), encoding="utf-8")
