@@ -90,7 +90,8 @@ def test_terminal_is_told_how_far_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "out"), *QUICK]) == 0
     told = terminal.getvalue()
-    assert told.startswith("\rreference on builtin, measuring: 0/12 prompts")
+    assert told.startswith("\rreference: loading\r")
+    assert "\rreference on builtin, measuring: 0/12 prompts" in told
     assert told.endswith(" \r")
     assert "\n" not in told
 

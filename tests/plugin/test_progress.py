@@ -1,5 +1,15 @@
 """Progress lines stand where somebody may read them, and disturb nothing."""
 
+import os
+from contextlib import nullcontext
+
+import pytest
+from filelock import FileLock
+
+from pytest_quantcheck.gate import Gate
+from pytest_quantcheck.measuring import Silent
+from tests.gates import settings
+
 QUICK = ("--quantcheck-model=builtin", "--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-bits=8")
 ONE = ("quantcheck::test_kl_divergence", "--quantcheck-attribution=off")
 PRINTING = """
@@ -16,18 +26,39 @@ ANNOUNCING = """
 """
 
 
-def test_lines_where_nobody_watches(whole_run):
-    """Off a terminal each phase of each model is a whole line: which model, which prompts, how many, how long."""
-    told = [line for line in whole_run.lines if line.endswith("in less than 1 s") or " prompts in " in line]
+@pytest.fixture
+def often(monkeypatch):
+    """Where nobody watches there is a line for every step, however short."""
+    monkeypatch.setattr("pytest_quantcheck.reporting.progress.REPEAT", 0.0)
+
+
+@pytest.fixture
+def often_elsewhere(pytester, monkeypatch):
+    """The same in other processes: the argument that loads it."""
+    pytester.makepyfile(often="from pytest_quantcheck.reporting import progress\nprogress.REPEAT = 0.0")
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
+    return "-poften"
+
+
+@pytest.mark.usefixtures("often")
+def test_lines_where_nobody_watches(gate):
+    """Off a terminal each phase of each model has whole lines: which model, which prompts, how many, how long."""
+    found = gate(*QUICK, "quantcheck::test_kl_divergence", "--quantcheck-attribution-samples=2", "--color=yes")
+    told = [line for line in found.lines if " prompts in " in line]
     assert [line.split(":")[0] for line in told] == [
-        f"{model} on builtin, {phase}"
-        for model in ("reference", "int8", "nf4")
-        for phase in ("measuring", "attributing")
+        f"{model} on builtin, {phase}" for model in ("reference", "int8") for phase in ("measuring", "attributing")
     ]
-    assert told[0].startswith("reference on builtin, measuring: 24 prompts in ")
+    assert told[0].startswith("reference on builtin, measuring: 12 prompts in ")
     assert not any("\r" in line for line in told)
 
 
+def test_short_work_has_no_lines(whole_run):
+    """What takes seconds is not talked about in a log."""
+    assert "measuring" not in whole_run.text
+    assert "loading" not in whole_run.text
+
+
+@pytest.mark.usefixtures("often")
 def test_without_capture_nothing_is_disturbed(gate, pytester):
     """With -s a user's test reads what it printed and nothing of ours."""
     pytester.makepyfile(test_user=PRINTING.format(capture="capsys", measure="quantcheck.compare('int8')"))
@@ -36,14 +67,45 @@ def test_without_capture_nothing_is_disturbed(gate, pytester):
     assert sum("measuring: 12 prompts" in line for line in found.lines) == 2
 
 
-def test_line_gets_past_captured_file_descriptors(pytester):
+def test_line_gets_past_captured_file_descriptors(pytester, often_elsewhere):
     """In a process of its own, where pytest captures descriptors, the line is seen and the test does not read it."""
     pytester.makepyfile(test_user=PRINTING.format(capture="capfd", measure=ANNOUNCING.strip()))
-    found = pytester.runpytest_subprocess(*QUICK, "--capture=fd", "test_user.py", "-k", "test_prints")
+    found = pytester.runpytest_subprocess(*QUICK, often_elsewhere, "--capture=fd", "test_user.py", "-k", "test_prints")
     assert "1 passed" in found.outlines[-1]
     assert found.outlines.count("int8 on builtin, measuring: 0 prompts in less than 1 s") == 1
 
 
+@pytest.mark.usefixtures("often")
 def test_quiet_means_quiet(gate):
     """With -q there is no progress line."""
     assert "measuring" not in gate(*QUICK, *ONE, "-q").text
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("quiet", [[], pytest.param(["-q"], marks=pytest.mark.slow)], ids=["heard", "quiet"])
+def test_workers_lines_come_out_at_the_controller(quiet, gate, often_elsewhere):
+    """Under xdist the worker that measures is heard, and not those that wait for it; with -q none is."""
+    found = gate(*QUICK, "--quantcheck-only", "--quantcheck-attribution=off", "-n2", often_elsewhere, *quiet)
+    told = [line.split(" prompts in ")[0] for line in found.lines if " prompts in " in line]
+    models = () if quiet else ("reference", "int8")
+    assert told == [f"{model} on builtin, measuring: 12" for model in models]
+    assert "waiting" not in found.text
+
+
+def test_one_that_waits_says_so(tmp_path):
+    """A measurement that another process is making is waited for, and that is said once for each prompt set."""
+
+    said = []
+
+    class Told(Silent):
+        def say(self, what, *, log=False):
+            said.append((what, log))
+            if "waiting" in what:
+                other.release()
+
+    gate = Gate(settings(cache=str(tmp_path)), lambda label: nullcontext(Told()))
+    entry = gate._supply._entries("reference", {})["builtin"]
+    other = FileLock(entry.directory.with_suffix(".lock"))
+    other.acquire()
+    gate.measure()
+    assert said == [("waiting for another process that measures it", True), ("loading", False)]

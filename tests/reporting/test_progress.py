@@ -106,20 +106,28 @@ def test_log_is_quiet_until_it_takes_long(log):
 
 
 def test_log_says_how_long_a_phase_took(log):
-    """The end of a phase is one line with its time."""
-    log.advance(512, after=12.0)
+    """The end of a long phase is one line with its time."""
+    log.advance(512, after=30.0)
     log.progress.finish()
-    assert log.written == ["int8 on boolq, measuring: 512 prompts in 12 s\n"]
+    assert log.written[-1] == "int8 on boolq, measuring: 512 prompts in 30 s\n"
+
+
+def test_log_says_nothing_of_short_work(log):
+    """A phase of less than half a minute leaves no line."""
+    log.advance(512, after=29.9)
+    log.progress.finish()
+    assert log.written == []
 
 
 def test_second_phase_starts_anew(log):
     """Another phase counts its own prompts and its own time."""
-    log.advance(512, after=20.0)
+    log.advance(512, after=40.0)
     log.progress.finish()
     log.progress.start("attributing", 64)
     assert log.advance(32, after=20.0) == []
+    assert log.advance(32, after=20.0) == ["int8 on boolq, attributing: 64/64 prompts\n"]
     log.progress.finish()
-    assert log.written[-1] == "int8 on boolq, attributing: 32 prompts in 20 s\n"
+    assert log.written[-1] == "int8 on boolq, attributing: 64 prompts in 40 s\n"
 
 
 def test_prompts_of_an_earlier_run_do_not_count_for_the_pace(log):
@@ -168,8 +176,25 @@ def test_names_of_any_script_can_be_written():
     """A line is ASCII, whatever the prompt set is called, and has no line end inside."""
     told = Told(interactive=False, subject="nf4 on größe\n")
     told.progress.start("measuring", 1)
-    told.progress.finish()
-    assert told.written == ["nf4 on gr\\xf6\\xdfe , measuring: 0 prompts in less than 1 s\n"]
+    assert told.advance(1, after=30.0) == ["nf4 on gr\\xf6\\xdfe , measuring: 1/1 prompts\n"]
+
+
+def test_terminal_says_that_a_model_is_loaded():
+    """What comes before the first phase is on the line too, until then."""
+    told = Told(interactive=True)
+    told.progress.say("loading")
+    assert told.screen == "int8 on boolq: loading"
+    told.progress.start("measuring", 512)
+    assert told.screen == "int8 on boolq, measuring: 0/512 prompts"
+
+
+def test_log_says_what_is_waited_for():
+    """In a log loading is not worth a line; that another process is waited for is, unless it is one of the same run."""
+    told, alone = Told(interactive=False), Told(interactive=False, alone=True)
+    told.progress.say("loading")
+    told.progress.say("waiting", log=True)
+    alone.progress.say("waiting", log=True)
+    assert (told.written, alone.written) == (["int8 on boolq: waiting\n"], [])
 
 
 @pytest.mark.parametrize(

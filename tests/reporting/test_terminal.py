@@ -7,6 +7,8 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.reporting.terminal import summary_lines
 
+DOUBTS = {"accuracy_drop": 900, "confidence_drift": 2000}
+
 
 def texts(verdicts, comparisons, **options):
     """The summary's lines without their markup."""
@@ -23,21 +25,32 @@ def rows(lines):
 
 
 def test_damaged_candidate(make):
-    """A whole summary: what stands against the candidate, the table at the worst layers, and the notes."""
+    """A whole summary: what stands against the candidate, what to do, the table at the worst layers, and the notes."""
     verdicts, comparison = make.damaged_run()
     assert texts(verdicts, [comparison]) == [
         "nf4 is not fit for release: 6 of 8 verdicts against it",
         "- ACE drift of nf4 on boolq is above its limit: 0.0731, limit at most 0.0500",
+        "  (how far the gap between confidence and accuracy moved)",
         "- KL divergence of nf4 on boolq is above its limit: 0.1902, limit at most 0.1000",
+        "  (how far the probabilities of the answers moved)",
         "- flip rate of nf4 on boolq is above its limit: 0.3418, limit at most 0.1000",
+        "  (share of prompts that get another answer)",
+        "- redundancy change of nf4 on boolq at layer 14 is above its limit: 0.0653,",
+        "  limit at most 0.0200 (how far the correlations between neurons moved)",
         "- dead-neuron churn of nf4 on boolq at layer 0 could not be measured: all",
         "  neurons are constant",
         "- 64 prompts are too few to say whether salient-neuron overlap of nf4 on boolq",
-        "  at layer 14 is within its limit: 0.5211, limit at least 0.5000",
-        "- redundancy change of nf4 on boolq at layer 14 is above its limit: 0.0653,",
-        "  limit at most 0.0200",
+        "  at layer 14 is within its limit: 0.5211, limit at least 0.5000 (share of the",
+        "  neurons behind an answer that stayed the same)",
+        "- next: release a higher bit-width; or, if the change is acceptable, say so:",
+        "  --quantcheck-fail=METRIC:LIMIT",
+        "- next: mend the cause; or let this metric pass unmeasured:",
+        "  --quantcheck-allow-unmeasured=dead_neuron_churn",
+        "- next: about 900 prompts would settle it: add prompts, and",
+        "  --quantcheck-attribution-samples=900",
         "- 512 prompts are too few to say whether confidence drift of nf4 on boolq is",
-        "  within its limit: 0.0412, limit at most 0.0500; it passes with a warning",
+        "  within its limit: 0.0412, limit at most 0.0500 (how far the mean confidence",
+        "  moved); it passes with a warning",
         "",
         "nf4 on boolq: 512 prompts",
         "metric                 layer   value 95 % interval      limit   verdict",
@@ -53,9 +66,6 @@ def test_damaged_candidate(make):
         "- confidence drift: the limit lies inside the interval, it passes with a",
         "  warning; about 2,100 prompts would settle it: add prompts, and",
         "  --quantcheck-samples=2100",
-        "- salient-neuron overlap: the limit lies inside the interval, it does not pass;",
-        "  about 900 prompts would settle it: add prompts, and",
-        "  --quantcheck-attribution-samples=900",
         "- not gated, as this run has no verdict on it: dead-neuron delta",
         "- dead-neuron churn: layers 0, 14, 29 unmeasured: all neurons are constant",
         "- salient-neuron overlap: layer 0 not applicable: the reference's attribution",
@@ -76,9 +86,9 @@ def test_sound_candidate_claims_no_more_than_was_judged(make):
 
 
 def test_each_candidate_has_an_outcome(make):
-    """The candidates' outcomes come first, then their tables, in the order of the comparisons."""
+    """The candidates' outcomes come first, bad ones before good ones, then their tables, as the comparisons are."""
     (bad, nf4), (good, int8) = make.damaged_run(), make.sound_run()
-    lines = texts([*bad, *good], [int8, nf4])
+    lines = texts([*good, *bad], [int8, nf4])
     heads = [line for line in lines if line.startswith(("nf4", "int8"))]
     assert heads == [
         "nf4 is not fit for release: 6 of 8 verdicts against it",
@@ -86,6 +96,52 @@ def test_each_candidate_has_an_outcome(make):
         "int8 on boolq: 512 prompts",
         "nf4 on boolq: 512 prompts",
     ]
+
+
+def test_candidate_without_verdicts_comes_first_with_its_cause(make):
+    """What kept tests from a verdict is said once, however many they were, and makes the candidate unfit."""
+    verdicts, comparison = make.sound_run()
+    causes = {"broken": ["broken cannot be loaded: no\nfile"] * 9, "int8": ["out of memory"]}
+    lines = texts(verdicts, [comparison], causes=causes)
+    assert lines[:5] == [
+        "broken is not fit for release: 9 tests without a verdict",
+        "- broken cannot be loaded: no file",
+        "int8 is not fit for release: 0 of 6 verdicts against it, 1 test without a",
+        "verdict",
+        "- out of memory",
+    ]
+
+
+def test_one_step_for_many_failures(make):
+    """What would help several verdicts is said once: the larger number of prompts, and no metric by name."""
+    doubts = [make.verdict(make.estimate(name), "inconclusive", prompts_needed=n) for name, n in DOUBTS.items()]
+    failures = [make.verdict(make.estimate(name)) for name in ("ace_drift", "flip_rate")]
+    steps = [line for line in " ".join(texts([*doubts, *failures], [], verbosity=-2)).split("- ") if "next: " in line]
+    assert " ".join(" ".join(steps).split()) == (
+        "next: release a higher bit-width; or, if the change is acceptable, say so: --quantcheck-fail=METRIC:LIMIT "
+        "next: about 2,000 prompts would settle it: add prompts, and --quantcheck-samples=2000"
+    )
+
+
+def test_verbosity_decides_how_much_is_shown(make):
+    """-qq leaves the outcomes; -v adds the other layers, which have no verdict of their own."""
+    verdicts, comparison = make.damaged_run()
+    assert "" not in texts(verdicts, [comparison], verbosity=-2)
+    layers = [line.split() for line in texts(verdicts, [comparison], verbosity=1) if line.startswith("redundancy")]
+    assert layers == [
+        ["redundancy", "change", "14", "0.0653", "0.0642", "to", "0.0664", "<=", "0.02", "failed"],
+        ["redundancy", "change", "0", "0.0231", "0.0229", "to", "0.0234", "-"],
+        ["redundancy", "change", "29", "<0.0001", "<0.0001", "to", "<0.0001", "-"],
+    ]
+
+
+def test_narrow_terminal_gets_a_list(make):
+    """Where the table does not fit, each metric is a sentence with the same facts."""
+    verdicts, comparison = make.damaged_run()
+    lines = texts(verdicts, [comparison], width=60)
+    assert "  ACE drift: failed, 0.0731 (0.0512 to 0.0960), <= 0.05" in lines
+    assert "  dead-neuron churn at layer 0: unmeasured, <= 0.02" in lines
+    assert not any(line.startswith("metric ") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +234,14 @@ def test_sentences_fit_the_width(width, make):
     verdicts = [make.replace(verdict, candidate=name) for verdict in bad]
     comparison = make.replace(comparison, candidate=name, notes=("y" * 500, "word " * 100))
     lines = texts(verdicts, [comparison], width=width)
-    assert max(map(len, lines)) <= max(width, 80)
-    assert max(len(line) for line in lines if line.startswith(("-", "  "))) <= width
+    options = {line for line in lines if line.startswith("  --quantcheck-")}
+    assert max(map(len, set(lines) - options)) <= width
+
+
+def test_option_is_never_broken(make):
+    """On a terminal that is narrower than an option, the option can be copied all the same."""
+    verdicts, _ = make.damaged_run()
+    assert "  --quantcheck-allow-unmeasured=dead_neuron_churn" in texts(verdicts, [], width=40)
 
 
 def test_summary_is_ascii(make):
