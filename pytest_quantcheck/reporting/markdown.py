@@ -45,13 +45,13 @@ def fitted(lines: Iterable[str], room: int) -> str:
 
     Nothing at all where there is not even room for that.
     """
-    text, left = "", room - len(_CUT)
-    for line in lines:
-        left -= len(f"{line}\n".encode())
-        if left < 0:
-            return f"{text}{_CUT}" if text else ""
-        text += f"{line}\n"
-    return text
+    ended = [f"{line}\n" for line in lines]
+    if sum(len(line.encode()) for line in ended) <= room:
+        return "".join(ended)
+    kept, left = 0, room - len(_CUT)
+    while (left := left - len(ended[kept].encode())) >= 0:
+        kept += 1
+    return "".join((*ended[:kept], _CUT)) if kept else ""
 
 
 def escaped(text: str) -> str:

@@ -1,6 +1,5 @@
 """Progress lines stand where somebody may read them, and disturb nothing."""
 
-import os
 from contextlib import nullcontext
 
 import pytest
@@ -33,11 +32,9 @@ def often(monkeypatch):
 
 
 @pytest.fixture
-def often_elsewhere(pytester, monkeypatch):
-    """The same in other processes: the argument that loads it."""
-    pytester.makepyfile(often="from pytest_quantcheck.reporting import progress\nprogress.REPEAT = 0.0")
-    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
-    return "-poften"
+def often_elsewhere(pytester, often):
+    """The same in other processes that the test starts."""
+    pytester.makeconftest("from pytest_quantcheck.reporting import progress\nprogress.REPEAT = 0.0")
 
 
 @pytest.mark.usefixtures("often")
@@ -67,10 +64,11 @@ def test_without_capture_nothing_is_disturbed(gate, pytester):
     assert sum("measuring: 12 prompts" in line for line in found.lines) == 2
 
 
-def test_line_gets_past_captured_file_descriptors(pytester, often_elsewhere):
+@pytest.mark.usefixtures("often_elsewhere")
+def test_line_gets_past_captured_file_descriptors(pytester):
     """In a process of its own, where pytest captures descriptors, the line is seen and the test does not read it."""
     pytester.makepyfile(test_user=PRINTING.format(capture="capfd", measure=ANNOUNCING.strip()))
-    found = pytester.runpytest_subprocess(*QUICK, often_elsewhere, "--capture=fd", "test_user.py", "-k", "test_prints")
+    found = pytester.runpytest_subprocess(*QUICK, "--capture=fd", "test_user.py", "-k", "test_prints")
     assert "1 passed" in found.outlines[-1]
     assert found.outlines.count("int8 on builtin, measuring: 0 prompts in less than 1 s") == 1
 
@@ -81,11 +79,11 @@ def test_quiet_means_quiet(gate):
     assert "measuring" not in gate(*QUICK, *ONE, "-q").text
 
 
-@pytest.mark.usefixtures("often")
+@pytest.mark.usefixtures("often_elsewhere")
 @pytest.mark.parametrize("quiet", [[], pytest.param(["-q"], marks=pytest.mark.slow)], ids=["heard", "quiet"])
-def test_workers_lines_come_out_at_the_controller(quiet, gate, often_elsewhere):
+def test_workers_lines_come_out_at_the_controller(quiet, gate):
     """Under xdist the worker that measures is heard, and not those that wait for it; with -q none is."""
-    found = gate(*QUICK, "--quantcheck-only", "--quantcheck-attribution=off", "-n2", often_elsewhere, *quiet)
+    found = gate(*QUICK, "--quantcheck-only", "--quantcheck-attribution=off", "-n2", *quiet)
     told = [line.split(" prompts in ")[0] for line in found.lines if " prompts in " in line]
     models = () if quiet else ("reference", "int8")
     assert told == [f"{model} on builtin, measuring: 12" for model in models]
@@ -94,7 +92,6 @@ def test_workers_lines_come_out_at_the_controller(quiet, gate, often_elsewhere):
 
 def test_one_that_waits_says_so(tmp_path):
     """A measurement that another process is making is waited for, and that is said once for each prompt set."""
-
     said = []
 
     class Told(Silent):
@@ -103,7 +100,7 @@ def test_one_that_waits_says_so(tmp_path):
             if "waiting" in what:
                 other.release()
 
-    gate = Gate(settings(cache=str(tmp_path)), lambda label: nullcontext(Told()))
+    gate = Gate(settings(cache=str(tmp_path)), lambda _label: nullcontext(Told()))
     entry = gate._supply._entries("reference", {})["builtin"]
     other = FileLock(entry.directory.with_suffix(".lock"))
     other.acquire()

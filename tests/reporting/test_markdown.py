@@ -1,0 +1,97 @@
+"""The summary as Markdown: the terminal's facts, whatever names and notes hold, within the size allowed."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_quantcheck.certifying import conclusion, judge_control
+from pytest_quantcheck.reporting import fitted, markdown_lines
+from pytest_quantcheck.reporting.markdown import escaped
+
+HOSTILE = "<script>|`x`|**b**\n# @all #1 [a](b) :x: $x$ \u202e"
+
+
+def test_red_run(make):
+    """The outcome with its reasons and steps, then the table, bold where it stops the release."""
+    verdicts, comparison = make.damaged_run()
+    lines = list(markdown_lines("SmolLM2", verdicts, [comparison], remarks=["the run was cut short"]))
+    assert lines[:5] == [
+        "",
+        "## quantcheck: SmolLM2",
+        "",
+        "❌ **nf4 is not fit for release: 6 of 8 verdicts against it**",
+        "",
+    ]
+    assert (
+        "- ACE drift of nf4 on boolq is above its limit: 0.0731, limit at most 0.0500 "
+        "(how far the gap between confidence and accuracy moved)"
+    ) in lines
+    assert (
+        "- **next:** about 900 prompts would settle it: add prompts, and --quantcheck-attribution-samples=900" in lines
+    )
+    start = lines.index("### nf4 on boolq: 512 prompts")
+    assert lines[start + 2 : start + 7] == [
+        "| metric | layer | value | 95 % interval | limit | verdict |",
+        "| --- | ---: | ---: | --- | --- | --- |",
+        r"| accuracy drop |  | -0.1211 | -0.1582 to -0.0840 | \<= 0.05 | passed |",
+        r"| confidence drift |  | 0.0412 | 0.0301 to 0.0523 | \<= 0.05 | inconclusive |",
+        r"| ACE drift |  | 0.0731 | 0.0512 to 0.0960 | \<= 0.05 | **failed** |",
+    ]
+    assert lines[-1] == "- the run was cut short"
+
+
+def test_green_run_with_controls(make):
+    """A good candidate is one line, and the controls' conclusion another."""
+    verdicts, comparison = make.sound_run()
+    control = judge_control("null-dtype", "boolq", verdicts[:1], done="loaded as fp32")
+    lines = list(markdown_lines("SmolLM2", verdicts, [comparison], controls=[control]))
+    assert "✅ **int8: nothing against it in 6 verdicts**" in lines
+    assert escaped(conclusion([control])) in lines
+
+
+def test_candidate_without_verdicts(make):
+    """What kept a candidate from being judged is there, and no empty table."""
+    lines = list(markdown_lines("SmolLM2", [], [], causes={"nf4": ["no such file"] * 3}))
+    assert lines[3:] == ["❌ **nf4 is not fit for release: 3 tests without a verdict**", "", "- no such file", ""]
+
+
+def test_hostile_names_and_notes_are_shown_and_do_nothing(make):
+    """No name and no note brings markup, HTML, mentions, another column or another line."""
+    verdict = make.verdict(candidate=HOSTILE, prompt_set=HOSTILE)
+    comparison = make.replace(make.comparison(notes=(HOSTILE,)), candidate=HOSTILE, prompt_set=HOSTILE)
+    lines = list(markdown_lines(HOSTILE, [verdict], [comparison], causes={HOSTILE: [HOSTILE]}))
+    assert not any("\n" in line or "\u202e" in line for line in lines)
+    ours = ("**next:**", "❌ **", "**", "## ", "### ")
+    for line in lines:
+        if not line.startswith("|"):
+            bare = re.sub(r"\\.", "", line)
+            for mark in ours:
+                bare = bare.replace(mark, "")
+            assert not set(bare) & set("<>|`*[]@$"), line
+    rows = [line for line in lines if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_that_means_itself(text):
+    """Each character that means something has its backslash, and taking those away gives back what was printable."""
+    found = escaped(text)
+    assert len(found.splitlines()) <= 1
+    assert not re.search(r"[<>|`*_\[\]&@#~$]", re.sub(r"\\.", "", found))
+    assert len(found.replace("\\", "")) >= len("".join(filter(str.isalnum, text)))
+
+
+@pytest.mark.parametrize("room", [0, 10, 60, 61, 100, 1000])
+def test_text_fits_and_says_what_it_lacks(room):
+    """Counted in bytes, whole lines only; where even the notice has no room there is nothing."""
+    text = fitted(["größe" * 2] * 10, room)
+    assert len(text.encode()) <= room
+    assert text.count("größegröße\n") == len(re.findall("größegröße", text))
+    assert ("cut short" in text) == (0 < text.count("größegröße") < 10)
+
+
+def test_text_with_room_is_whole():
+    """Nothing is added where everything fits, to the last byte."""
+    assert fitted(["a", "b"], 4) == "a\nb\n"
