@@ -1,6 +1,7 @@
 """The table, `report.json` and the header, wherever the tests ran and whatever pytest is told to print."""
 
 import json
+import sys
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -141,6 +142,7 @@ def test_report_of_a_candidate_that_cannot_be_loaded_has_not_passed(gate, checkp
     (checkpoint / "model.safetensors").write_bytes(b"")
     report = gate(f"--quantcheck-model={checkpoint}", *QUICK[1:], *TWO, "--quantcheck-report=report")
     assert "1 failed" not in report.text
+    assert "int8 is not fit for release: 2 tests without a verdict" in report.lines
     assert (read_report(report)["outcome"], read_report(report)["verdicts"]) == ("failed", [])
 
 
@@ -150,3 +152,55 @@ def test_report_that_cannot_be_written_costs_no_verdict(gate, pytester):
     found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
     assert found.status == 0
     assert any(line.startswith("the report could not be written, the verdicts stand: ") for line in found.lines)
+
+
+def test_quietest_run_has_outcomes_alone(gate):
+    """-qq --tb=no leaves what stands against each candidate, without a table."""
+    found = gate(*QUICK, *TWO, "-qq", "--tb=no", "--quantcheck-fail=redundancy_change:0.0001")
+    assert "int8 is not fit for release: 1 of 2 verdicts against it" in found.lines
+    assert not any(line.startswith("metric ") for line in found.lines)
+
+
+def test_summary_keeps_to_a_narrow_terminal(gate, monkeypatch):
+    """Where there are 50 columns, no line of the summary has more."""
+    monkeypatch.setenv("COLUMNS", "50")
+    found = gate(*QUICK, *TWO, "--tb=no")
+    start = next(i for i, line in enumerate(found.lines) if line.startswith("=") and " quantcheck: builtin " in line)
+    assert max(map(len, found.lines[start:])) <= 50
+    assert any(line.startswith("  KL divergence: passed, ") for line in found.lines)
+
+
+def test_step_summary_is_appended_also_without_a_terminal(gate, pytester, monkeypatch):
+    """Whoever looks at the job's page sees the outcome and the table once, below what stood there."""
+    page = pytester.path / "summary.md"
+    page.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    found = gate(*QUICK, *TWO, "-p", "no:terminal")
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert (found.status, lines[0]) == (0, "before")
+    assert lines.count("✅ **int8: nothing against it in 2 verdicts**") == 1
+    assert lines.count("### int8 on builtin: 12 prompts") == 1
+
+
+def test_step_summary_that_cannot_be_written_costs_no_verdict(gate, monkeypatch):
+    """It is said once, and the outcome stands."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "missing/summary.md")
+    found = gate(*QUICK, TWO[0], TWO[2])
+    assert found.status == 0
+    assert sum(line.startswith("no step summary, the verdicts stand: ") for line in found.lines) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
+def test_any_code_page_can_print_the_summary(encoding, pytester, monkeypatch):
+    """What a Windows terminal's code page lacks is written as an escape."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    text = "\n".join(f'{{"prompt": "{i} 問", "gold": "True"}}' for i in range(12))
+    (pytester.path / "größe問題.jsonl").write_text(text, encoding="utf-8")
+    prompts = "--quantcheck-prompts=größe問題.jsonl"
+    found = pytester.run(sys.executable, "-m", "pytest", *QUICK, *TWO, prompts, "--quantcheck-report=größe問題")
+    assert found.ret in (0, 1)
+    shown = (pytester.path / "stdout").read_bytes().decode(encoding)
+    assert "int8 on gr\\xf6\\xdfe\\u554f\\u984c: 12 prompts" in shown
+    assert "INTERNALERROR" not in shown
+    assert "UnicodeEncodeError" not in shown
