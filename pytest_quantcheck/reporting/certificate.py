@@ -8,7 +8,15 @@ from pytest_quantcheck.controls import CONTROLS
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Verdict
 from pytest_quantcheck.reporting.terminal import Line
-from pytest_quantcheck.reporting.wording import ascii_only, bound, fact_lines, failure_message, number, printable
+from pytest_quantcheck.reporting.wording import (
+    ascii_only,
+    bound,
+    counted,
+    fact_lines,
+    failure_message,
+    number,
+    printable,
+)
 
 _DUTIES = {"null": "must pass", "rewrite": "must pass", "defect": "must be caught"}
 _LET_OUT = "this gate would let such a model out: measure more prompts, or set tighter limits"
@@ -69,7 +77,7 @@ def _listed(word: str, metrics: Sequence[str], width: int) -> str:
         text = f"{word} {titles(metrics[:shown])}{f' and {left} more' if left else ''}"
         if len(text) <= width:
             return text
-    return f"{word} {len(metrics)} metrics"
+    return f"{word} {counted(len(metrics), 'metric')}"
 
 
 def _shortened(text: str, width: int) -> str:

@@ -33,8 +33,7 @@ def markdown_lines(
     yield from ("", f"## quantcheck: {escaped(model)}", "")
     for outcome in outcomes(verdicts, causes or {}):
         yield from _outcome(outcome)
-    if controls:
-        yield from (escaped(conclusion(controls)), "")
+    yield from _controls(controls)
     for group in groups(verdicts, tuple(comparisons)):
         yield from _table(group)
     yield from (f"- {escaped(remark)}" for remark in remarks)
@@ -68,6 +67,15 @@ def _outcome(outcome: Outcome) -> Iterator[str]:
     yield from (f"- {escaped(objection)}" for objection in outcome.objections())
     yield from (f"- **next:** {escaped(step)}" for step in outcome.steps())
     yield from (f"- ⚠️ {escaped(sentence(verdict))}" for verdict in outcome.warnings)
+    yield ""
+
+
+def _controls(controls: Sequence[ControlResult]) -> Iterator[str]:
+    if not controls:
+        return
+    failed = [result for result in controls if result.outcome == "failed"]
+    yield from (f"{'❌' if failed else '✅'} **{escaped(conclusion(controls))}**", "")
+    yield from (f"- {escaped(f'{result.control} on {result.prompt_set}: {result.reason}')}" for result in failed)
     yield ""
 
 

@@ -42,13 +42,19 @@ def test_red_run(make):
     assert lines[-1] == "- the run was cut short"
 
 
-def test_green_run_with_controls(make):
-    """A good candidate is one line, and the controls' conclusion another."""
+def test_controls_have_their_conclusion(make):
+    """A good candidate is one line; what the controls showed is another, and each that failed is named."""
     verdicts, comparison = make.sound_run()
-    control = judge_control("null-dtype", "boolq", verdicts[:1], done="loaded as fp32")
-    lines = list(markdown_lines("SmolLM2", verdicts, [comparison], controls=[control]))
-    assert "✅ **int8: nothing against it in 6 verdicts**" in lines
-    assert escaped(conclusion([control])) in lines
+    bad, _ = make.damaged_run()
+    controls = [
+        judge_control("null-dtype", "boolq", verdicts[:1], done="loaded as fp32"),
+        judge_control("null-batches", "boolq", bad[2:3], done="other batches"),
+    ]
+    for found, mark, named in ((controls[:1], "✅", 0), (controls, "❌", 1)):
+        lines = list(markdown_lines("SmolLM2", verdicts, [comparison], controls=found))
+        assert "✅ **int8: nothing against it in 6 verdicts**" in lines
+        assert f"{mark} **{escaped(conclusion(found))}**" in lines
+        assert sum(line.startswith("- null-batches on boolq: ") for line in lines) == named
 
 
 def test_candidate_without_verdicts(make):
