@@ -89,9 +89,13 @@ def python() -> str:
         "Each takes a comparison, from `quantcheck.compare(…)` or `compare(…)`, and returns the verdict. `limit=` replaces "
         "the profile's limit. It fails with the text of a verdict, and warns with a `QuantcheckWarning` where a profile "
         "lets an inconclusive verdict pass with a word.",
-        *_table(("from `pytest_quantcheck`", "what it does"), [(_signed(name), _first(_public(name))) for name in asserts]),
+        *_table(
+            ("from `pytest_quantcheck`", "what it does"), [(_signed(name), _first(_public(name))) for name in asserts]
+        ),
         "## Other names",
-        *_table(("from `pytest_quantcheck`", "what it is"), [(_signed(name), _first(_public(name))) for name in others]),
+        *_table(
+            ("from `pytest_quantcheck`", "what it is"), [(_signed(name), _first(_public(name))) for name in others]
+        ),
         "## Errors",
         *_table(
             ("from `pytest_quantcheck.errors`", "what went wrong"),

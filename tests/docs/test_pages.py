@@ -151,5 +151,3 @@ def test_wrong_data_is_seen(language, text):
     """An unknown ini key, code that does not parse and a block in an unknown language fail."""
     with pytest.raises((AssertionError, SyntaxError)):
         check(Block(ROOT / "README.md", 1, language, text), None)
-
-
