@@ -87,8 +87,8 @@ def python() -> str:
         ),
         "## Assertions",
         "Each takes a comparison, from `quantcheck.compare(…)` or `compare(…)`, and returns the verdict. `limit=` "
-        "replaces the profile's limit. It fails with the text of a verdict, and warns with a `QuantcheckWarning` where a "
-        "profile lets an inconclusive verdict pass with a word.",
+        "replaces the profile's limit. It fails with the text of a verdict, and warns with a `QuantcheckWarning` where "
+        "a profile lets an inconclusive verdict pass with a word.",
         *_table(
             ("from `pytest_quantcheck`", "what it does"), [(_signed(name), _first(_public(name))) for name in asserts]
         ),
