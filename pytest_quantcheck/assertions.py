@@ -84,7 +84,7 @@ def assert_dead_neuron_churn(comparison: Comparison, *, limit: float | None = No
 def assert_faint_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
     """Fail when more than the limit of a layer's neurons become faint or cease to be, for their layer's own scale.
 
-    No published profile gates this metric: give a limit.
+    `default@2` gates this metric, `default@1` does not.
     """
     __tracebackhide__ = True
     return _assert_within(comparison, "faint_neuron_churn", limit)

@@ -209,6 +209,7 @@ def _run(text: str, folder: Folder) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=120,  # what takes longer is not to be run here
     )
     return found.returncode, found.stdout
 

@@ -44,8 +44,8 @@ def options() -> str:
     ]
     return _page(
         "Options",
-        "The command line comes before the ini file (`pytest.ini`, `pyproject.toml`, …), and that before the default. An "
-        "option that cannot be used ends the run with exit status 4 before anything is loaded.",
+        "The command line comes before the ini file (`pytest.ini`, `pyproject.toml`, …), and that before the default. "
+        "An option that cannot be used ends the run with exit status 4 before anything is loaded.",
         *_table(("option", "in the ini file", "as", "default", "what it does"), rows),
     )
 
@@ -65,9 +65,9 @@ def commands() -> str:
     ]
     return _page(
         "Commands",
-        "`python -m pytest_quantcheck COMMAND --help` has the same. Ini files play no part here. `measure` stores what a "
-        "model does; `compare REF CAND` judges two such directories; `profiles show SPEC`, `profiles diff SPEC SPEC` and "
-        "`profiles check [SPEC …]` look at threshold profiles. [Exit statuses](exit-statuses.md).",
+        "`python -m pytest_quantcheck COMMAND --help` has the same. Ini files play no part here. `measure` stores what "
+        "a model does; `compare REF CAND` judges two such directories; `profiles show SPEC`, `profiles diff SPEC SPEC` "
+        "and `profiles check [SPEC …]` look at threshold profiles. [Exit statuses](exit-statuses.md).",
         *parts,
     )
 
@@ -86,12 +86,16 @@ def python() -> str:
             [(_code(name), scopes[name], _first(found)) for name, found in fixtures.items()],
         ),
         "## Assertions",
-        "Each takes a comparison, from `quantcheck.compare(…)` or `compare(…)`, and returns the verdict. `limit=` replaces "
-        "the profile's limit. It fails with the text of a verdict, and warns with a `QuantcheckWarning` where a profile "
-        "lets an inconclusive verdict pass with a word.",
-        *_table(("from `pytest_quantcheck`", "what it does"), [(_signed(name), _first(_public(name))) for name in asserts]),
+        "Each takes a comparison, from `quantcheck.compare(…)` or `compare(…)`, and returns the verdict. `limit=` "
+        "replaces the profile's limit. It fails with the text of a verdict, and warns with a `QuantcheckWarning` where "
+        "a profile lets an inconclusive verdict pass with a word.",
+        *_table(
+            ("from `pytest_quantcheck`", "what it does"), [(_signed(name), _first(_public(name))) for name in asserts]
+        ),
         "## Other names",
-        *_table(("from `pytest_quantcheck`", "what it is"), [(_signed(name), _first(_public(name))) for name in others]),
+        *_table(
+            ("from `pytest_quantcheck`", "what it is"), [(_signed(name), _first(_public(name))) for name in others]
+        ),
         "## Errors",
         *_table(
             ("from `pytest_quantcheck.errors`", "what went wrong"),
@@ -132,8 +136,8 @@ def report() -> str:
         "report.json and certificate.json",
         "`report.json` is one `Report`, `certificate.json` one `Certificate`. The JSON Schemas are "
         "[report.schema.json](../../pytest_quantcheck/reporting/report.schema.json) and "
-        "[certificate.schema.json](../../pytest_quantcheck/reporting/certificate.schema.json), and come with the package. "
-        "No number in them is NaN or infinite: what could not be measured is `null`, with a reason.",
+        "[certificate.schema.json](../../pytest_quantcheck/reporting/certificate.schema.json), and come with the "
+        "package. No number in them is NaN or infinite: what could not be measured is `null`, with a reason.",
         *(part for record in _RECORDS for part in _record(record)),
     )
 

@@ -18,8 +18,10 @@ from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow,
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm():
-    """Import what runs import late: pytester forgets what is first imported within a run, and torch does not bear
-    being imported twice."""
+    """Import what runs import late.
+
+    Pytester forgets what is first imported within a run, and torch does not bear being imported twice.
+    """
     for module in pkgutil.walk_packages(pytest_quantcheck.__path__, "pytest_quantcheck."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -50,6 +52,7 @@ def give_questions(path):
         csv.writer(file).writerows([("prompt", "gold"), *((row["prompt"], row["gold"]) for row in rows)])
 
 
+PLACE = ROOT / "docs" / "tutorial.md"
 GIVERS = {"my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
 
 
@@ -73,6 +76,7 @@ def folder(pytester, capsys, monkeypatch):
 
 
 def named(page):
+    """How a page is called in test ids."""
     return str(page.relative_to(ROOT))
 
 
@@ -94,9 +98,9 @@ def test_what_is_not_run_says_why(page):
         assert not block.mark or len(block.word.strip()) > 3
 
 
-def page_of(tmp_path, text):
-    page = ROOT / "docs" / "tutorial.md"  # its place alone is used
-    return Block(page, 1, "console", text)
+def commands_of(text):
+    """A block of commands; of its page the place alone is used."""
+    return Block(PLACE, 1, "console", text)
 
 
 @pytest.mark.parametrize(
@@ -108,18 +112,18 @@ def page_of(tmp_path, text):
         ("no prompt\n", "expected a line with `\\$ `"),
     ],
 )
-def test_wrong_page_is_seen(text, said, folder, tmp_path, monkeypatch):
+def test_wrong_page_is_seen(text, said, folder, monkeypatch):
     """Other output, a failure that is not said, and a line that is no command each fail the page."""
-    monkeypatch.setattr("tests.docs.pages.blocks", lambda page: [page_of(tmp_path, text)])
+    monkeypatch.setattr("tests.docs.pages.blocks", lambda _: [commands_of(text)])
     with pytest.raises(AssertionError, match=said):
-        run(ROOT / "docs" / "tutorial.md", folder)
+        run(PLACE, folder)
 
 
-def test_right_page_passes(folder, tmp_path, monkeypatch):
+def test_right_page_passes(folder, monkeypatch):
     """Output may be cut with dots, and a status may be shown with `echo $?`."""
     text = "$ printf 'one\\ntwo\\nthree\\n'\none\n…e\n$ false\n$ echo $?\n1\n$ cat <<'END'\n$ x\nEND\n"
-    monkeypatch.setattr("tests.docs.pages.blocks", lambda page: [page_of(tmp_path, text)])
-    run(ROOT / "docs" / "tutorial.md", folder)
+    monkeypatch.setattr("tests.docs.pages.blocks", lambda _: [commands_of(text)])
+    run(PLACE, folder)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_right_page_passes(folder, tmp_path, monkeypatch):
 def test_missing_thing_is_seen_without_running(text):
     """A command that is not run must still be about something that exists."""
     with pytest.raises((AssertionError, KeyError, ValueError)):
-        look_at(page_of(None, text))
+        look_at(commands_of(text))
 
 
 @pytest.mark.parametrize(
@@ -151,5 +155,3 @@ def test_wrong_data_is_seen(language, text):
     """An unknown ini key, code that does not parse and a block in an unknown language fail."""
     with pytest.raises((AssertionError, SyntaxError)):
         check(Block(ROOT / "README.md", 1, language, text), None)
-
-

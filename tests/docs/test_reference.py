@@ -21,6 +21,7 @@ def test_page_is_as_the_code(name):
 
 
 def named(page):
+    """How a page is called in test ids."""
     return str(page.relative_to(ROOT))
 
 
@@ -45,6 +46,7 @@ def test_links_lead_somewhere(page):
 
 
 def leads_somewhere(page: Path, target: str) -> bool:
+    """Whether a link on a page leads to a file, and to a heading in it if it names one."""
     path, _, anchor = target.partition("#")
     found = (page.parent / path).resolve() if path else page
     return found.exists() and (not anchor or anchor in anchors(found))
