@@ -14,39 +14,22 @@ from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extreme
 from pytest_quantcheck.analyses.redundancy import CorrelationSums
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.merging import merge
-from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
+from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
+from tests.provenance import ANY
 
 PROMPTS, ATTRIBUTED, NEURONS, GROUPS, VOCABULARY, TOP, LAYERS = 14, 6, 7, 4, 30, 5, (0, 5)
 SAMPLE = np.array([1, 2, 5])
 
 EPS = float(np.finfo(np.float32).eps)
 
-PROVENANCE = Provenance(
-    model="builtin",
+PROVENANCE = msgspec.structs.replace(
+    ANY,
     bits="int8",
-    revision=None,
     content_hash="1234",
-    dtype="bfloat16",
-    format="none",
-    module_types={"Linear8bitLt": 12},
-    quantization=None,
-    gradient_path="native",
-    architecture="LlamaForCausalLM",
-    n_layers=6,
-    width=64,
-    vocabulary_hash="abcd",
-    chat_template_hash="",
-    encoding_hash="",
-    prompt_set="builtin",
-    prompt_hash="ef01",
-    template="raw",
-    readout="token",
     layers=LAYERS,
     redundancy_neurons=NEURONS,
-    attribution="adaptive",
     seed=7,
     batch_size=8,
-    device="cpu",
     libraries={"torch": "2.13.0"},
 )
 

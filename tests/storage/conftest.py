@@ -1,43 +1,31 @@
 """A small measurement made as a real one is: activations through the accumulators, answers from logits."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
 from pytest_quantcheck.analyses.redundancy import CorrelationSums
-from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
+from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
+from tests.provenance import ANY
 
 PROMPTS, NEURONS, CORRELATED, FOLLOWED, GROUPS, VOCABULARY, LAYERS = 9, 6, 5, 4, 16, 11, (0, 3, 14)
 
 
 def provenance():
-    return Provenance(
-        model="builtin",
+    """Every kind of value that a document must hold."""
+    return msgspec.structs.replace(
+        ANY,
         bits="nf4",
-        revision=None,
         content_hash="sha256:1234",
-        dtype="bfloat16",
-        format="none",
         module_types={"Linear4bit": 12, "Linear": 1},
         quantization={"quant_method": "bitsandbytes", "threshold": 6.5, "skip": ["lm_head"], "nested": {"on": True}},
-        gradient_path="dequantized",
-        architecture="LlamaForCausalLM",
         n_layers=15,
-        width=64,
-        vocabulary_hash="abcd",
-        chat_template_hash="",
-        encoding_hash="",
-        prompt_set="builtin",
-        prompt_hash="ef01",
         template="{prompt} “ja” oder „nein“?\n",
-        readout="choices",
         layers=LAYERS,
         redundancy_neurons=CORRELATED,
-        attribution="adaptive",
         seed=7,
-        batch_size=8,
-        device="cpu",
         libraries={"torch": "2.13.0"},
     )
 
