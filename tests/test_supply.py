@@ -159,6 +159,19 @@ def test_same_weights_under_another_name_are_shared(folder, tmp_path):
     assert again.loads == []
 
 
+def test_same_prompts_under_another_name_are_shared(folder, tmp_path):
+    """A prompt file that was renamed holds the same prompts; the record has the name of this run."""
+    cache = str(tmp_path / "cache")
+    shutil.copy(builtin.PROMPTS, tmp_path / "old.jsonl")
+    asked = {"model": str(folder), "cache": cache, "template": "raw"}
+    Gate(settings(**asked, prompts=(str(tmp_path / "old.jsonl"),))).compare("int8")
+    new = shutil.move(tmp_path / "old.jsonl", tmp_path / "new.jsonl")
+    again = CountingGate(settings(**asked, prompts=(str(new),)))
+    assert again.compare("int8").prompt_set == "new"
+    assert again.measure().provenance.prompt_set == "new"
+    assert again.loads == []
+
+
 def test_other_settings_share_nothing(folder, tmp_path):
     """What is measured is part of the key."""
     cache = str(tmp_path / "cache")
