@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from .models.identity import Source
     from .prompts import PromptSet
 
-_LIBRARIES = ("pytest-quantcheck", "torch", "transformers", "bitsandbytes", "torchao", "compressed-tensors", "gguf")
+_LIBRARIES = (
+    "pytest-quantcheck",
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "torchao",
+    "compressed-tensors",
+    "gptqmodel",
+    "gguf",
+)
 """Of these a release may compute another number."""
 
 

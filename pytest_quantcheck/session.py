@@ -36,7 +36,7 @@ from .reporting import (
     summary_lines,
 )
 from .step_summary import append_to_step_summary
-from .storage import write_atomically
+from .storage import check_writable, write_atomically
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -67,9 +67,9 @@ class Session:
         self._calibrated: list[Comparison] = []
         self._label = self._check_calibration()
         if settings.report:
-            _check_writable("--quantcheck-report", Path(settings.report))
+            check_writable("--quantcheck-report", Path(settings.report))
         if settings.update_baseline and settings.baseline:
-            _check_writable("--quantcheck-baseline", Path(settings.baseline))
+            check_writable("--quantcheck-baseline", Path(settings.baseline))
         if alone:
             config.args = []
 
@@ -340,10 +340,3 @@ def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
     folder = TemporaryDirectory(prefix="quantcheck-")
     config.add_cleanup(folder.cleanup)
     return replace(settings, cache=folder.name)
-
-
-def _check_writable(flag: str, directory: Path) -> None:
-    """Refuse a directory that cannot be written, before hours are spent."""
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise pytest.UsageError(f"{flag}={directory}: {nearest} is not a directory that can be written")

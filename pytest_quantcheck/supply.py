@@ -82,13 +82,13 @@ class Supply:
         """
         entries = self._entries(subject, references)
         with ExitStack() as locks:
-            for name, entry in entries.items():
+            for name, entry in sorted(entries.items(), key=lambda pair: pair[1].directory):  # in one order everywhere
                 with self._telling(f"{subject} on {name}") as told:
                     waiting = partial(told.say, "waiting for another process that measures it", log=True)
                     locks.enter_context(entry.locked(waiting))
             found = {name: cached for name, entry in entries.items() if (cached := entry.load())}
             for name, measurement in found.items():
-                yield name, self._renamed(subject, measurement)
+                yield name, self._renamed(subject, name, measurement)
             missing = [name for name in self._prompt_sets if name not in found]
             if missing:
                 yield from self._measure(subject, missing, references, entries)
@@ -147,10 +147,11 @@ class Supply:
             for name, prompts in self._prompt_sets.items()
         }
 
-    def _renamed(self, subject: str, cached: Measurement) -> Measurement:
-        """A cached measurement under the names of this run: it may have been made of a copy of the files elsewhere."""
+    def _renamed(self, subject: str, prompt_set: str, cached: Measurement) -> Measurement:
+        """A cached measurement under the names of this run: it may have been made of copies of the files elsewhere."""
         model, revision = self._subjects.label(subject)
-        return replace(cached, provenance=msgspec.structs.replace(cached.provenance, model=model, revision=revision))
+        names = {"model": model, "revision": revision, "prompt_set": prompt_set}
+        return replace(cached, provenance=msgspec.structs.replace(cached.provenance, **names))
 
     def _base(self, subject: str, references: Mapping[str, Measurement]) -> str:
         """What to load: a control is made from the reference."""

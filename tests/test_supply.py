@@ -13,7 +13,7 @@ from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.options import Attribution
 from pytest_quantcheck.options.candidate import Released
-from pytest_quantcheck.storage import save_measurement
+from pytest_quantcheck.storage import Entry, save_measurement
 from tests.gates import CountingGate, settings
 
 NAMES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -157,6 +157,32 @@ def test_same_weights_under_another_name_are_shared(folder, tmp_path):
     again = CountingGate(settings(model=str(moved), cache=cache))
     assert again.compare("int8").candidate_provenance.model == str(moved)
     assert again.loads == []
+
+
+def test_same_prompts_under_another_name_are_shared(folder, tmp_path):
+    """A prompt file that was renamed holds the same prompts; the record has the name of this run."""
+    cache = str(tmp_path / "cache")
+    shutil.copy(builtin.PROMPTS, tmp_path / "old.jsonl")
+    asked = {"model": str(folder), "cache": cache, "template": "raw"}
+    Gate(settings(**asked, prompts=(str(tmp_path / "old.jsonl"),))).compare("int8")
+    new = shutil.move(tmp_path / "old.jsonl", tmp_path / "new.jsonl")
+    again = CountingGate(settings(**asked, prompts=(str(new),)))
+    assert again.compare("int8").prompt_set == "new"
+    assert again.measure().provenance.prompt_set == "new"
+    assert again.loads == []
+
+
+def test_locks_are_taken_in_one_order(folder, tmp_path, monkeypatch):
+    """Two runs that name their prompt sets the other way round would each wait for what the other holds."""
+    shutil.copy(builtin.PROMPTS, tmp_path / "other.jsonl")
+    lines = (tmp_path / "other.jsonl").read_text().splitlines()
+    (tmp_path / "other.jsonl").write_text("\n".join(lines[:12]))
+    taken, locked = [], Entry.locked
+    monkeypatch.setattr(Entry, "locked", lambda entry, waiting: taken.append(entry.directory) or locked(entry, waiting))
+    for prompts in (("builtin", str(tmp_path / "other.jsonl")), (str(tmp_path / "other.jsonl"), "builtin")):
+        Gate(settings(model=str(folder), cache=str(tmp_path / "cache"), prompts=prompts)).measure(prompts="builtin")
+    assert len(set(taken)) == 2
+    assert taken[:2] == taken[2:]
 
 
 def test_other_settings_share_nothing(folder, tmp_path):

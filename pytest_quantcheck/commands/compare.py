@@ -13,7 +13,7 @@ import msgspec
 
 from pytest_quantcheck.commands.options import COMPARE, read, spelled
 from pytest_quantcheck.commands.output import FINE, OTHERWISE, say
-from pytest_quantcheck.commands.stored import check_writable, find_measurements
+from pytest_quantcheck.commands.stored import find_measurements
 from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
@@ -22,7 +22,7 @@ from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import Comparison, Provenance, Verdict
 from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
 from pytest_quantcheck.step_summary import append_to_step_summary
-from pytest_quantcheck.storage import load_measurement, write_atomically
+from pytest_quantcheck.storage import check_writable, load_measurement, write_atomically
 
 _REPORT = "report.json"
 

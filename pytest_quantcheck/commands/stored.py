@@ -1,11 +1,10 @@
 """Directories with one measurement for each prompt set: what lies in them, and whether one can be written."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_quantcheck.errors import SettingsError, StorageError
-from pytest_quantcheck.storage import load_provenance
+from pytest_quantcheck.storage import check_writable, load_provenance
 from pytest_quantcheck.storage.measurements import ARRAYS, DOCUMENT
 
 
@@ -39,7 +38,8 @@ def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> N
     """Refuse a directory that cannot be written, or that holds what would be replaced without being asked to.
 
     Raises:
-        SettingsError: says which of the two, and where.
+        StorageError: it cannot be written.
+        SettingsError: it holds a measurement; says where.
     """
     check_writable("--out", directory)
     for folder in (directory, *(directory / name for name in prompt_sets)):
@@ -48,13 +48,6 @@ def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> N
                 f"--out={directory}: {folder} holds a measurement already; choose another directory, or replace it "
                 "with --force"
             )
-
-
-def check_writable(flag: str, directory: Path) -> None:
-    """Refuse a directory in which nothing can be written, before hours are spent. Raises `SettingsError`."""
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise SettingsError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
 
 
 def _folders(directory: Path) -> list[Path]:

@@ -85,15 +85,21 @@ def refuse_identical(comparison: Comparison) -> Comparison:
     """The comparison, unless its candidate is the reference.
 
     Raises:
-        ComparisonError: it is, to the last bit: it was never quantized.
+        ComparisonError: it is, to the last bit: it was never quantized, or the reference is the same file.
     """
-    if comparison.identical:
-        raise ComparisonError(
-            f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to "
-            f"the last bit, so this candidate was never quantized (its modules: "
-            f"{comparison.candidate_provenance.module_types})"
-        )
-    return comparison
+    if not comparison.identical:
+        return comparison
+    reference, candidate = comparison.reference_provenance, comparison.candidate_provenance
+    same_files = candidate.bits == "released" and candidate.content_hash == reference.content_hash
+    why = (
+        f"; {reference.model}, its reference, is the same file or has the same files: name what it was made from"
+        if same_files
+        else f", so this candidate was never quantized (its modules: {candidate.module_types})"
+    )
+    raise ComparisonError(
+        f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to the "
+        f"last bit{why}"
+    )
 
 
 def _refuse_unlike(reference: Measurement, candidate: Measurement) -> None:

@@ -74,10 +74,16 @@ def stages_of(
     index: Sequence[int],
     reference: Measurement | None,
 ) -> Callable[[str], Stage]:
-    """Return what opens the stages, by name, of the measurement that is made of all this and of nothing else."""
+    """Return what opens the stages, by name, of the measurement that is made of all this and of nothing else.
+
+    What things are called plays no part where their content is known: a run that goes on may find the same files at
+    another place.
+    """
     if checkpoint is None:
         return Stage
-    origin = hashlib.sha256(msgspec.json.encode([provenance, plan, index]))
+    if provenance.content_hash is not None:
+        provenance = msgspec.structs.replace(provenance, model="", revision=None)
+    origin = hashlib.sha256(msgspec.json.encode([msgspec.structs.replace(provenance, prompt_set=""), plan, index]))
     if reference is not None:
         answers = reference.answers
         attributed = [array for layer in reference.saliency.values() for array in (layer.index, layer.converged)]

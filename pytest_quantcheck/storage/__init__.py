@@ -1,6 +1,6 @@
 """Measurements on disk: written whole or not at all, verified when they are read."""
 
-from .atomic import write_atomically
+from .atomic import check_writable, write_atomically
 from .baselines import save_baseline
 from .cache import Cache, Entry
 from .checkpoints import Checkpoint
@@ -10,6 +10,7 @@ __all__ = [
     "Cache",
     "Checkpoint",
     "Entry",
+    "check_writable",
     "load_measurement",
     "load_provenance",
     "save_baseline",

@@ -20,6 +20,21 @@ _STALE = 24 * 60 * 60
 """Seconds after which a temporary name cannot be a living writer's, by the file system's own clock."""
 
 
+def check_writable(flag: str, directory: Path) -> None:
+    """Refuse a directory in which nothing can be written, before hours are spent.
+
+    Args:
+        flag: the option that names it.
+        directory: it need not be there yet.
+
+    Raises:
+        StorageError: names the nearest directory that is there.
+    """
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write one file, making its folders; stopped at any point, it leaves the old file or the new one.
 

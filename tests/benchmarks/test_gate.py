@@ -119,6 +119,9 @@ class Clock:
     def __exit__(self, *_):
         pass
 
+    def say(self, _what, *, log=False):
+        pass
+
     def start(self, phase, _total, _done=0):
         self.phase, self.began = f"{self.label}, {phase}", time.perf_counter()
 

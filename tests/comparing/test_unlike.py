@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.options.attribution import Attribution
@@ -123,6 +123,22 @@ def test_compared_with_itself_it_is_identical(reference):
                 estimate.metric in {"accuracy_drop", "flip_rate", "salient_overlap"} or "neuron_" in estimate.metric
             )
             assert (estimate.low < estimate.high) == counted
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        ({"bits": "int8", "content_hash": "ab"}, "last bit, so this candidate was never quantized"),
+        ({"bits": "released", "content_hash": "cd"}, "last bit, so this candidate was never quantized"),
+        ({"bits": "released", "content_hash": "ab"}, "last bit; .*, its reference, is the same file"),
+    ],
+)
+def test_identical_candidate_is_told_why(reference, changed, origin, said):
+    """Loaded without quantizing it, or the reference's own files given twice, as a GGUF file may be."""
+    before = changed(reference, provenance={"content_hash": "ab"})
+    found = compare(before, changed(reference, provenance=origin), Sampling(draws=20))
+    with pytest.raises(ComparisonError, match=said):
+        refuse_identical(found)
 
 
 def test_a_quantized_model_is_not_identical(comparison):

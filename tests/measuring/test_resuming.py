@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -170,7 +171,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("other", [*OTHERS, "bits", "revision", "model", "prompt set"])
+@pytest.mark.parametrize("other", [*OTHERS, "bits", "model", "prompt set"])
 def test_checkpoint_of_another_measurement_is_refused(run, loaded, quantized, prompts, stopped, *, other):
     """Another plan, model or prompt: the sentence names the directory and says to delete it."""
     model = quantized["nf4"] if other == "bits" else loaded
@@ -178,9 +179,27 @@ def test_checkpoint_of_another_measurement_is_refused(run, loaded, quantized, pr
         model = dataclasses.replace(loaded, content_hash="sha256:0")
     if other == "prompt set":
         prompts = dataclasses.replace(prompts, golds=prompts.golds[::-1])
-    arguments = {"revision": "1"} if other == "revision" else OTHERS.get(other, {})
     with pytest.raises(StorageError, match=r"stopped holds a measurement under way of another model.*delete it"):
-        run(model, prompts, checkpoint=stopped, **arguments)
+        run(model, prompts, checkpoint=stopped, **OTHERS.get(other, {}))
+
+
+def test_another_revision_of_unknown_content_is_refused(always, run, loaded, prompts, tmp_path):
+    """Where no file could be read, the name and the revision are all that tells one model from another."""
+    unknown = dataclasses.replace(loaded, content_hash=None)
+    with pytest.raises(Stopped):
+        run(unknown, prompts, checkpoint=Fragile(tmp_path / "stopped", 2))
+    with pytest.raises(StorageError, match="holds a measurement under way of another model"):
+        run(unknown, prompts, checkpoint=Checkpoint(tmp_path / "stopped"), revision="1")
+
+
+def test_same_files_under_other_names_are_resumed(run, loaded, prompts, same, stopped):
+    """Found at another place, as in the next job of a build: not a prompt is lost, and the record has the new names."""
+    renamed = dataclasses.replace(prompts, name="moved")
+    resumed = run(loaded, renamed, checkpoint=stopped, revision="2")
+    names = {"prompt_set": "moved", "revision": "2"}
+    expected = run(loaded, prompts)
+    expected = dataclasses.replace(expected, provenance=msgspec.structs.replace(expected.provenance, **names))
+    assert same(resumed, expected)
 
 
 SETTINGS = {
