@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,10 +24,10 @@ from .errors import QuantcheckError, SettingsError
 from .gate import Gate
 from .options import Settings
 from .records import Comparison, Verdict
+from .report_files import REPORT, write_report
 from .reporting import (
     WIDEST,
     Progress,
-    Report,
     control_lines,
     encode_certificate,
     encode_report,
@@ -36,10 +36,8 @@ from .reporting import (
     summary_lines,
 )
 from .step_summary import append_to_step_summary
-from .storage import check_writable, write_atomically
+from .storage import check_writable
 
-REPORT = "report.json"
-PAGE = "report.html"
 CERTIFICATE = "certificate.json"
 _CARRIED = "quantcheck"
 _CANDIDATE = "candidate"
@@ -139,7 +137,8 @@ class Session:
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         if self.settings.report:
             whole = not (session.shouldfail or session.shouldstop)
-            self._written = [_CUT] if cut else self._write_report(Path(self.settings.report), whole=whole)
+            make, directory = partial(self._files, whole=whole), Path(self.settings.report)
+            self._written = [_CUT] if cut else write_report(directory, make, self.gate.prompt_sets)
         if self._label and not cut:
             self._written.append(self._write_profile(session, *self._label))
         problem = append_to_step_summary(self._markdown(cut=cut))
@@ -194,32 +193,6 @@ class Session:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             return f"no profile {name}@{version} is written: {error}"
         return f"profile: {path}, used with --quantcheck-profile={path}"
-
-    def _write_report(self, directory: Path, *, whole: bool) -> list[str]:
-        try:
-            files = self._files(whole=whole)
-            directory.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
-                write_atomically(directory / name, content)
-        except (QuantcheckError, OSError) as error:
-            return [f"the report could not be written, the verdicts stand: {error}"]
-        written = [f"{Path(name).stem}: {directory / name}" for name in files]
-        return [*written, self._write_page(directory / PAGE, files[REPORT])]
-
-    def _write_page(self, path: Path, report: bytes) -> str:
-        """Write the report for people from the one for machines; whatever goes wrong there costs that page alone."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of fonts that lack a letter: they must not become errors
-                from .reporting.html import html_report  # noqa: PLC0415 - heavy, and an extra
-
-                page = html_report(msgspec.json.decode(report, type=Report), self.gate.prompt_sets)
-            write_atomically(path, page)
-        except ImportError as error:
-            return f"no {path.name}: {error}; install what it needs with pip install 'pytest-quantcheck[report]'"
-        except Exception as error:  # a drawing library may raise anything, and the verdicts stand
-            return f"no {path.name}, the verdicts stand: {type(error).__name__}: {error}"
-        return f"report: {path}"
 
     def _files(self, *, whole: bool) -> dict[str, bytes]:
         certificate = self._certificate(whole=whole) if self._controls else None

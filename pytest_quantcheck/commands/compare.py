@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,10 @@ from pytest_quantcheck.judging import judge
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import Comparison, Provenance, Verdict
+from pytest_quantcheck.report_files import REPORT, write_report
 from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
 from pytest_quantcheck.step_summary import append_to_step_summary
-from pytest_quantcheck.storage import check_writable, load_measurement, write_atomically
-
-_REPORT = "report.json"
+from pytest_quantcheck.storage import check_writable, load_measurement
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -51,9 +51,8 @@ def run(asked: argparse.Namespace) -> int:
         say([problem])
     if given["report"]:
         settings = {"reference": asked.reference, "candidate": asked.candidate, **given}
-        path = Path(given["report"]) / _REPORT
-        write_atomically(path, _report(verdicts, comparisons, profile, settings, good=good))
-        say([f"report: {path}"])
+        make = partial(_files, verdicts, comparisons, profile, settings, good=good)
+        say(write_report(Path(given["report"]), make, {}))
     return FINE if good else OTHERWISE
 
 
@@ -95,15 +94,15 @@ def _verdicts(comparison: Comparison, profile: Profile) -> Iterator[Verdict]:
                 yield verdict
 
 
-def _report(
+def _files(
     verdicts: list[Verdict],
     comparisons: list[Comparison],
     profile: Profile,
     settings: Mapping[str, Any],
     *,
     good: bool,
-) -> bytes:
-    return encode_report(
+) -> dict[str, bytes]:
+    report = encode_report(
         verdicts,
         comparisons,
         outcome="passed" if good else "failed",
@@ -112,3 +111,4 @@ def _report(
         tool_version=importlib.metadata.version("pytest-quantcheck"),
         created=datetime.now(UTC),
     )
+    return {REPORT: report}

@@ -64,7 +64,9 @@ def test_report_holds_what_was_found(stored, tmp_path, capsys):
     """A whole report, its outcome that of the exit status, its settings those of the command."""
     assert compare(stored, "--report", str(tmp_path / "report"), "--fail", "redundancy_change:0.0001") == 1
     path = tmp_path / "report" / "report.json"
-    assert capsys.readouterr().out.endswith(f"report: {path}\n")
+    page = path.with_suffix(".html")
+    assert capsys.readouterr().out.endswith(f"report: {path}\nreport: {page}\n")
+    assert "redundancy change" in page.read_text()
     found = msgspec.json.decode(path.read_bytes(), type=Report)
     assert (found.outcome, found.profile) == ("failed", "default@2")
     assert found.settings["fail"] == [["redundancy_change", 0.0001]]

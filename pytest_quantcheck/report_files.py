@@ -1,0 +1,55 @@
+"""The directory of a report: `report.json`, and `report.html` where the extra `report` is installed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from .errors import QuantcheckError
+from .prompts import PromptSet
+from .reporting import Report
+from .storage import write_atomically
+
+REPORT = "report.json"
+PAGE = "report.html"
+
+
+def write_report(
+    directory: Path, make: Callable[[], Mapping[str, bytes]], prompt_sets: Mapping[str, PromptSet]
+) -> list[str]:
+    """Write the files of a report, and the page for people; say in a sentence where each is, or why it is not.
+
+    Whatever goes wrong costs the files alone: verdicts and exit status stand.
+
+    Args:
+        directory: where; made if it is not there.
+        make: makes the content of the files by name, `report.json` among them.
+        prompt_sets: by name, for the prompts whose answer changed; the page leaves out what it does not find.
+    """
+    try:
+        files = make()
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomically(directory / name, content)
+    except (QuantcheckError, OSError) as error:
+        return [f"the report could not be written, the verdicts stand: {error}"]
+    written = [f"{Path(name).stem}: {directory / name}" for name in files]
+    return [*written, _write_page(directory / PAGE, files[REPORT], prompt_sets)]
+
+
+def _write_page(path: Path, report: bytes, prompt_sets: Mapping[str, PromptSet]) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fonts that lack a letter: they must not become errors
+            from .reporting.html import html_report  # noqa: PLC0415 - heavy, and an extra
+
+            page = html_report(msgspec.json.decode(report, type=Report), prompt_sets)
+        write_atomically(path, page)
+    except ImportError as error:
+        return f"no {path.name}: {error}; install what it needs with pip install 'pytest-quantcheck[report]'"
+    except Exception as error:  # a drawing library may raise anything, and the verdicts stand
+        return f"no {path.name}, the verdicts stand: {type(error).__name__}: {error}"
+    return f"report: {path}"
