@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .analyses import redundancy
+from .analyses import correlation_sums
 from .analyses.saliency import PROBES, given_up
 from .errors import ComparisonError
 from .records import Activations, Answers, Measurement, Provenance, Saliency
@@ -92,9 +92,9 @@ def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:
         minimum=np.minimum.reduce([part.minimum for part in parts]),
         maximum=np.maximum.reduce([part.maximum for part in parts]),
         correlated=parts[0].correlated,
-        correlations=redundancy.merge([part.correlations for part in parts]),
+        correlations=correlation_sums.merge([part.correlations for part in parts]),
         sample=parts[0].sample,
-        groups=tuple(redundancy.merge(group) for group in zip(*(part.groups for part in parts), strict=True)),
+        groups=tuple(correlation_sums.merge(group) for group in zip(*(part.groups for part in parts), strict=True)),
         rectified=_same(f"kind of activation function of layer {layer}", [part.rectified for part in parts]),
     )
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
-from pytest_quantcheck.analyses.redundancy import CorrelationSums
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.merging import merge
 from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency

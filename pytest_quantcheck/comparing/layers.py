@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..analyses.correlation_sums import without
 from ..analyses.dead_neurons import (
     amplitude,
     amplitude_without_each,
@@ -24,7 +25,6 @@ from ..analyses.redundancy import (
     sampling_error,
     tail_mass,
     wasserstein,
-    without,
 )
 from ..analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
 from ..analyses.saliency import attributable, jaccard

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from ..analyses.correlation_sums import CorrelationSums
 from ..analyses.dead_neurons import new_extremes, update_extremes
-from ..analyses.redundancy import CorrelationSums
 from ..analyses.sampling import seeded_neurons
 from ..errors import MeasurementError, NonFiniteError
 from ..models.encoding import Batch

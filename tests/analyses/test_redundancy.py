@@ -11,19 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pytest_quantcheck.analyses import redundancy
+from pytest_quantcheck.analyses import correlation_sums
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums, _add_gram, merge, without
 from pytest_quantcheck.analyses.redundancy import (
-    CorrelationSums,
-    _add_gram,
     correlation,
     correlation_change,
     correlation_histogram,
     defined,
-    merge,
     sampling_error,
     tail_mass,
     wasserstein,
-    without,
 )
 from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.records import Correlations
@@ -71,7 +68,7 @@ def test_restored_sums_go_on_to_the_last_bit(layer, buffered, panel, wide):
     activations, cuts = layer
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("_BUFFERED", buffered), ("_PANEL", panel), ("_WIDE", wide)):
-            patch.setattr(redundancy, name, value)
+            patch.setattr(correlation_sums, name, value)
         expected, accumulator = sums(activations, cuts), CorrelationSums(activations.shape[1])
         for start, stop in pairwise(cuts):
             accumulator.update(activations[start:stop])
@@ -192,7 +189,7 @@ def test_float64_activations_are_centred_before_they_are_rounded():
 @pytest.mark.parametrize("kind", ["as it comes", "large mean", "drift"])
 def test_wide_layers_take_another_product_and_are_as_exact(monkeypatch, kind):
     """What is done from 4,096 neurons on agrees with float64 too, here with 300 neurons called wide."""
-    monkeypatch.setattr(redundancy, "_WIDE", 300)
+    monkeypatch.setattr(correlation_sums, "_WIDE", 300)
     generator = np.random.default_rng(5)
     values = generator.normal(size=(3000, 4)) @ generator.normal(size=(4, 300)) + generator.normal(size=(3000, 300))
     if kind == "large mean":

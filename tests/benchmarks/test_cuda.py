@@ -10,7 +10,8 @@ import torch
 from captum.attr import LayerIntegratedGradients
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pytest_quantcheck.analyses.redundancy import CorrelationSums, correlation
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
+from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.analyses.saliency import jaccard, salient
 from pytest_quantcheck.measuring import Plan, Silent, measure
 from pytest_quantcheck.measuring.attributing import Attributor

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.redundancy import (
-    CorrelationSums,
     correlation,
     correlation_change,
     correlation_histogram,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
-from pytest_quantcheck.analyses.redundancy import CorrelationSums
 from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
 from tests.provenance import ANY
 
