@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.polynomial import chebyshev
+from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 from scipy.special import roots_legendre
 
@@ -57,23 +57,39 @@ class Rule:
         return self.integrals[:, _END]
 
 
-def clenshaw_curtis(levels: int = 4) -> Rule:
-    """Clenshaw-Curtis quadrature with 5, 9, 17, 33, ... nodes, each level's nodes among the next one's.
+def lobatto_kronrod(levels: int = 4) -> Rule:
+    """Nested quadrature with 5, 9, 17, 33, ... nodes that begins with Lobatto's five.
 
-    On smooth paths as exact as as many Gauss-Legendre nodes (Trefethen, SIAM Review 50, 2008), and both ends of
-    the path are nodes: the difference that completeness asks for costs nothing.
+    The ends of the path are nodes: the difference that completeness asks for costs nothing. Exact for polynomials up
+    to degree 7, 13, 25 and 33, where Clenshaw-Curtis nodes, as nested as these, come to 5, 9, 17 and 33. (Patterson,
+    Math. Comp. 22, 1968; Gander and Gautschi, BIT 40, 2000.)
     """
-    intervals = [4 * 2**level for level in range(levels)]
-    finest = intervals[-1]
-    order: list[int] = [0, finest]
-    for n in intervals:
-        order += [k for k in range(0, finest + 1, finest // n) if k not in order]
-    points = (1 - np.cos(np.pi * np.array(order) / finest)) / 2
-    integrals = np.zeros((levels, finest + 1, finest + 1))
-    for level, n in enumerate(intervals):
-        integrals[level, : n + 1, : n + 1] = _integrals(points[: n + 1], points[: n + 1])
-    nodes = tuple(n + 1 for n in intervals)
-    return Rule(points, integrals, sizes=nodes, checked=nodes, nodes=nodes)
+    nodes, sizes = np.array([-1.0, 1.0, 0.0]), []
+    for _ in range(levels):
+        nodes = np.append(nodes, _between(np.sort(nodes)))
+        sizes.append(len(nodes))
+    points = (1 + nodes) / 2
+    integrals = np.zeros((levels, len(points), len(points)))
+    for level, n in enumerate(sizes):
+        integrals[level, :n, :n] = _integrals(points[:n], points[:n])
+    return Rule(points, integrals, sizes=tuple(sizes), checked=tuple(sizes), nodes=tuple(sizes))
+
+
+def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One more node between each two of a rule's on [-1, 1], (n,) ascending and symmetric: (n - 1,) ascending.
+
+    Kronrod's, zeros of the polynomial which, times that whose zeros the nodes are, is orthogonal to all of lower
+    degree: n - 1 degrees more are then integrated exactly. Where they are not real, those halfway in angle.
+    """
+    more = len(nodes) - 1
+    x, weight = roots_legendre(2 * len(nodes))
+    basis = legendre.legvander(x, more)
+    product = basis.T @ ((weight * np.prod(x[:, None] - nodes, axis=1))[:, None] * basis)
+    zeros = legendre.legroots([*np.linalg.solve(product[:more, :more], -product[:more, more]), 1.0])
+    if np.iscomplexobj(zeros):
+        angle = np.arccos(-nodes)
+        zeros = -np.cos((angle[1:] + angle[:-1]) / 2)
+    return np.asarray((zeros - zeros[::-1]) / 2)
 
 
 def gauss_legendre(nodes: int) -> Rule:

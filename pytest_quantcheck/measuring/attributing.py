@@ -16,7 +16,7 @@ from ..analyses.saliency import (
     TOLERANCE,
     Attribution,
     Rule,
-    clenshaw_curtis,
+    lobatto_kronrod,
     gauss_legendre,
     given_up,
     integrated_gradients,
@@ -103,7 +103,7 @@ class Attributor:
     ) -> None:
         self._loaded, self._encoded, self._method = loaded, encoded, method
         self._tokens, self._tolerance = tokens, tolerance
-        self._rule = gauss_legendre(method.nodes) if method.nodes else clenshaw_curtis()
+        self._rule = gauss_legendre(method.nodes) if method.nodes else lobatto_kronrod()
         self._baseline: dict[int, torch.Tensor] = {}
 
     def attribute(

@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import eval_sh_legendre
 
 from pytest_quantcheck.analyses.saliency import (
     FLOOR,
-    clenshaw_curtis,
+    lobatto_kronrod,
     gauss_legendre,
     integrated_gradients,
     jaccard,
@@ -56,22 +57,34 @@ def test_gauss_legendre_attributes_polynomials_exactly(nodes):
     assert obtained.nodes.tolist() == [nodes] * 3
 
 
-@pytest.mark.parametrize(("levels", "nodes"), [(1, 5), (2, 9), (3, 17), (4, 33)])
-def test_clenshaw_curtis_is_exact_up_to_its_degree(levels, nodes):
-    """So many nodes integrate every power below their number exactly, and the ends come first."""
-    rule = clenshaw_curtis(levels)
+@pytest.mark.parametrize(("levels", "nodes", "degree"), [(1, 5, 7), (2, 9, 13), (3, 17, 25), (4, 33, 33)])
+def test_lobatto_kronrod_is_exact_up_to_its_degree(levels, nodes, degree):
+    """Every Legendre polynomial up to the degree integrates to nothing, as it must, and the next even one does not."""
+    rule = lobatto_kronrod(levels)
     used, weights = rule.points[: rule.sizes[-1]], rule.weights[-1]
     assert rule.nodes[-1] == len(used) == nodes
-    assert rule.points[:2].tolist() == [0.0, 1.0]
-    for degree in range(nodes):
-        assert weights @ used**degree == pytest.approx(1 / (degree + 1), abs=1e-12)
+    integrals = [float(weights @ eval_sh_legendre(n, used)) for n in range(degree + 2)]
+    np.testing.assert_allclose(integrals[:-1], [1.0] + degree * [0.0], atol=1e-12)
+    assert abs(integrals[-1]) > 1e-3
+
+
+def test_lobatto_kronrod_begins_with_lobattos_five_nodes():
+    """The ends come first, then the middle and the zeros of the derivative of the fourth Legendre polynomial."""
+    points = lobatto_kronrod(1).points
+    assert points[:3].tolist() == [0.0, 1.0, 0.5]
+    np.testing.assert_allclose(2 * points[3:] - 1, [-np.sqrt(3 / 7), np.sqrt(3 / 7)])
+
+
+def test_no_weight_is_negative():
+    """Rounding is not blown up: what all nodes have in common is averaged."""
+    assert all((weights[:size] > 0).all() for weights, size in zip(lobatto_kronrod().weights, (5, 9, 17, 33)))
 
 
 def test_every_level_is_a_rule_of_its_own_on_the_first_points():
     """Coarser levels give no weight to points that come later, and equal the rule of so many levels."""
-    rule = clenshaw_curtis(4)
+    rule = lobatto_kronrod(4)
     for level, size in enumerate(rule.sizes):
-        coarse = clenshaw_curtis(level + 1)
+        coarse = lobatto_kronrod(level + 1)
         assert not rule.weights[level, size:].any()
         np.testing.assert_allclose(rule.points[:size], coarse.points)
         np.testing.assert_allclose(rule.weights[level, :size], coarse.weights[-1])
@@ -79,7 +92,7 @@ def test_every_level_is_a_rule_of_its_own_on_the_first_points():
 
 def test_every_piece_of_the_path_is_integrated_exactly():
     """Row k of a level's integrals gives, for every power below its number of nodes, the integral up to point k."""
-    rule = clenshaw_curtis(3)
+    rule = lobatto_kronrod(3)
     for integrals, size in zip(rule.integrals, rule.sizes, strict=True):
         points = rule.points[:size]
         for degree in range(size):
@@ -94,7 +107,7 @@ def test_a_sum_that_is_right_by_chance_is_found_out():
     def function(x, _rows):
         return (x + ((x > 0.4) & (x < 0.6))).sum(dim=(1, 2))
 
-    obtained = integrated_gradients(function, start, end, rule=clenshaw_curtis(), tolerance=0.05)
+    obtained = integrated_gradients(function, start, end, rule=lobatto_kronrod(), tolerance=0.05)
     assert float((obtained.gradient * (end - start)).sum()) == pytest.approx(1.0)  # what the ends differ by
     assert obtained.error.tolist() == pytest.approx([1.0])  # the bump's height
 
@@ -107,7 +120,7 @@ def test_nodes_grow_for_the_prompts_that_need_them():
     def function(x, rows):
         return (x ** degree[rows, None, None]).sum(dim=(1, 2))
 
-    obtained = integrated_gradients(function, start, end, rule=clenshaw_curtis(), tolerance=1e-5)
+    obtained = integrated_gradients(function, start, end, rule=lobatto_kronrod(), tolerance=1e-5)
     assert obtained.nodes.tolist() == [5, 9]
     np.testing.assert_allclose(obtained.gradient, np.ones((2, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(obtained.at_end, [2.0, 2.0])
@@ -120,7 +133,7 @@ def test_a_prompt_that_more_nodes_do_not_help_is_left():
     def function(x, _rows):
         return (x + (x > 0.4)).sum(dim=(1, 2))
 
-    obtained = integrated_gradients(function, start, end, rule=clenshaw_curtis(), tolerance=0.05)
+    obtained = integrated_gradients(function, start, end, rule=lobatto_kronrod(), tolerance=0.05)
     assert obtained.nodes.tolist() == [9]
     assert obtained.error.tolist() == pytest.approx([0.5])
 
@@ -167,7 +180,7 @@ def test_function_gets_whole_copies_of_the_prompts():
 def test_attribution_is_float32_and_of_the_shape_of_its_path():
     """The gradient follows the path; what is of the prompts is one number for each."""
     function, _ = polynomial(2)
-    obtained = integrated_gradients(function, *ends(3, 2, 4), rule=clenshaw_curtis())
+    obtained = integrated_gradients(function, *ends(3, 2, 4), rule=lobatto_kronrod())
     assert (obtained.gradient.dtype, obtained.error.dtype, obtained.nodes.dtype) == (
         torch.float32,
         torch.float64,

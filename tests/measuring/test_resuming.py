@@ -237,7 +237,7 @@ def test_checkpoint_against_another_reference_is_refused(always, run, loaded, qu
 def test_a_layer_is_given_up_where_an_undisturbed_run_gives_it_up(always, loaded, prompts, tmp_path):
     """One of five converges: three more are tried before the next decision, though the first of those say enough."""
     encoded = encode(loaded.tokenizer, prompts.texts, chat=loaded.chat)
-    targets = dict.fromkeys(range(12), loaded.tokenizer.convert_tokens_to_ids("True"))
+    targets = dict.fromkeys(range(4, 16), loaded.tokenizer.convert_tokens_to_ids("True"))
 
     def attribute(checkpoint=None):
         one_by_one = Attributor(loaded, encoded, parse_attribution("adaptive"), tokens=1, tolerance=0.2)
