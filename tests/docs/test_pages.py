@@ -18,12 +18,15 @@ from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow,
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm():
-    """Import what runs import late.
+    """Import what runs import late, and the studies whose command lines are parsed.
 
     Pytester forgets what is first imported within a run, and torch does not bear being imported twice.
     """
     for module in pkgutil.walk_packages(pytest_quantcheck.__path__, "pytest_quantcheck."):
         if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for module in pkgutil.iter_modules([str(ROOT / "tests" / "studies")], "tests.studies."):
+        if ".test_" not in module.name:
             importlib.import_module(module.name)
     for bits in ("int8", "nf4"):
         with load(Source("builtin"), bits):
@@ -132,13 +135,17 @@ def test_right_page_passes(folder, monkeypatch):
         "$ make nothing\n",
         "$ python -m tests.studies.nothing\n",
         "$ python tests/nothing.py\n",
+        "$ python -m tests.studies.coverage --nothing\n",
+        "$ python -m tests.studies.release --model=builtin --folder=release --nothing=1\n",
+        "$ python tests/studies/limits.py builtin\n",
+        "$ pytest tests/nothing\n",
         "$ pytest --quantcheck-nothing\n",
         "$ pytest --quantcheck-bits=7\n",
     ],
 )
 def test_missing_thing_is_seen_without_running(text):
     """A command that is not run must still be about something that exists."""
-    with pytest.raises((AssertionError, KeyError, ValueError)):
+    with pytest.raises((AssertionError, KeyError, ValueError, SystemExit)):
         look_at(commands_of(text))
 
 
