@@ -16,8 +16,8 @@ from pytest_quantcheck.prompts.reading import BUILTIN
 from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow, look_at, run
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _warm():
+@pytest.fixture(scope="session")
+def warm():
     """Import what runs import late, and the studies whose command lines are parsed.
 
     Pytester forgets what is first imported within a run, and torch does not bear being imported twice.
@@ -28,9 +28,8 @@ def _warm():
     for module in pkgutil.iter_modules([str(ROOT / "tests" / "studies")], "tests.studies."):
         if ".test_" not in module.name:
             importlib.import_module(module.name)
-    for bits in ("int8", "nf4"):
-        with load(Source("builtin"), bits):
-            pass
+    with load(Source("builtin"), "int8"):
+        pass
 
 
 def give_model(path):
@@ -39,6 +38,15 @@ def give_model(path):
     path.mkdir()
     for name in names:
         shutil.copy(DIRECTORY / name, path)
+
+
+def give_hub(path):
+    """Put a hub's cache there, in which the built-in model stands for one that was fetched before."""
+    fetched, commit = path / "models--HuggingFaceTB--SmolLM2-135M-Instruct", "a" * 40
+    (fetched / "refs").mkdir(parents=True)
+    (fetched / "refs" / "main").write_text(commit)
+    (fetched / "snapshots").mkdir()
+    give_model(fetched / "snapshots" / commit)
 
 
 def give_int8(path):
@@ -56,15 +64,16 @@ def give_questions(path):
 
 
 PLACE = ROOT / "docs" / "tutorial.md"
-GIVERS = {"my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
+GIVERS = {"hub": give_hub, "my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
 
 
 @pytest.fixture
-def folder(pytester, capsys, monkeypatch):
+def folder(warm, pytester, capsys, monkeypatch):
     """An empty folder in which a page is run, with pytest and our commands in this process."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(pytester.path / "hub"))
 
     def in_process(arguments):
         found = pytester.runpytest_inprocess("-W", "default", *arguments)
