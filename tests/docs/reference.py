@@ -190,6 +190,7 @@ def _default(option: Option) -> str:
 
 
 def _again(option: Option, summary: str) -> str:
+    summary = re.sub(r"--[a-z][a-z-]*", lambda flag: _code(flag[0]), summary)
     return f"{summary}; may be repeated" if option.kind == "list" else summary
 
 

@@ -163,11 +163,12 @@ def test_missing_thing_is_seen_without_running(text):
     [
         ("ini", "[pytest]\nquantcheck_nothing = 1\n"),
         ("toml", "[tool.pytest.ini_options]\nquantcheck_nothing = 1\n"),
+        ("toml", "schema = 1\n"),
         ("python", "def\n"),
         ("sh", "pytest\n"),
     ],
 )
 def test_wrong_data_is_seen(language, text):
-    """An unknown ini key, code that does not parse and a block in an unknown language fail."""
+    """An unknown ini key, a profile that is in no file, code that does not parse and an unknown language fail."""
     with pytest.raises((AssertionError, SyntaxError)):
         check(Block(ROOT / "README.md", 1, language, text), None)
