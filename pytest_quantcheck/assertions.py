@@ -111,7 +111,8 @@ def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> 
         profile = profile.with_limits([(metric, limit)], source="limit=")
     verdict = judge(comparison, metric, profile)
     if verdict is None:
-        raise ProfileError(f"profile {profile.label} has no limit for {metric}; give one with limit=")
+        case = f"{metric} on {comparison.n_prompts} prompts"
+        raise ProfileError(f"profile {profile.label} has no limit for {case}; give one with limit=")
     if not verdict.acceptable:
         raise AssertionError(failure_message(verdict))
     if verdict.warning:

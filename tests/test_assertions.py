@@ -105,7 +105,7 @@ def test_limit_that_cannot_decide(limit):
 
 def test_metric_without_a_limit():
     """A profile that does not gate by the metric cannot pass it; a limit must be given."""
-    with pytest.raises(ProfileError, match="has no limit for ace_drift; give one with limit="):
+    with pytest.raises(ProfileError, match=r"has no limit for ace_drift on \d+ prompts; give one with limit="):
         assert_ace_drift(comparison("ace_drift", profile=profile(rules=())))
 
 

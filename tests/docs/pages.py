@@ -3,7 +3,7 @@
 A comment above a fence says what is done with it; `python -m tests.docs.pages` lists what was done with each:
 
     <!-- file: NAME -->        the block is written into the folder
-    <!-- not run: REASON -->   it is only looked at: do its options, modules, files and targets exist?
+    <!-- not run: REASON -->   it is only looked at: do its modules, files and targets exist, and take these options?
     <!-- slow: REASON -->      first line of a page that takes long: it is run with the slow tests
     <!-- given: NAME, NAME --> what lies in the folder of a page that does not make it itself
 """
@@ -11,6 +11,7 @@ A comment above a fence says what is done with it; `python -m tests.docs.pages` 
 from __future__ import annotations
 
 import configparser
+import importlib
 import os
 import re
 import runpy
@@ -134,20 +135,30 @@ def run(page: Path, folder: Folder) -> None:
 
 
 def look_at(block: Block) -> None:
-    """Check what can be known of commands that are not run: modules, files, make's targets, our own options."""
+    """Check what can be known of commands that are not run: make's targets, files, modules, and that each is parsed."""
     for command in commands(block) if block.language == "console" else ():
-        words = shlex.split(re.sub(r"\\\n|\$(?=')", "", command.text).split("#")[0])
+        words = shlex.split(re.sub(r"\\\n|\$(?=')", "", command.text), comments=True)
         if words[:1] == ["make"]:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"{block.place}: make has no {words[1]}"
         elif words[:3] == ["python", "-m", "pytest_quantcheck"]:
             parser().parse_args(words[3:])
-        elif words[:2] == ["python", "-m"]:
-            assert (ROOT / f"{words[2].replace('.', '/')}.py").exists(), f"{block.place}: no module {words[2]}"
         elif words[:1] == ["python"]:
-            assert (ROOT / words[1]).exists(), f"{block.place}: there is no {words[1]}"
+            name, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+            _parse_study(block, name.removesuffix(".py").replace("/", "."), rest)
+        elif words[:1] == ["pytest"]:
+            missing = [word for word in words[1:] if word.startswith("tests/") and not (ROOT / word).exists()]
+            assert not missing, f"{block.place}: there is no {missing}"
         for flag, _, value in (word.partition("=") for word in words if word.startswith("--quantcheck")):
             OPTION[flag].value([value] if OPTION[flag].kind == "list" else value or None)
+
+
+def _parse_study(block: Block, module: str, words: list[str]) -> None:
+    """Let a script of the repository read its command line, if it has options, and do nothing else."""
+    assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"{block.place}: there is no {module}"
+    parse = getattr(importlib.import_module(module), "parse", None)
+    if parse:
+        parse(words)
 
 
 def check(block: Block, written: Path | None) -> None:

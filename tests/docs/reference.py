@@ -20,7 +20,6 @@ from pytest_quantcheck.reporting import Report
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 MADE = "Made from the code by `python -m tests.docs.reference`; a test fails where the two part."
-_INI = {"text": "one value", "list": "one value a line", "flag": "`true` or `false`"}
 _RECORDS: tuple[type[msgspec.Struct], ...] = (
     Report,
     records.Verdict,
@@ -39,14 +38,13 @@ _RECORDS: tuple[type[msgspec.Struct], ...] = (
 
 def options() -> str:
     """Every option with its ini twin, its default and what it does."""
-    rows = [
-        (_code(f"{o.flag}{_value(o)}"), _code(o.dest), _INI[o.kind], _default(o), _again(o, o.summary)) for o in OPTIONS
-    ]
+    rows = [(f"{_code(f'{o.flag}{_value(o)}')}<br>{_code(o.dest)}", _default(o), _again(o, o.summary)) for o in OPTIONS]
     return _page(
         "Options",
         "The command line comes before the ini file (`pytest.ini`, `pyproject.toml`, …), and that before the default. "
+        "In the ini file a flag is `true` or `false`, and what may be repeated stands one a line. "
         "An option that cannot be used ends the run with exit status 4 before anything is loaded.",
-        *_table(("option", "in the ini file", "as", "default", "what it does"), rows),
+        *_table(("option, and its name in the ini file", "default", "what it does"), rows),
     )
 
 
@@ -192,6 +190,7 @@ def _default(option: Option) -> str:
 
 
 def _again(option: Option, summary: str) -> str:
+    summary = re.sub(r"--[a-z][a-z-]*", lambda flag: _code(flag[0]), summary)
     return f"{summary}; may be repeated" if option.kind == "list" else summary
 
 

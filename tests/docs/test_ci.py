@@ -96,6 +96,8 @@ def test_github_keeps_what_the_gate_needs_and_says():
         assert steps[action]["if"] == "always()"
         assert steps[action]["with"]["path"] == path
     assert steps["actions/cache/save"]["with"]["key"] == steps["actions/cache/restore"]["with"]["key"]
+    (limit,) = (step["timeout-minutes"] for step in jobs["gate"]["steps"] if step.get("name") == "Gate the release")
+    assert limit < jobs["gate"]["timeout-minutes"], "a gate that is cut off has no time left to save its cache"
 
 
 def test_gitlab_keeps_what_the_gate_needs_and_says():
@@ -106,6 +108,9 @@ def test_gitlab_keeps_what_the_gate_needs_and_says():
     assert (gate["cache"]["paths"], gate["cache"]["when"]) == (["quantcheck-cache/"], "always")
     assert (gate["artifacts"]["paths"], gate["artifacts"]["when"]) == (["quantcheck-report/"], "always")
     assert gate["artifacts"]["reports"]["junit"] == "quantcheck-report/junit.xml"
+    limit = int(gate["variables"]["RUNNER_SCRIPT_TIMEOUT"].removesuffix("m"))
+    hours = int(parsed[".quantcheck"]["timeout"].removesuffix(" hours"))
+    assert limit < 60 * hours, "a gate that is cut off has no time left to save its cache"
 
 
 @pytest.mark.slow

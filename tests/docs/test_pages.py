@@ -16,18 +16,20 @@ from pytest_quantcheck.prompts.reading import BUILTIN
 from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow, look_at, run
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _warm():
-    """Import what runs import late.
+@pytest.fixture(scope="session")
+def warm():
+    """Import what runs import late, and the studies whose command lines are parsed.
 
     Pytester forgets what is first imported within a run, and torch does not bear being imported twice.
     """
     for module in pkgutil.walk_packages(pytest_quantcheck.__path__, "pytest_quantcheck."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for bits in ("int8", "nf4"):
-        with load(Source("builtin"), bits):
-            pass
+    for module in pkgutil.iter_modules([str(ROOT / "tests" / "studies")], "tests.studies."):
+        if ".test_" not in module.name:
+            importlib.import_module(module.name)
+    with load(Source("builtin"), "int8"):
+        pass
 
 
 def give_model(path):
@@ -36,6 +38,15 @@ def give_model(path):
     path.mkdir()
     for name in names:
         shutil.copy(DIRECTORY / name, path)
+
+
+def give_hub(path):
+    """Put a hub's cache there, in which the built-in model stands for one that was fetched before."""
+    fetched, commit = path / "models--HuggingFaceTB--SmolLM2-135M-Instruct", "a" * 40
+    (fetched / "refs").mkdir(parents=True)
+    (fetched / "refs" / "main").write_text(commit)
+    (fetched / "snapshots").mkdir()
+    give_model(fetched / "snapshots" / commit)
 
 
 def give_int8(path):
@@ -53,15 +64,16 @@ def give_questions(path):
 
 
 PLACE = ROOT / "docs" / "tutorial.md"
-GIVERS = {"my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
+GIVERS = {"hub": give_hub, "my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
 
 
 @pytest.fixture
-def folder(pytester, capsys, monkeypatch):
+def folder(warm, pytester, capsys, monkeypatch):
     """An empty folder in which a page is run, with pytest and our commands in this process."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(pytester.path / "hub"))
 
     def in_process(arguments):
         found = pytester.runpytest_inprocess("-W", "default", *arguments)
@@ -132,13 +144,17 @@ def test_right_page_passes(folder, monkeypatch):
         "$ make nothing\n",
         "$ python -m tests.studies.nothing\n",
         "$ python tests/nothing.py\n",
+        "$ python -m tests.studies.coverage --nothing\n",
+        "$ python -m tests.studies.release --model=builtin --folder=release --nothing=1\n",
+        "$ python tests/studies/limits.py builtin\n",
+        "$ pytest tests/nothing\n",
         "$ pytest --quantcheck-nothing\n",
         "$ pytest --quantcheck-bits=7\n",
     ],
 )
 def test_missing_thing_is_seen_without_running(text):
     """A command that is not run must still be about something that exists."""
-    with pytest.raises((AssertionError, KeyError, ValueError)):
+    with pytest.raises((AssertionError, KeyError, ValueError, SystemExit)):
         look_at(commands_of(text))
 
 
@@ -147,11 +163,12 @@ def test_missing_thing_is_seen_without_running(text):
     [
         ("ini", "[pytest]\nquantcheck_nothing = 1\n"),
         ("toml", "[tool.pytest.ini_options]\nquantcheck_nothing = 1\n"),
+        ("toml", "schema = 1\n"),
         ("python", "def\n"),
         ("sh", "pytest\n"),
     ],
 )
 def test_wrong_data_is_seen(language, text):
-    """An unknown ini key, code that does not parse and a block in an unknown language fail."""
+    """An unknown ini key, a profile that is in no file, code that does not parse and an unknown language fail."""
     with pytest.raises((AssertionError, SyntaxError)):
         check(Block(ROOT / "README.md", 1, language, text), None)

@@ -392,14 +392,19 @@ def resampled_table(models: Sequence[Path], sizes: Sequence[int], repeats: int, 
         yield f"| {METRICS[row[0].metric].title} | {row[0].truth:.4f} | " + " | ".join(map(cell, row)) + " |"
 
 
-def main() -> None:
-    """Print a table."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--draws", type=int, default=400, help="a gate makes 2000")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--real", type=Path, nargs=2, metavar=("REFERENCE", "CANDIDATE"))
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print a table."""
+    asked = parse()
     sampling = Sampling(draws=asked.draws)
     resampled = asked.real and resampled_table(asked.real, asked.sizes, asked.repeats, sampling)
     for line in resampled or simulated_table(asked.sizes, asked.repeats, sampling):

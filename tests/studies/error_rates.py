@@ -144,8 +144,8 @@ def damaged(layers: Sequence[int], prompts: PromptSet) -> Iterator[Case]:
     yield from (Case("candidate", bits, bits=bits) for bits in ("int8", "nf4"))
 
 
-def main() -> None:
-    """Append the lines of one model on one prompt set."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("model")
@@ -160,7 +160,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=100, help="samples of each null and size")
     parser.add_argument("--damage-draws", type=int, default=10)
     parser.add_argument("--only", default="", help="of everything else, what has this in its name")
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Append the lines of one model on one prompt set."""
+    asked = parse()
     prompts = read_prompts(asked.prompts, template=asked.template, samples=max(asked.pool, asked.damage_pool))
     source = Source(asked.model, dtype=asked.dtype)
     with load(source) as loaded:

@@ -170,15 +170,20 @@ def picture(lines: Sequence[Line], profile: Profile, file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-def main() -> None:
-    """Print the tables."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--profile", default="default@2")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--leave-one-out", action="store_true")
     parser.add_argument("--values", action="store_true")
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the tables."""
+    asked = parse()
     profile, lines = load_profile(asked.profile), read(asked.files)
     if asked.values:
         print("\n".join(values(lines)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_quantcheck.comparing import compare
@@ -98,8 +98,8 @@ def interval_row(name: str, comparison: Comparison) -> str:
     return json.dumps({"case": name, "estimates": estimates})
 
 
-def main() -> None:
-    """Print the table of one model on one prompt set."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("prompts")
@@ -107,7 +107,12 @@ def main() -> None:
     parser.add_argument("--attribution-samples", type=int, default=24)
     parser.add_argument("--template", default="auto")
     parser.add_argument("--json", action="store_true", help="print every estimate with its interval instead")
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the table of one model on one prompt set."""
+    asked = parse()
     prompts = read_prompts(asked.prompts, template=asked.template, samples=asked.samples)
     titles = [metric.title for metric in METRICS.values()]
     if not asked.json:

@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 import torch
 
+from pytest_quantcheck.commands.parser import parser as measuring_parser
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.bits import quantization_config
 from pytest_quantcheck.models.gguf import unpack_gguf
@@ -260,14 +261,21 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def main() -> None:
-    """Play a release and print its tables."""
+def parse(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line: our own options, and those that measuring and gating share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="directory, .gguf file or builtin")
     parser.add_argument("--folder", required=True, type=Path, help="where everything is written; must not exist")
     parser.add_argument("--dtype", default="bf16", help="precision into which a GGUF file is unpacked")
     parser.add_argument("--formats", nargs="*", default=FORMATS, choices=FORMATS)
-    asked, options = parser.parse_known_args()
+    asked, options = parser.parse_known_args(words)
+    measuring_parser().parse_args(["measure", *options])  # a misspelled one is seen before anything is measured
+    return asked, options
+
+
+def main() -> None:
+    """Play a release and print its tables."""
+    asked, options = parse()
     asked.folder.mkdir(parents=True)
     release = Release(asked.folder.resolve(), tuple(options))
     play(release, asked.model, asked.dtype, asked.formats)
