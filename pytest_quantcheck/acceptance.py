@@ -19,9 +19,11 @@ from .reporting import control_message, verdict_properties
 
 SUITE = "quantcheck"
 CONTROL = "control"
-"""What stands in the place of a metric in the node ids of controls."""
+"""What stands in the place of a metric in the node ids of controls, and what their items have found."""
+VERDICT, COMPARISON = "verdict", "comparison"
+"""What an item has found: what the profile says of its metric, and how far its candidate moved."""
 CALIBRATED = "calibrated"
-"""Where a control's report carries its whole comparison, for a profile that is to be written."""
+"""What a control's item has found where a profile is to be written: how far the control moved."""
 
 
 class AcceptanceSuite(pytest.Collector):
@@ -72,7 +74,8 @@ class PackagedItem(pytest.Item):
         A user's warning is our own, made an error by `-W error`: the gate lets no other through.
         """
         if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
-            return str(excinfo.value)
+            text = str(excinfo.value)
+            return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -88,12 +91,12 @@ class AcceptanceItem(PackagedItem):
 
         An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
         """
-        comparison = self.found["comparison"] = self.gate.compare(self.candidate, self.prompts)
+        comparison = self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         if verdict is None:
             case = f"in this case, {comparison.n_prompts} prompts"
             pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
-        self.found["verdict"] = verdict
+        self.found[VERDICT] = verdict
         self.user_properties += verdict_properties(verdict)
         from .assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now
 
@@ -125,7 +128,7 @@ def check_names(gate: Gate, wanted: Sequence[str]) -> None:
     Raises:
         pytest.UsageError: the packaged suite has no such test.
     """
-    known = [_nodeid(*case) for case in _cases(gate)]
+    known = list(subjects_by_nodeid(gate))
     for nodeid in wanted:
         if not any(_is_named(one, nodeid) for one in known):
             few = ", ".join(known[:3])
@@ -144,6 +147,11 @@ def own_nodeid(argument: str) -> str:
     """A node id of the packaged suite without the path that pytest prints before it outside of the root directory."""
     path, colons, rest = argument.partition("::")
     return f"{Path(path).name}{colons}{rest}"
+
+
+def subjects_by_nodeid(gate: Gate) -> dict[str, str]:
+    """Each test of the suite by its node id, with the candidate or control that it is about."""
+    return {_nodeid(*case): case[1] for case in _cases(gate)}
 
 
 def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:

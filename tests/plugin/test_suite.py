@@ -173,6 +173,12 @@ def test_failure_is_a_sentence_with_facts(whole_run):
     assert any("24 of builtin" in fact for fact in facts)
 
 
+def test_comparison_is_carried_once_for_all_metrics(whole_run):
+    """On the way from a test's report to the summary, each candidate's comparison goes with one of its tests."""
+    carried = (whole_run.directory / "carried.txt").read_text().split()
+    assert (carried.count("verdict"), carried.count("comparison")) == (8, 2)
+
+
 def test_junit_names_and_properties(whole_run):
     """Each packaged test is a test case with its verdict as properties."""
     found = whole_run.junit
