@@ -46,8 +46,10 @@ class Outcome(NamedTuple):
         judged = counted(len(self.verdicts), "verdict")
         if self.fit:
             return f"{self.candidate}: nothing against it in {judged}"
-        against = f"{len(self.against)} of {judged} against it" if self.verdicts else ""
+        against = f"{len(self.against)} of {judged} against it"
         unjudged = f"{counted(len(self.causes), 'test')} without a verdict" if self.causes else ""
+        if not self.verdicts:
+            return f"{self.candidate} could not be judged: {unjudged}"
         return f"{self.candidate} is not fit for release: {', '.join(filter(None, (against, unjudged)))}"
 
     def objections(self) -> Iterator[str]:

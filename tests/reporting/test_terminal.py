@@ -99,12 +99,12 @@ def test_each_candidate_has_an_outcome(make):
 
 
 def test_candidate_without_verdicts_comes_first_with_its_cause(make):
-    """What kept tests from a verdict is said once, however many they were, and makes the candidate unfit."""
+    """What kept tests from a verdict is said once, however many they were, and says that it was not judged."""
     verdicts, comparison = make.sound_run()
     causes = {"broken": ["broken cannot be loaded: no\nfile"] * 9, "int8": ["out of memory"]}
     lines = texts(verdicts, [comparison], causes=causes)
     assert lines[:5] == [
-        "broken is not fit for release: 9 tests without a verdict",
+        "broken could not be judged: 9 tests without a verdict",
         "- broken cannot be loaded: no file",
         "int8 is not fit for release: 0 of 6 verdicts against it, 1 test without a",
         "verdict",
