@@ -32,6 +32,7 @@ from .reporting import (
     encode_report,
     markdown_lines,
     printable,
+    remark_lines,
     summary_lines,
 )
 from .results import Results
@@ -57,8 +58,6 @@ class Session:
         self.results = Results(self.gate)
         self._written: list[str] = []
         self._label = self._check_calibration()
-        if settings.report:
-            check_writable("--quantcheck-report", Path(settings.report))
         if settings.update_baseline and settings.baseline:
             check_writable("--quantcheck-baseline", Path(settings.baseline))
         if alone:
@@ -128,8 +127,9 @@ class Session:
         lines = summary_lines(found.verdicts, found.comparisons, causes=found.causes, width=width, verbosity=verbosity)
         for line, markup in chain(lines, control_lines(found.controls, width=width)):
             terminalreporter.write_line(line, **markup)
-        for line in self._written:
-            terminalreporter.write_line(printable(line))
+        for remark in self._written:
+            for line, markup in remark_lines(remark, width=width):
+                terminalreporter.write_line(line, **markup)
 
     def _markdown(self, *, cut: bool) -> Iterator[str]:
         found = self.results
@@ -208,7 +208,16 @@ class Session:
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
             *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
             *([f"limits would be written as {self._label[0]}@{self._label[1]}"] if self._label else ()),
+            *([f"report: {self._report_plan(asked.report)}"] if asked.report else ()),
         ]
+
+    def _report_plan(self, directory: str) -> str:
+        """Where the report would be, or why it could not be; a run goes on without one, as its verdicts stand."""
+        try:
+            check_writable("--quantcheck-report", Path(directory))
+        except QuantcheckError as error:
+            return str(error)
+        return f"would be written into {directory}"
 
     def _progress(self, label: str) -> AbstractContextManager[Any]:
         """Who is told how far a measurement is: the terminal, or from an xdist worker the controller's."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import Outcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
-from pytest_quantcheck.reporting.wording import ascii_only
+from pytest_quantcheck.reporting.wording import ascii_only, printable
 
 Line = tuple[str, Mapping[str, bool]]
 """A line of ASCII text without its end, and the markup for pytest's terminal writer."""
@@ -51,6 +51,12 @@ def summary_lines(
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():
             yield from _wrapped(f"- {note}", width, _PLAIN)
+
+
+def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:
+    """Yield a sentence on the run itself, such as where its report is; paths in it are left whole, to be copied."""
+    for line in textwrap.wrap(printable(remark), width, break_long_words=False, break_on_hyphens=False):
+        yield line, _PLAIN
 
 
 def _outcome(outcome: Outcome, width: int) -> Iterator[Line]:

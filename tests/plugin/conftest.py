@@ -114,6 +114,11 @@ class Run:
         return "\n".join(self.lines)
 
     @property
+    def sentences(self) -> str:
+        """The output without its line breaks, which stand where there was no room."""
+        return " ".join(self.lines)
+
+    @property
     def ids(self) -> list[str]:
         """Node ids that `--collect-only -q` lists."""
         return [line for line in self.lines if "::" in line]

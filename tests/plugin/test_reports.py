@@ -148,13 +148,18 @@ def test_report_of_a_candidate_that_cannot_be_loaded_has_not_passed(gate, checkp
     assert all("cannot be loaded" in cause for cause in found["causes"]["int8"])
 
 
-def test_report_that_cannot_be_written_costs_no_verdict(gate, pytester):
-    """Something came to lie where the report should go: a sentence says so, and the outcome stands."""
-    pytester.makeconftest("def pytest_runtest_setup(item): open('report', 'w').close()")
-    found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
+@pytest.mark.parametrize("place", ["way", "way/deeper"])
+def test_report_that_cannot_be_written_costs_no_verdict(place, gate, pytester):
+    """A file is, or comes to be, where its directory should be: said once, with what to do, and the outcome stands."""
+    pytester.makeconftest("def pytest_runtest_setup(item): open('way', 'w').close()")
+    if "/" in place:
+        pytester.path.joinpath("way").touch()
+    found = gate(*QUICK, TWO[0], f"--quantcheck-report={place}")
     assert found.status == 0
-    (line,) = (line for line in found.lines if line.startswith("the report could not be written, the verdicts stand: "))
-    assert line.endswith("check the permissions and the free space, or choose another place.")
+    said = f"the report could not be written, the verdicts stand: cannot write {place}/report.json: "
+    assert found.sentences.count(said) == 1
+    assert found.sentences.count("check the permissions and the free space, or choose another place.") == 1
+    assert all(len(line) <= 80 for line in found.lines if "report" in line)
 
 
 def test_quietest_run_has_outcomes_alone(gate):
