@@ -5,7 +5,7 @@ import pytest
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
-from pytest_quantcheck.reporting.terminal import summary_lines
+from pytest_quantcheck.reporting.terminal import remark_lines, summary_lines
 
 DOUBTS = {"accuracy_drop": 900, "confidence_drift": 2000}
 
@@ -261,3 +261,10 @@ def test_a_metric_that_gates_from_more_prompts_up_says_from_how_many(make):
     assert "accuracy drop (from 512 prompts up)" in note
     assert "ACE drift (from 256 prompts up)" in note
     assert "KL divergence (from" not in note
+
+
+def test_remark_is_wrapped_and_its_paths_are_whole():
+    """A sentence on the run keeps to the width; a path is one word, however long, to be copied."""
+    path = "/".join(["a-long-directory"] * 8)
+    lines = [line for line, _ in remark_lines(f"no report: cannot write {path}: no\nroom", width=40)]
+    assert lines == ["no report: cannot write", f"{path}:", "no room"]
