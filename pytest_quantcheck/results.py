@@ -98,6 +98,6 @@ class Results:
 
 
 def _cause(report: pytest.TestReport) -> str:
-    """What went wrong in a test that reached no verdict: the error's first line."""
+    """What went wrong in a test that reached no verdict: the error's first line, without xdist's about the worker."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return next(iter((crash.message if crash else report.longreprtext).splitlines()), "an error without a message")
+    return next(iter((crash.message if crash else str(report.longrepr)).splitlines()), "an error without a message")
