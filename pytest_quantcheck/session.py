@@ -237,8 +237,7 @@ class Session:
 
     def _write(self, text: str) -> None:
         """Write to the terminal past pytest's capture."""
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
+        with self._uncaptured():
             if not self._announced:
                 self._terminal.ensure_newline()
             self._announced = True
@@ -250,9 +249,15 @@ class Session:
             begun = self.config.get_terminal_writer().width_of_current_line
             self._terminal.write("\n" * bool(begun) + text, flush=True)
 
+    def _uncaptured(self) -> AbstractContextManager[Any]:
+        """Where pytest's capture stands aside, so that the terminal is there to be written to, and to be measured."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()
+
     @property
     def _width(self) -> int:
-        return int(self.config.get_terminal_writer().fullwidth)
+        with self._uncaptured():
+            return int(self.config.get_terminal_writer().fullwidth)
 
     @property
     def _terminal(self) -> Any:
