@@ -12,7 +12,6 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from .certifying import without_verdicts
 from .errors import QuantcheckError
 from .gate import Gate
 from .reporting import control_message, verdict_properties
@@ -108,12 +107,7 @@ class ControlItem(PackagedItem):
 
     def runtest(self) -> None:
         """Fail when a null or a rewrite is called damage, or a defect is not seen; skip what is not applicable."""
-        try:
-            result = self.gate.judge_control(self.candidate, self.prompts)
-        except Exception as error:
-            self.found[CONTROL] = without_verdicts(self.candidate, self.prompts, "failed", str(error))
-            raise
-        self.found[CONTROL] = result
+        result = self.found[CONTROL] = self.gate.judge_control(self.candidate, self.prompts)
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
         if self.gate.settings.calibrate and result.verdicts:
@@ -128,7 +122,7 @@ def check_names(gate: Gate, wanted: Sequence[str]) -> None:
     Raises:
         pytest.UsageError: the packaged suite has no such test.
     """
-    known = list(subjects_by_nodeid(gate))
+    known = list(cases_by_nodeid(gate))
     for nodeid in wanted:
         if not any(_is_named(one, nodeid) for one in known):
             few = ", ".join(known[:3])
@@ -149,9 +143,9 @@ def own_nodeid(argument: str) -> str:
     return f"{Path(path).name}{colons}{rest}"
 
 
-def subjects_by_nodeid(gate: Gate) -> dict[str, str]:
-    """Each test of the suite by its node id, with the candidate or control that it is about."""
-    return {_nodeid(*case): case[1] for case in _cases(gate)}
+def cases_by_nodeid(gate: Gate) -> dict[str, tuple[str, str, str]]:
+    """Each test of the suite by its node id: the metric, or `CONTROL`; the candidate or control; the prompt set."""
+    return {_nodeid(*case): case for case in _cases(gate)}
 
 
 def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:

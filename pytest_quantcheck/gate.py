@@ -83,10 +83,8 @@ class Gate:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that the profile gates and that this run can measure, in the order of tables."""
-        gated = set(self.profile.metrics) - (
-            {"salient_overlap"} if self.settings.attribution.method == "off" else set()
-        )
-        return tuple(name for name in METRICS if name in gated)
+        gated, attributed = self.profile.metrics, self.settings.attribution.method != "off"
+        return tuple(name for name in METRICS if name in gated and (attributed or name != "salient_overlap"))
 
     def load(self, bits: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from .acceptance import CALIBRATED, COMPARISON, CONTROL, VERDICT, PackagedItem, is_suite, own_nodeid, subjects_by_nodeid
-from .certifying import ControlResult, in_order
+from .acceptance import CALIBRATED, COMPARISON, CONTROL, VERDICT, PackagedItem, cases_by_nodeid, is_suite, own_nodeid
+from .certifying import ControlResult, in_order, without_verdicts
 from .gate import Gate
 from .records import Comparison, Verdict
 
@@ -33,10 +33,10 @@ class Results:
         self.outcomes: set[str] = set()
         self.causes: dict[str, list[str]] = {}
         self.calibrated: list[Comparison] = []
-        self._gate, self._subjects = gate, subjects_by_nodeid(gate)
+        self._gate, self._cases = gate, cases_by_nodeid(gate)
         self._verdicts: dict[tuple[int, ...], Verdict] = {}
         self._comparisons: dict[tuple[int, ...], Comparison] = {}
-        self._controls: list[ControlResult] = []
+        self._controls: dict[tuple[str, str], ControlResult] = {}
         self._sent: set[tuple[int, ...]] = set()
 
     @property
@@ -52,7 +52,7 @@ class Results:
     @property
     def controls(self) -> tuple[ControlResult, ...]:
         """In their own order, whichever worker was first."""
-        return in_order(self._controls)
+        return in_order(self._controls.values())
 
     def attach(self, item: pytest.Item, report: Any) -> None:
         """Give a packaged test's report what the test found, in a form that survives the way from a worker.
@@ -72,7 +72,7 @@ class Results:
         for kind, text in carried.items():
             self._keep(kind, msgspec.json.decode(text, type=_RECORDS[kind]))
         if report.failed and report.when != "teardown" and not carried.keys() & {VERDICT, CONTROL}:
-            self.causes.setdefault(self._subjects[own_nodeid(report.nodeid)], []).append(_cause(report))
+            self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
 
     def _is_news(self, comparison: Any) -> bool:
         place = self._place(comparison)
@@ -86,9 +86,15 @@ class Results:
         elif kind == COMPARISON:
             self._comparisons[self._place(record)] = record
         elif kind == CONTROL:
-            self._controls.append(record)
+            self._controls[record.control, record.prompt_set] = record
         else:
             self.calibrated.append(record)
+
+    def _keep_cause(self, metric: str, subject: str, prompts: str, cause: str) -> None:
+        if metric == CONTROL:
+            self._keep(CONTROL, without_verdicts(subject, prompts, "failed", cause))
+        else:
+            self.causes.setdefault(subject, []).append(cause)
 
     def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
         """Where a record stands in the suite."""

@@ -16,8 +16,8 @@ CRASH = "worker 'gw0' crashed while running 'quantcheck::test_ace_drift[nf4-buil
 
 @pytest.fixture
 def results():
-    """Those of a run with two candidates of which nothing has come yet."""
-    return Results(Gate(settings(bits=("int8", "nf4"))))
+    """Those of a run with two candidates and all controls, of which nothing has come yet."""
+    return Results(Gate(settings(bits=("int8", "nf4"), controls=True)))
 
 
 def report(metric, candidate, outcome="passed", when="call", text=None, **carried):
@@ -61,6 +61,14 @@ def test_test_without_a_verdict_has_a_cause(when, text, results):
     results.take(found)
     assert results.causes == {"nf4": [text.partition("\n")[0] or "an error without a message"]}
     assert results.outcomes == {"failed"}
+
+
+def test_control_that_came_to_nothing_has_failed(results):
+    """A worker that died over a control: a certificate must not pass for want of it."""
+    results.take(report("control", "null-dtype", "failed", "???", "worker 'gw1' crashed"))
+    (found,) = results.controls
+    assert (found.control, found.outcome, found.reason) == ("null-dtype", "failed", "worker 'gw1' crashed")
+    assert not results.causes
 
 
 def test_verdict_needs_no_cause(results):
