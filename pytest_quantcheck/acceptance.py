@@ -12,16 +12,17 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from .certifying import without_verdicts
 from .errors import QuantcheckError
 from .gate import Gate
 from .reporting import control_message, verdict_properties
 
 SUITE = "quantcheck"
 CONTROL = "control"
-"""What stands in the place of a metric in the node ids of controls."""
+"""What stands in the place of a metric in the node ids of controls, and what their items have found."""
+VERDICT, COMPARISON = "verdict", "comparison"
+"""What an item has found: what the profile says of its metric, and how far its candidate moved."""
 CALIBRATED = "calibrated"
-"""Where a control's report carries its whole comparison, for a profile that is to be written."""
+"""What a control's item has found where a profile is to be written: how far the control moved."""
 
 
 class AcceptanceSuite(pytest.Collector):
@@ -72,7 +73,8 @@ class PackagedItem(pytest.Item):
         A user's warning is our own, made an error by `-W error`: the gate lets no other through.
         """
         if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
-            return str(excinfo.value)
+            text = str(excinfo.value)
+            return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -88,12 +90,12 @@ class AcceptanceItem(PackagedItem):
 
         An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
         """
-        comparison = self.found["comparison"] = self.gate.compare(self.candidate, self.prompts)
+        comparison = self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         if verdict is None:
             case = f"in this case, {comparison.n_prompts} prompts"
             pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
-        self.found["verdict"] = verdict
+        self.found[VERDICT] = verdict
         self.user_properties += verdict_properties(verdict)
         from .assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now
 
@@ -105,12 +107,7 @@ class ControlItem(PackagedItem):
 
     def runtest(self) -> None:
         """Fail when a null or a rewrite is called damage, or a defect is not seen; skip what is not applicable."""
-        try:
-            result = self.gate.judge_control(self.candidate, self.prompts)
-        except Exception as error:
-            self.found[CONTROL] = without_verdicts(self.candidate, self.prompts, "failed", str(error))
-            raise
-        self.found[CONTROL] = result
+        result = self.found[CONTROL] = self.gate.judge_control(self.candidate, self.prompts)
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
         if self.gate.settings.calibrate and result.verdicts:
@@ -125,7 +122,7 @@ def check_names(gate: Gate, wanted: Sequence[str]) -> None:
     Raises:
         pytest.UsageError: the packaged suite has no such test.
     """
-    known = [_nodeid(*case) for case in _cases(gate)]
+    known = list(cases_by_nodeid(gate))
     for nodeid in wanted:
         if not any(_is_named(one, nodeid) for one in known):
             few = ", ".join(known[:3])
@@ -144,6 +141,11 @@ def own_nodeid(argument: str) -> str:
     """A node id of the packaged suite without the path that pytest prints before it outside of the root directory."""
     path, colons, rest = argument.partition("::")
     return f"{Path(path).name}{colons}{rest}"
+
+
+def cases_by_nodeid(gate: Gate) -> dict[str, tuple[str, str, str]]:
+    """Each test of the suite by its node id: the metric, or `CONTROL`; the candidate or control; the prompt set."""
+    return {_nodeid(*case): case for case in _cases(gate)}
 
 
 def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:

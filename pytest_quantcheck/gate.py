@@ -15,6 +15,7 @@ import msgspec
 from .certifying import ControlResult, judge_control, without_verdicts
 from .controls import CONTROLS
 from .errors import NonFiniteError, NotApplicable, SettingsError
+from .metrics import METRICS
 from .options import Settings
 from .profiles import Profile, load_profile
 from .prompts import PromptSet, read_prompts
@@ -81,9 +82,9 @@ class Gate:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that the profile gates and that this run can measure."""
-        attributed = self.settings.attribution.method != "off"
-        return tuple(name for name in self.profile.metrics if attributed or name != "salient_overlap")
+        """The metrics that the profile gates and that this run can measure, in the order of tables."""
+        gated, attributed = self.profile.metrics, self.settings.attribution.method != "off"
+        return tuple(name for name in METRICS if name in gated and (attributed or name != "salient_overlap"))
 
     def load(self, bits: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.

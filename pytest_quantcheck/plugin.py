@@ -73,7 +73,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     run = item.config.stash.get(_SESSION, None)
     if run and call.when == "call":
-        run.attach(item, report)
+        run.results.attach(item, report)
     return report
 
 
@@ -91,7 +91,7 @@ def quantcheck(request: pytest.FixtureRequest) -> Gate:
 
 @pytest.fixture(scope="session")
 def quantcheck_bits(request: pytest.FixtureRequest) -> str:
-    """Each candidate's exact bit-width in turn, such as `int8`."""
+    """Each candidate's name in turn: an exact bit-width, such as `int8`, or that of a released checkpoint."""
     bits: str = request.param
     return bits
 

@@ -207,8 +207,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`; `reliability` has
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
-    gate that made the comparison judges it by. `conditions`: libraries, device or batches that the
-    two measurements do not have in common.
+    gate that made the comparison judges it by. `conditions`: versions of libraries, device or batches in
+    which the two measurements differ.
     """
 
     candidate: str

@@ -31,11 +31,10 @@ def write_report(
     """
     try:
         files = make()
-        directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomically(directory / name, content)
-    except (QuantcheckError, OSError) as error:
-        return [f"the report could not be written, the verdicts stand: {error}"]
+    except Exception as error:  # whatever it is, the verdicts stand
+        return [f"the report could not be written, the verdicts stand: {_told(error)}"]
     written = [f"{Path(name).stem}: {directory / name}" for name in files]
     return [*written, _write_page(directory / PAGE, files[REPORT], prompt_sets)]
 
@@ -51,5 +50,12 @@ def _write_page(path: Path, report: bytes, prompt_sets: Mapping[str, PromptSet])
     except ImportError as error:
         return f"no {path.name}: {error}; install what it needs with pip install 'pytest-quantcheck[report]'"
     except Exception as error:  # a drawing library may raise anything, and the verdicts stand
-        return f"no {path.name}, the verdicts stand: {type(error).__name__}: {error}"
+        return f"no {path.name}, the verdicts stand: {_told(error)}"
     return f"report: {path}"
+
+
+def _told(error: Exception) -> str:
+    """What went wrong and what to do: our own errors say both."""
+    if isinstance(error, QuantcheckError):
+        return str(error)
+    return f"{type(error).__name__}: {error}; this is a fault of the plugin or of a library, please report it"

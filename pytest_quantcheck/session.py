@@ -1,4 +1,4 @@
-"""One pytest run with a gate: what it collects, announces, gathers and reports."""
+"""One pytest run with a gate: what it collects, announces and reports."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
 import pytest
 
-from .acceptance import CALIBRATED, CONTROL, AcceptanceSuite, PackagedItem, check_names, is_suite, own_nodeid
+from .acceptance import AcceptanceSuite, check_names, is_suite, own_nodeid
 from .calibrating import calibrated, check_calibration, save_calibrated
-from .certifying import Certificate, ControlResult, certify, in_order
+from .certifying import Certificate, certify
 from .controls import CONTROLS
 from .errors import QuantcheckError, SettingsError
 from .gate import Gate
 from .options import Settings
-from .records import Comparison, Verdict
 from .report_files import REPORT, write_report
 from .reporting import (
     WIDEST,
@@ -33,14 +32,14 @@ from .reporting import (
     encode_report,
     markdown_lines,
     printable,
+    remark_lines,
     summary_lines,
 )
+from .results import Results
 from .step_summary import append_to_step_summary
 from .storage import check_writable
 
 CERTIFICATE = "certificate.json"
-_CARRIED = "quantcheck"
-_CANDIDATE = "candidate"
 _CACHE = "quantcheck_cache"
 _CHANNEL = "quantcheck_channel"
 _CUT = "no report: the run was cut short"
@@ -48,7 +47,7 @@ _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
 class Session:
-    """Also the listener that gathers verdicts from reports, wherever the tests ran."""
+    """Also the listener to pytest's and xdist's hooks; `results` are what the tests have found so far."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
@@ -56,16 +55,9 @@ class Session:
         self._wanted, alone = _take_node_ids(config, only=settings.only)
         check_names(self.gate, self._wanted)
         self._announced = False
-        self._outcomes: set[str] = set()
+        self.results = Results(self.gate)
         self._written: list[str] = []
-        self._verdicts: list[Verdict] = []
-        self._comparisons: dict[tuple[str, str], Comparison] = {}
-        self._causes: dict[str, list[str]] = {}
-        self._controls: list[ControlResult] = []
-        self._calibrated: list[Comparison] = []
         self._label = self._check_calibration()
-        if settings.report:
-            check_writable("--quantcheck-report", Path(settings.report))
         if settings.update_baseline and settings.baseline:
             check_writable("--quantcheck-baseline", Path(settings.baseline))
         if alone:
@@ -99,12 +91,6 @@ class Session:
             self._terminal.write_line(line)
         return True
 
-    def attach(self, item: pytest.Item, report: Any) -> None:
-        """Give a packaged test's report what the test found, in a form that survives the way from a worker."""
-        if isinstance(item, PackagedItem):
-            carried = {kind: msgspec.json.encode(record).decode() for kind, record in item.found.items()}
-            setattr(report, _CARRIED, carried | {_CANDIDATE: item.candidate})
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell an xdist worker where measurements are shared, and where it can say how far it is."""
@@ -114,25 +100,12 @@ class Session:
             channel.setcallback(self._write_from_worker)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the outcome of a packaged test, and the verdict that its report carries."""
-        if is_suite(report.nodeid):
-            self._outcomes.add(report.outcome)
-        carried = getattr(report, _CARRIED, {})
-        if report.failed and _CANDIDATE in carried and not carried.keys() & {"verdict", CONTROL}:
-            self._causes.setdefault(carried[_CANDIDATE], []).append(_cause(report))
-        if "verdict" in carried:
-            self._verdicts.append(msgspec.json.decode(carried["verdict"], type=Verdict))
-        if "comparison" in carried:
-            comparison = msgspec.json.decode(carried["comparison"], type=Comparison)
-            self._comparisons[comparison.candidate, comparison.prompt_set] = comparison
-        if CALIBRATED in carried:
-            self._calibrated.append(msgspec.json.decode(carried[CALIBRATED], type=Comparison))
-        if CONTROL in carried:
-            self._controls.append(msgspec.json.decode(carried[CONTROL], type=ControlResult))
+        """Gather what packaged tests found, wherever they ran."""
+        self.results.take(report)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the report and the profile that are asked for, once all reports have come; also without a terminal."""
-        if not self._outcomes or hasattr(self.config, "workerinput"):
+        if not self.results.outcomes or hasattr(self.config, "workerinput"):
             return
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         if self.settings.report:
@@ -146,29 +119,28 @@ class Session:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the tables, and where the report is."""
-        if not (self._comparisons or self._causes or self._controls or self._written):
+        found = self.results
+        if not (found.comparisons or found.causes or found.controls or self._written):
             return
         terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
-        found, width = self._in_order(), min(self._width, WIDEST)
-        verbosity = self.config.option.verbose
-        for line, markup in summary_lines(*found, causes=self._causes, width=width, verbosity=verbosity):
+        width, verbosity = min(self._width, WIDEST), self.config.option.verbose
+        lines = summary_lines(found.verdicts, found.comparisons, causes=found.causes, width=width, verbosity=verbosity)
+        for line, markup in chain(lines, control_lines(found.controls, width=width)):
             terminalreporter.write_line(line, **markup)
-        for line, markup in control_lines(in_order(self._controls), width=width):
-            terminalreporter.write_line(line, **markup)
-        for line in self._written:
-            terminalreporter.write_line(printable(line))
+        for remark in self._written:
+            for line, markup in remark_lines(remark, width=width):
+                terminalreporter.write_line(line, **markup)
 
     def _markdown(self, *, cut: bool) -> Iterator[str]:
-        verdicts, comparisons = self._in_order()
-        remarks = ["the run was cut short"] if cut else []
-        controls = in_order(self._controls)
+        found = self.results
         return markdown_lines(
-            self.gate.model, verdicts, comparisons, causes=self._causes, controls=controls, remarks=remarks
+            self.gate.model,
+            found.verdicts,
+            found.comparisons,
+            causes=found.causes,
+            controls=found.controls,
+            remarks=["the run was cut short"] if cut else [],
         )
-
-    def _in_order(self) -> tuple[list[Verdict], list[Comparison]]:
-        """Verdicts and comparisons as the suite has them, whichever worker was first."""
-        return sorted(self._verdicts, key=self._place), sorted(self._comparisons.values(), key=self._place)
 
     def _check_calibration(self) -> tuple[str, int] | None:
         """The name and version of the profile to be written; what cannot be is refused before anything is loaded."""
@@ -181,7 +153,7 @@ class Session:
 
     def _write_profile(self, session: pytest.Session, name: str, version: int) -> str:
         """Write what the controls say limits should be; a profile that was asked for and is not there fails the run."""
-        asked, found = self.settings, self._calibrated
+        asked, found = self.settings, self.results.calibrated
         damaged = [comparison for comparison in found if CONTROLS[comparison.candidate].kind == "defect"]
         harmless = [comparison for comparison in found if comparison not in damaged]
         try:
@@ -195,13 +167,13 @@ class Session:
         return f"profile: {path}, used with --quantcheck-profile={path}"
 
     def _files(self, *, whole: bool) -> dict[str, bytes]:
-        certificate = self._certificate(whole=whole) if self._controls else None
+        certificate = self._certificate(whole=whole) if self.results.controls else None
         files = {REPORT: self._report(certificate, whole=whole)}
         return files | {CERTIFICATE: encode_certificate(certificate)} if certificate else files
 
     def _certificate(self, *, whole: bool) -> Certificate:
         return certify(
-            self._controls,
+            self.results.controls,
             whole=whole,
             model=self.gate.model,
             profile=self.gate.profile.label,
@@ -210,22 +182,19 @@ class Session:
         )
 
     def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
-        passed = whole and self._verdicts and "failed" not in self._outcomes
+        found = self.results
+        passed = whole and found.verdicts and "failed" not in found.outcomes
         return encode_report(
-            *self._in_order(),
+            found.verdicts,
+            found.comparisons,
             outcome="passed" if passed else "failed",
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
             tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=datetime.now(UTC),
+            causes=found.causes,
             certificate=certificate,
         )
-
-    def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
-        """Where a record stands in a report: as the suite has it, whichever worker was first."""
-        gate = self.gate
-        place = [gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)]
-        return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else tuple(place)
 
     def _plan_lines(self) -> list[str]:
         asked, gate = self.settings, self.gate
@@ -239,7 +208,16 @@ class Session:
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
             *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
             *([f"limits would be written as {self._label[0]}@{self._label[1]}"] if self._label else ()),
+            *([f"report: {self._report_plan(asked.report)}"] if asked.report else ()),
         ]
+
+    def _report_plan(self, directory: str) -> str:
+        """Where the report would be, or why it could not be; a run goes on without one, as its verdicts stand."""
+        try:
+            check_writable("--quantcheck-report", Path(directory))
+        except QuantcheckError as error:
+            return str(error)
+        return f"would be written into {directory}"
 
     def _progress(self, label: str) -> AbstractContextManager[Any]:
         """Who is told how far a measurement is: the terminal, or from an xdist worker the controller's."""
@@ -259,8 +237,7 @@ class Session:
 
     def _write(self, text: str) -> None:
         """Write to the terminal past pytest's capture."""
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
+        with self._uncaptured():
             if not self._announced:
                 self._terminal.ensure_newline()
             self._announced = True
@@ -272,20 +249,20 @@ class Session:
             begun = self.config.get_terminal_writer().width_of_current_line
             self._terminal.write("\n" * bool(begun) + text, flush=True)
 
+    def _uncaptured(self) -> AbstractContextManager[Any]:
+        """Where pytest's capture stands aside, so that the terminal is there to be written to, and to be measured."""
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()
+
     @property
     def _width(self) -> int:
-        return int(self.config.get_terminal_writer().fullwidth)
+        with self._uncaptured():
+            return int(self.config.get_terminal_writer().fullwidth)
 
     @property
     def _terminal(self) -> Any:
         """The terminal reporter; None in an xdist worker."""
         return self.config.pluginmanager.get_plugin("terminalreporter")
-
-
-def _cause(report: pytest.TestReport) -> str:
-    """What went wrong in a test that reached no verdict: the error's first line."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    return next(iter((crash.message if crash else report.longreprtext).splitlines()), "an error without a message")
 
 
 def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:

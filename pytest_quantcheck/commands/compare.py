@@ -24,7 +24,7 @@ from pytest_quantcheck.records import Comparison, Provenance, Verdict
 from pytest_quantcheck.report_files import REPORT, write_report
 from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
 from pytest_quantcheck.step_summary import append_to_step_summary
-from pytest_quantcheck.storage import check_writable, load_measurement
+from pytest_quantcheck.storage import load_measurement
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -34,8 +34,6 @@ def run(asked: argparse.Namespace) -> int:
         QuantcheckError: the two cannot be compared, or nothing in them can be judged.
     """
     given = read(asked, COMPARE)
-    if given["report"]:
-        check_writable("--report", Path(given["report"]))
     profile = load_profile(given["profile"]).with_limits(given["fail"], "--fail").allowing(given["allow_unmeasured"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -132,10 +132,13 @@ def _notes(reference: Measurement) -> Iterator[str]:
 
 
 def _conditions(reference: Measurement, candidate: Measurement) -> Iterator[str]:
-    """Yield what may move a number and is no fault of the candidate's: libraries, device, batches."""
+    """Yield what may move a number and is no fault of the candidate's: versions of libraries, device, batches.
+
+    A library that one model alone needs, to read its format, is a part of that model.
+    """
     before, after = reference.provenance, candidate.provenance
-    for name in sorted({*before.libraries, *after.libraries}):
-        yield from _unequal(name, before.libraries.get(name), after.libraries.get(name))
+    for name in sorted(before.libraries.keys() & after.libraries.keys()):
+        yield from _unequal(name, before.libraries[name], after.libraries[name])
     yield from _unequal("device", before.device, after.device)
     yield from _unequal("batch size", before.batch_size, after.batch_size)
 

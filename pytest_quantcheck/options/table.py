@@ -101,7 +101,11 @@ class Option(NamedTuple):
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("model", "model to gate: hub id, directory, .gguf file or 'builtin'", metavar="MODEL"),
+    Option(
+        "model",
+        "model to gate, by the packaged suite beside any tests of your own: hub id, directory, .gguf file or 'builtin'",
+        metavar="MODEL",
+    ),
     Option("revision", "revision of the model on the hub", metavar="REVISION"),
     Option(
         "candidate",
@@ -179,10 +183,17 @@ OPTIONS: tuple[Option, ...] = (
         "N",
     ),
     Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@2"),
-    Option("fail", "replace one limit of the profile", None, _late("values.parse_limit"), "METRIC:VALUE", "list"),
+    Option(
+        "fail",
+        "replace one limit of the profile, such as ace_drift:0.05",
+        None,
+        _late("values.parse_limit"),
+        "METRIC:VALUE",
+        "list",
+    ),
     Option(
         "allow-unmeasured",
-        "let a metric pass that could not be measured",
+        "let a metric pass that could not be measured, such as salient_overlap",
         None,
         _late("values.parse_metric"),
         "METRIC",

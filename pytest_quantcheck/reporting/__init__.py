@@ -5,7 +5,7 @@ from pytest_quantcheck.reporting.json_report import Report, encode_certificate, 
 from pytest_quantcheck.reporting.markdown import fitted, markdown_lines
 from pytest_quantcheck.reporting.progress import Progress
 from pytest_quantcheck.reporting.properties import verdict_properties
-from pytest_quantcheck.reporting.terminal import WIDEST, summary_lines
+from pytest_quantcheck.reporting.terminal import WIDEST, remark_lines, summary_lines
 from pytest_quantcheck.reporting.wording import failure_message, headline, printable
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "headline",
     "markdown_lines",
     "printable",
+    "remark_lines",
     "schema_text",
     "summary_lines",
     "verdict_properties",

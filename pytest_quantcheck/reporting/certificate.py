@@ -7,7 +7,7 @@ from pytest_quantcheck.certifying import ControlResult, conclusion, titles
 from pytest_quantcheck.controls import CONTROLS
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Verdict
-from pytest_quantcheck.reporting.terminal import Line
+from pytest_quantcheck.reporting.terminal import Line, wrapped
 from pytest_quantcheck.reporting.wording import (
     ascii_only,
     bound,
@@ -22,20 +22,22 @@ _DUTIES = {"null": "must pass", "rewrite": "must pass", "defect": "must be caugh
 _LET_OUT = "this gate would let such a model out: measure more prompts, or set tighter limits"
 _FALSE_ALARM = "this gate fails where nothing is wrong: measure more prompts, or set wider limits"
 
+_FEWEST, _ENDLESS = 40, 100_000
+"""Characters below which an outcome says too little to be cut; more than any has."""
+
 
 def control_lines(results: Sequence[ControlResult], *, width: int = 80) -> Iterator[Line]:
-    """Yield one line for each control, prompt set by prompt set, and the conclusion; nothing without controls."""
+    """Yield each control in a line, or wrapped where there is no room, and the conclusion; nothing without controls."""
     if not results:
         return
     for prompt_set in dict.fromkeys(result.prompt_set for result in results):
         yield "", {}
-        yield ascii_only(f"controls on {prompt_set}"), {"bold": True}
+        yield from wrapped(f"controls on {prompt_set}", width, {"bold": True})
         for result in results:
             if result.prompt_set == prompt_set:
-                yield _line(result, width), _colour(result)
+                yield from _lines(result, width)
     failed = any(result.outcome == "failed" for result in results)
-    for line in textwrap.wrap(conclusion(results), width):
-        yield line, {"red": True} if failed else {"green": True}
+    yield from wrapped(conclusion(results), width, {"red": True} if failed else {"green": True})
 
 
 def control_message(result: ControlResult) -> str:
@@ -56,10 +58,13 @@ def control_message(result: ControlResult) -> str:
     )
 
 
-def _line(result: ControlResult, width: int) -> str:
-    names = max(map(len, CONTROLS))
-    start = f"{result.kind:<7} {result.control:<{names}}  "
-    return start + _outcome(result, width - len(start))
+def _lines(result: ControlResult, width: int) -> Iterator[Line]:
+    start = f"{result.kind:<7} {result.control:<{max(map(len, CONTROLS))}}  "
+    room = width - len(start)
+    if room < _FEWEST:
+        yield from wrapped(f"- {result.kind} {result.control}: {_outcome(result, _ENDLESS)}", width, _colour(result))
+    else:
+        yield start + _outcome(result, room), _colour(result)
 
 
 def _outcome(result: ControlResult, width: int) -> str:

@@ -23,8 +23,8 @@ Outcome = Literal["passed", "failed"]
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one run found; each comparison carries where its two measurements come from.
 
-    `settings` are the run's options; `profile` is the name and version of the threshold profile; `certificate` is
-    there when controls were run.
+    `settings` are the run's options; `profile` is the name and version of the threshold profile; `causes` are, by
+    candidate, what went wrong in each test that reached no verdict; `certificate` is there when controls were run.
     """
 
     schema: Schema
@@ -35,6 +35,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     verdicts: tuple[Verdict, ...]
     comparisons: tuple[Comparison, ...]
+    causes: dict[str, tuple[str, ...]] = {}
     certificate: Certificate | None = None
 
 
@@ -54,6 +55,7 @@ def encode_report(
     settings: Mapping[str, object],
     tool_version: str,
     created: datetime,
+    causes: Mapping[str, Iterable[str]] | None = None,
     certificate: Certificate | None = None,
 ) -> bytes:
     """The report as UTF-8 JSON: the same bytes for the same records, whatever the order of their mappings.
@@ -70,6 +72,7 @@ def encode_report(
         settings=dict(settings),
         verdicts=tuple(verdicts),
         comparisons=tuple(comparisons),
+        causes={candidate: tuple(found) for candidate, found in (causes or {}).items()},
         certificate=certificate,
     )
     return _encode(found, "report")

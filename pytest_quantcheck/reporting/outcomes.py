@@ -44,11 +44,13 @@ class Outcome(NamedTuple):
     def title(self) -> str:
         """The outcome in a sentence without its full stop."""
         judged = counted(len(self.verdicts), "verdict")
-        if self.fit:
-            return f"{self.candidate}: nothing against it in {judged}"
-        against = f"{len(self.against)} of {judged} against it" if self.verdicts else ""
+        against = f"{len(self.against)} of {judged} against it" if self.against else ""
         unjudged = f"{counted(len(self.causes), 'test')} without a verdict" if self.causes else ""
-        return f"{self.candidate} is not fit for release: {', '.join(filter(None, (against, unjudged)))}"
+        nothing = f"nothing against it in {judged}" if self.verdicts and not self.against else ""
+        facts = ", ".join(filter(None, (against, unjudged, nothing)))
+        if self.fit:
+            return f"{self.candidate}: {facts}"
+        return f"{self.candidate} {'is not fit for release' if self.against else 'could not be judged'}: {facts}"
 
     def objections(self) -> Iterator[str]:
         """Yield a sentence for everything that stands against the candidate; tests with the same cause share one."""

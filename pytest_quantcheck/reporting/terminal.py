@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import Outcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
-from pytest_quantcheck.reporting.wording import ascii_only
+from pytest_quantcheck.reporting.wording import ascii_only, printable
 
 Line = tuple[str, Mapping[str, bool]]
 """A line of ASCII text without its end, and the markup for pytest's terminal writer."""
@@ -50,17 +50,23 @@ def summary_lines(
         yield "", _PLAIN
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():
-            yield from _wrapped(f"- {note}", width, _PLAIN)
+            yield from wrapped(f"- {note}", width, _PLAIN)
+
+
+def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:
+    """Yield a sentence on the run itself, such as where its report is; paths in it are left whole, to be copied."""
+    for line in textwrap.wrap(printable(remark), width, break_long_words=False, break_on_hyphens=False):
+        yield line, _PLAIN
 
 
 def _outcome(outcome: Outcome, width: int) -> Iterator[Line]:
-    yield from _wrapped(outcome.title, width, _GOOD if outcome.fit else _BAD)
+    yield from wrapped(outcome.title, width, _GOOD if outcome.fit else _BAD)
     for objection in outcome.objections():
-        yield from _wrapped(f"- {objection}", width, _PLAIN)
+        yield from wrapped(f"- {objection}", width, _PLAIN)
     for step in outcome.steps():
-        yield from _wrapped(f"- next: {step}", width, _BOLD)
+        yield from wrapped(f"- next: {step}", width, _BOLD)
     for verdict in outcome.warnings:
-        yield from _wrapped(f"- {sentence(verdict)}", width, _WARNING)
+        yield from wrapped(f"- {sentence(verdict)}", width, _WARNING)
 
 
 def _table(group: Group, width: int, *, layers: bool) -> Iterator[Line]:
@@ -70,7 +76,7 @@ def _table(group: Group, width: int, *, layers: bool) -> Iterator[Line]:
     sizes = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     spare = width - sum(sizes)
     gap = "  " if spare >= 2 * (len(sizes) - 1) else " "
-    yield from _wrapped(group.title, width, _BOLD)
+    yield from wrapped(group.title, width, _BOLD)
     if spare < len(sizes) - 1:
         yield from _list(rows, width)
         return
@@ -86,7 +92,7 @@ def _list(rows: Sequence[Row], width: int) -> Iterator[Line]:
         where = f"{title} at layer {layer}" if layer else title
         facts = value if interval == "-" else f"{value} ({interval})"
         outcome = ", ".join(fact for fact in (word, facts, limit) if fact not in ("", "-"))
-        yield from _wrapped(f"  {where}: {outcome}", width, _colour(row.verdict))
+        yield from wrapped(f"  {where}: {outcome}", width, _colour(row.verdict))
 
 
 def _aligned(cells: Sequence[str], sizes: Sequence[int], gap: str) -> str:
@@ -103,7 +109,7 @@ def _colour(verdict: Verdict | None) -> Mapping[str, bool]:
     return _WARNING if verdict.acceptable else _BAD
 
 
-def _wrapped(text: str, width: int, markup: Mapping[str, bool]) -> Iterator[Line]:
+def wrapped(text: str, width: int, markup: Mapping[str, bool]) -> Iterator[Line]:
     """Yield the text as ASCII in lines that fit; what follows a dash or blanks is indented below it.
 
     On a narrow terminal an option is longer than a line: it is left whole, to be copied.

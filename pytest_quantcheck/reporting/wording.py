@@ -175,7 +175,7 @@ def _facts(verdict: Verdict) -> dict[str, str]:
         "meaning": MEANINGS[verdict.metric],
         "limit": f"{bound(verdict)} ({_origin(verdict)})",
         **{model: number(value) for model, value in models.items() if value is not None},
-        "prompts": f"{estimate.n_prompts:,} of {verdict.prompt_set} ({estimate.method})",
+        "prompts": f"{estimate.n_prompts:,} of {verdict.prompt_set}{estimate.method and f' ({estimate.method})'}",
         "reason": estimate.reason,
         "conditions": "; ".join(verdict.conditions),
         "outcome": concession(verdict),

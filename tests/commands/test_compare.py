@@ -162,6 +162,13 @@ def test_what_was_not_measured_alike_is_refused(refused, copied):
     assert sentence.startswith("reference and candidate differ in seed (0 in the reference, 7 in the candidate)")
 
 
+def test_report_that_cannot_be_written_costs_no_verdict(stored, capsys):
+    """The exit status is that of the verdicts, and a sentence says what to do."""
+    assert compare(stored, f"--report={__file__}/report") == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "the verdicts stand" in line)
+    assert line.endswith("check the permissions and the free space, or choose another place.")
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
@@ -170,7 +177,6 @@ def test_what_was_not_measured_alike_is_refused(refused, copied):
         ("--allow-unmeasured=salient", "--allow-unmeasured: unknown metric 'salient'"),
         ("--profile=strict@9", "profile 'strict@9': expected NAME@VERSION or the path of a .toml file"),
         (f"--report={__file__}", "--report: expected a directory, got the file"),
-        (f"--report={__file__}/report", "is not a directory that can be written; choose another one"),
     ],
 )
 def test_bad_values_are_refused_by_name(refused, stored, argument, sentence):

@@ -94,6 +94,12 @@ def test_doubt_warns_here(quantcheck):
     assert_ace_drift(quantcheck.compare("int8"))
 """
 
+LISTENING = """
+def pytest_runtest_logreport(report):
+    with open("carried.txt", "a") as file:
+        file.writelines(f"{kind}\\n" for kind in getattr(report, "quantcheck", ()))
+"""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -106,6 +112,11 @@ class Run:
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
+
+    @property
+    def sentences(self) -> str:
+        """The output without its line breaks, which stand where there was no room."""
+        return " ".join(self.lines)
 
     @property
     def ids(self) -> list[str]:
@@ -167,6 +178,7 @@ def whole_run(_runs, gate, pytester):
     if not _runs:
         pytester.makefile(".toml", trial=PROFILE)
         pytester.makepyfile(test_users=USERS)
+        pytester.makeconftest(LISTENING)
         _runs["whole"] = gate(
             MODEL,
             "--quantcheck-samples=24",

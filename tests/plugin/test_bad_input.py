@@ -29,7 +29,6 @@ OPTIONS = {
     "prompts-twice": ("--quantcheck-prompts=a.csv --quantcheck-prompts=sub/a.csv", "would both be called 'a'"),
     "template": ("--quantcheck-template={question}", "question"),
     "report": ("--quantcheck-report=a.csv", "expected a directory, got the file 'a.csv'"),
-    "report-below-a-file": ("--quantcheck-report=a.csv/report", "not a directory that can be written"),
     "equal": ("--quantcheck-dtype=bf16 --quantcheck-bits=bf16", "equal to the reference"),
     "equal-as-stored": ("--quantcheck-bits=8,bf16", "names bf16, which is the precision of the reference"),
 }

@@ -142,16 +142,23 @@ def test_report_of_a_candidate_that_cannot_be_loaded_has_not_passed(gate, checkp
     (checkpoint / "model.safetensors").write_bytes(b"")
     report = gate(f"--quantcheck-model={checkpoint}", *QUICK[1:], *TWO, "--quantcheck-report=report")
     assert "1 failed" not in report.text
-    assert "int8 is not fit for release: 2 tests without a verdict" in report.lines
-    assert (read_report(report)["outcome"], read_report(report)["verdicts"]) == ("failed", [])
+    assert "int8 could not be judged: 2 tests without a verdict" in report.lines
+    found = read_report(report)
+    assert (found["outcome"], found["verdicts"], [*found["causes"]]) == ("failed", [], ["int8"])
+    assert all("cannot be loaded" in cause for cause in found["causes"]["int8"])
 
 
-def test_report_that_cannot_be_written_costs_no_verdict(gate, pytester):
-    """Something came to lie where the report should go: a sentence says so, and the outcome stands."""
-    pytester.makeconftest("def pytest_runtest_setup(item): open('report', 'w').close()")
-    found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
+@pytest.mark.parametrize("place", ["way", "way/deeper"])
+def test_report_that_cannot_be_written_costs_no_verdict(place, gate, pytester):
+    """A file is, or comes to be, where its directory should be: said once, with what to do, and the outcome stands."""
+    pytester.makeconftest("def pytest_runtest_setup(item): open('way', 'w').close()")
+    if "/" in place:
+        pytester.path.joinpath("way").touch()
+    found = gate(*QUICK, TWO[0], f"--quantcheck-report={place}")
     assert found.status == 0
-    assert any(line.startswith("the report could not be written, the verdicts stand: ") for line in found.lines)
+    said = f"the report could not be written, the verdicts stand: cannot write {place}/report.json: "
+    assert found.sentences.count(said) == 1
+    assert found.sentences.count("check the permissions and the free space, or choose another place.") == 1
 
 
 def test_quietest_run_has_outcomes_alone(gate):

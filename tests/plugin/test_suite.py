@@ -77,8 +77,9 @@ def test_no_model_is_loaded_to_look(alone, what):
 
 
 def test_dry_run_says_what_would_be_measured(gate):
-    """Model, candidates, prompts, attribution, layers, metrics and profile; no test is run."""
-    found = gate("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-dry-run", "--quantcheck-samples=50")
+    """Model, candidates, prompts, attribution, layers, metrics, profile and the report's place; no test is run."""
+    asked = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-dry-run", "--quantcheck-samples=50")
+    found = gate(*asked, "--quantcheck-report=out")
     assert found.status == 0
     assert "dry run: nothing is loaded. The reference builtin would be measured (auto)" in found.lines
     assert "candidates: int8, nf4" in found.lines
@@ -88,7 +89,17 @@ def test_dry_run_says_what_would_be_measured(gate):
         for line in found.lines
     )
     assert any(line.startswith("verdicts: accuracy_drop") and line.endswith("by default@2") for line in found.lines)
+    assert "report: would be written into out" in found.lines
     assert "passed" not in found.text
+
+
+def test_dry_run_says_where_no_report_can_be_written(gate, pytester):
+    """A run would go on without one, so that this is the time to see it."""
+    pytester.path.joinpath("file").touch()
+    found = gate("--quantcheck-model=builtin", "--quantcheck-dry-run", "--quantcheck-report=file/report")
+    assert found.status == 0
+    (line,) = (line for line in found.lines if line.startswith("report: "))
+    assert line.endswith("file is not a directory that can be written; choose another one")
 
 
 def test_dry_run_runs_no_user_test(gate, pytester):
@@ -171,6 +182,12 @@ def test_failure_is_a_sentence_with_facts(whole_run):
     assert "95 % interval" in facts[0]
     assert "limit      at most 0.0100 (trial@3)" in facts[2]
     assert any("24 of builtin" in fact for fact in facts)
+
+
+def test_comparison_is_carried_once_for_all_metrics(whole_run):
+    """On the way from a test's report to the summary, each candidate's comparison goes with one of its tests."""
+    carried = (whole_run.directory / "carried.txt").read_text().split()
+    assert (carried.count("verdict"), carried.count("comparison")) == (8, 2)
 
 
 def test_junit_names_and_properties(whole_run):

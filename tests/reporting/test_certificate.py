@@ -54,6 +54,16 @@ def test_one_line_for_each_control(results):
     ]
 
 
+def test_narrow_terminal_has_the_whole_of_it_in_more_lines(results):
+    """Where an outcome would be cut to nothing it is wrapped: no line too long, and every reason whole."""
+    lines = [text for text, _ in control_lines(results, width=40)]
+    assert max(map(len, lines)) <= 40
+    said = " ".join(" ".join(lines).split())
+    assert "- null null-dtype: FAILED: ACE drift - null null-kernels: not applicable: it runs eager" in said
+    assert said.count(" no no") == 20
+    assert "seen by ACE drift, KL divergence, " in said
+
+
 def test_no_controls_no_lines():
     """A run without controls says nothing of them."""
     assert list(control_lines(())) == []

@@ -60,7 +60,7 @@ def test_controls_have_their_conclusion(make):
 def test_candidate_without_verdicts(make):
     """What kept a candidate from being judged is there, and no empty table."""
     lines = list(markdown_lines("SmolLM2", [], [], causes={"nf4": ["no such file"] * 3}))
-    assert lines[3:] == ["❌ **nf4 is not fit for release: 3 tests without a verdict**", "", "- no such file", ""]
+    assert lines[3:] == ["❌ **nf4 could not be judged: 3 tests without a verdict**", "", "- no such file", ""]
 
 
 def test_hostile_names_and_notes_are_shown_and_do_nothing(make):

@@ -5,7 +5,7 @@ import pytest
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
-from pytest_quantcheck.reporting.terminal import summary_lines
+from pytest_quantcheck.reporting.terminal import remark_lines, summary_lines
 
 DOUBTS = {"accuracy_drop": 900, "confidence_drift": 2000}
 
@@ -99,15 +99,15 @@ def test_each_candidate_has_an_outcome(make):
 
 
 def test_candidate_without_verdicts_comes_first_with_its_cause(make):
-    """What kept tests from a verdict is said once, however many they were, and makes the candidate unfit."""
+    """What kept tests from a verdict is said once, however many they were, and says that it was not judged."""
     verdicts, comparison = make.sound_run()
     causes = {"broken": ["broken cannot be loaded: no\nfile"] * 9, "int8": ["out of memory"]}
     lines = texts(verdicts, [comparison], causes=causes)
     assert lines[:5] == [
-        "broken is not fit for release: 9 tests without a verdict",
+        "broken could not be judged: 9 tests without a verdict",
         "- broken cannot be loaded: no file",
-        "int8 is not fit for release: 0 of 6 verdicts against it, 1 test without a",
-        "verdict",
+        "int8 could not be judged: 1 test without a verdict, nothing against it in 6",
+        "verdicts",
         "- out of memory",
     ]
 
@@ -261,3 +261,10 @@ def test_a_metric_that_gates_from_more_prompts_up_says_from_how_many(make):
     assert "accuracy drop (from 512 prompts up)" in note
     assert "ACE drift (from 256 prompts up)" in note
     assert "KL divergence (from" not in note
+
+
+def test_remark_is_wrapped_and_its_paths_are_whole():
+    """A sentence on the run keeps to the width; a path is one word, however long, to be copied."""
+    path = "/".join(["a-long-directory"] * 8)
+    lines = [line for line, _ in remark_lines(f"no report: cannot write {path}: no\nroom", width=40)]
+    assert lines == ["no report: cannot write", f"{path}:", "no room"]

@@ -136,6 +136,12 @@ def test_unmeasured_gives_the_reason(make):
     assert "--quantcheck-allow-unmeasured=salient_overlap" in text
 
 
+def test_no_method_leaves_no_empty_brackets(make):
+    """Where no layer was left to be estimated there is no method to name."""
+    text = failure_message(make.verdict(make.unmeasured("salient_overlap", "none is left", method=""), "unmeasured"))
+    assert "\n  prompts    512 of boolq\n" in text
+
+
 def test_passed_verdict_asks_for_nothing(make):
     """A verdict that passed says so and has no next step."""
     text = failure_message(make.verdict(status="passed"))
