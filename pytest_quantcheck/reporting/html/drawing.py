@@ -86,8 +86,7 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
 def reliability(name: str, series: Sequence[Series]) -> str:
     """Accuracy over confidence of both models, with the line on which both are equal."""
     with _drawn(name, height=3.6) as (axes, svg):
-        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-        axes.annotate("as sure as right", (0.03, 0.06), rotation=38, fontsize=8)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
         for one in series:
             _line(axes, one)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of a bin", ylabel="accuracy of the bin")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Estimate, Provenance, Verdict
 from pytest_quantcheck.reporting.html.figures import Figure, group_figures, paper_figures
-from pytest_quantcheck.reporting.html.flips import SHOWN, Flips, flips_of
+from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
@@ -23,6 +24,7 @@ from pytest_quantcheck.reporting.wording import MEANINGS, bound, concession, hea
 _OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
 _HERE = Path(__file__).parent
 _MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
+_URGENT = ("failed", "none", "passed")
 
 
 class Finding(NamedTuple):
@@ -95,12 +97,13 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
     """
     found = list(groups(report.verdicts, report.comparisons))
     named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
-    outcomes = tuple(_outcomes(report, named))
+    outcomes = tuple(sorted(_outcomes(report, named), key=lambda outcome: _URGENT.index(outcome.status)))
     page = _environment().from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
     text = page.render(
         report=report,
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         headline=_headline(report, outcomes),
+        unopposed=_unopposed(outcomes),
         outcomes=outcomes,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
         paper=tuple(_paper(found)),
@@ -127,12 +130,23 @@ def _environment() -> jinja2.Environment:
 
 def _headline(report: Report, outcomes: Sequence[Outcome]) -> str:
     bad = [outcome.candidate for outcome in outcomes if outcome.against]
-    good = [outcome.candidate for outcome in outcomes if outcome.status == "passed"]
     if bad:
         return f"Not fit for release: {', '.join(bad)}"
+    if report.certificate and report.certificate.outcome == "failed":
+        return "The gate failed its controls, and no verdict stands against a candidate"
     if report.outcome == "failed":
         return "The run failed, and no verdict stands against a candidate: see its output"
-    return f"Nothing against a release of {', '.join(good)}"
+    return f"Nothing against a release of {', '.join(_good(outcomes))}"
+
+
+def _unopposed(outcomes: Sequence[Outcome]) -> str:
+    """What could be released in place of those that failed."""
+    good = ", ".join(_good(outcomes))
+    return f"No verdict stands against {good}." if good and len(_good(outcomes)) < len(outcomes) else ""
+
+
+def _good(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.candidate for outcome in outcomes if outcome.status == "passed"]
 
 
 def _outcomes(report: Report, named: Mapping[tuple[str, str], str]) -> Iterator[Outcome]:
@@ -194,7 +208,7 @@ def _amount(verdict: Verdict) -> str:
     if found.value is None:
         return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
     unit = METRICS[verdict.metric].unit
-    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", f"interval {_interval(found)}"]
+    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", _named_interval(found)]
     if found.reference is not None and found.candidate is not None:
         facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
     return ", ".join(facts)
@@ -205,23 +219,45 @@ def _beyond_by(verdict: Verdict) -> str:
     value, times = verdict.estimate.value, _times(verdict)
     if value is None or times < 1.05:
         return ""
-    return f"{times:.2g} times the limit" if verdict.direction == "max" else f"{number(verdict.limit - value)} short"
+    return (
+        f"{times:.2g} times the limit"
+        if verdict.direction == "max"
+        else f"{number(verdict.limit - value)} below the limit"
+    )
 
 
 def _where(verdict: Verdict, report: Report) -> str:
-    """The layers beyond the limit, by their values; nothing for a metric without layers."""
+    """The layers beyond the limit, or without a value; nothing for a metric without layers."""
     if verdict.estimate.layer is None:
         return ""
-    for found in report.comparisons:
-        if (found.candidate, found.prompt_set) == (verdict.candidate, verdict.prompt_set):
-            layers = [one for one in found.of(verdict.metric) if one.value is not None and one.applicable]
-            beyond = [str(one.layer) for one in layers if _beyond(one.value or 0.0, verdict)]
-            if beyond:
-                return f"value beyond the limit at {len(beyond)} of {len(layers)} layers: {', '.join(beyond)}"
-    return f"worst at layer {verdict.estimate.layer}"
+    missing = verdict.estimate.value is None
+    layers = [
+        one
+        for found in report.comparisons
+        if (found.candidate, found.prompt_set) == (verdict.candidate, verdict.prompt_set)
+        for one in found.of(verdict.metric)
+        if one.applicable and one.layer is not None
+    ]
+    met = [one.layer or 0 for one in layers if (one.value is None if missing else _beyond(one.value, verdict))]
+    if met:
+        what = "no value" if missing else "value beyond the limit"
+        return f"{what} at {len(met)} of {len(layers)} layers: {_spans(met)}"
+    return f"{'no value' if missing else 'worst'} at layer {verdict.estimate.layer}"
 
 
-def _beyond(value: float, verdict: Verdict) -> bool:
+def _spans(layers: Sequence[int]) -> str:
+    """Ascending numbers of layers, three and more in a row as first and last.
+
+    >>> _spans([0, 2, 3, 4, 6, 7])
+    '0, 2 to 4, 6, 7'
+    """
+    runs = [[pair[1] for pair in run] for _, run in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def _beyond(value: float | None, verdict: Verdict) -> bool:
+    if value is None:
+        return False
     return value > verdict.limit if verdict.direction == "max" else value < verdict.limit
 
 
@@ -238,7 +274,7 @@ def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups
         lines=tuple(map(_line, rows)),
         notes=tuple(visible(note) for note in group.notes()),
         figures=tuple(group_figures(group, name)),
-        flips=flips_of(found.flips, prompts.get(group.prompt_set), most=SHOWN // n_groups) if found else None,
+        flips=flips_of(found.flips, prompts.get(group.prompt_set), budget=BUDGET // n_groups) if found else None,
     )
 
 
@@ -263,6 +299,10 @@ def _tone(verdict: Verdict | None) -> str:
     if verdict is None:
         return "none"
     return "good" if verdict.status == "passed" else "doubt" if verdict.acceptable else "bad"
+
+
+def _named_interval(found: Estimate) -> str:
+    return f"{interval_name(found.confidence)} {_interval(found)}" if found.low is not None else _interval(found)
 
 
 def _interval(found: Estimate) -> str:
