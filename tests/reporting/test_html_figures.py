@@ -138,6 +138,16 @@ def test_gap_is_not_drawn_as_zero():
     assert whole.count("<use") - svg.count("<use") == 1
 
 
+def test_value_without_an_interval_is_drawn():
+    """Its marker is there; the line of an interval only where both ends are."""
+    points = (0, 1, 2), (0.1, 0.2, 0.3)
+    some, none = (
+        drawing.layers("name", [Series("change", CANDIDATE, *points, *ends)], quantity="q", limit=1.0)
+        for ends in (((0.0, None, 0.2), (0.2, None, 0.4)), ())
+    )
+    assert some.count("<use") == none.count("<use")
+
+
 @pytest.mark.parametrize("counts", [[0] * 10, [1] + [0] * 9, [10**12] * 10])
 def test_any_counts_can_be_drawn(counts):
     """No pair at all, one, and more than fit on a screen."""

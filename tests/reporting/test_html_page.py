@@ -131,6 +131,23 @@ def test_layers_without_a_value_are_named(red):
     assert "Where worst at layer 14" in red.words
 
 
+def test_findings_beyond_the_foremost_are_folded(make):
+    """Eight prompt sets on which it fails: the worst are seen at once, the number of the others is said."""
+    found = [make.verdict(prompt_set=name) for name in "abcdefgh"]
+    page = Page(run_of(found, bits=("nf4",)))
+    assert "nf4 ✗ failed 8 of 8 verdicts against it" in page.words
+    assert "2 more against it ACE drift of nf4 on g" in page.words
+    assert page.having("start", "7")
+
+
+def test_what_was_not_measured_has_no_empty_part(make):
+    """Without accuracy, confidence and ACE there is nothing to set side by side, and no heading for it."""
+    found = make.estimate("flip_rate", 0.5, None, None)
+    page = Page(run_of([make.verdict(found)], make.replace(make.comparison(found), n_prompts=1)))
+    assert "All candidates" not in page.words
+    assert "nf4 on boolq 1 prompt " in page.words
+
+
 def test_many_layers_are_named_by_their_ends(make):
     """Layers in a row are said as first and last."""
     found = [make.estimate("redundancy_change", 0.01 if n == 7 else 0.09, 0, 1, layer=n) for n in range(32)]
@@ -222,12 +239,12 @@ def test_flips_without_their_prompts_are_listed(make):
 
 def test_flips_beyond_what_a_page_bears_are_counted(make):
     """Nothing is left out in silence: the number of those that are not shown is said, and where they are."""
-    verdicts, comparison = damaged(make, [flip(index) for index in range(6_000)])
+    verdicts, comparison = damaged(make, [flip(index) for index in range(3_000)])
     page = Page(run_of(verdicts, comparison))
     shown = page.source.count("<strong>row ")
-    assert 1_000 < shown < 6_000
+    assert 1_000 < shown < 3_000
     assert f"Show {shown:,} prompts" in page.words
-    assert f"{6_000 - shown:,} more would make this page too large; report.json has all" in page.words
+    assert f"{3_000 - shown:,} more would make this page too large; report.json has all" in page.words
 
 
 def test_long_prompt_says_what_is_left_out(make):

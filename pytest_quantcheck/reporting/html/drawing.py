@@ -132,15 +132,16 @@ def histogram(name: str, series: Sequence[Series]) -> str:
 
 def _line(axes: Axes, series: Series) -> None:
     marker, style = _STYLES[series.colour]
-    x, y, *ends = _without_gaps(series)
     if series.low:
-        axes.vlines(x, *ends, color=series.colour, linewidth=1.4, clip_on=False)
-    axes.plot(x, y, color=series.colour, marker=marker, linestyle=style, label=series.name, clip_on=False)
+        axes.vlines(
+            *_without_gaps(series.x, series.low, series.high), color=series.colour, linewidth=1.4, clip_on=False
+        )
+    points = _without_gaps(series.x, series.y)
+    axes.plot(*points, color=series.colour, marker=marker, linestyle=style, label=series.name, clip_on=False)
 
 
-def _without_gaps(series: Series) -> list[list[float]]:
-    """The columns x, y, and the ends of the intervals where there are any, of the points that have a value."""
-    columns = [column for column in (series.x, series.y, series.low, series.high) if column]
+def _without_gaps(*columns: Sequence[float | None]) -> list[list[float]]:
+    """The columns, less the rows in which something is missing."""
     rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
     whole = [row for row in rows if len(row) == len(columns)]
     return [[row[place] for row in whole] for place in range(len(columns))]

@@ -10,7 +10,7 @@ from pytest_quantcheck.records import Answer, Flip
 from pytest_quantcheck.reporting.html.texts import FOLDED, answer, shortened, visible
 from pytest_quantcheck.reporting.wording import number
 
-BUDGET = 1_600_000
+BUDGET = 1_000_000
 """Bytes of flipped prompts in a page, over all its sections; those beyond are counted, and stand in report.json."""
 
 _MARKUP = 600  # bytes around the texts of one prompt, rounded up

@@ -19,12 +19,22 @@ from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups
-from pytest_quantcheck.reporting.wording import MEANINGS, bound, concession, headline, interval_name, next_step, number
+from pytest_quantcheck.reporting.wording import (
+    MEANINGS,
+    bound,
+    concession,
+    counted,
+    headline,
+    interval_name,
+    next_step,
+    number,
+)
 
 _OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
 _HERE = Path(__file__).parent
 _MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
 _URGENT = ("failed", "none", "passed")
+_FOREMOST = 6  # findings against a candidate that are not folded
 
 
 class Finding(NamedTuple):
@@ -106,10 +116,11 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         unopposed=_unopposed(outcomes),
         outcomes=outcomes,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
-        paper=tuple(_paper(found)),
+        paper=[(prompt_set, figures) for prompt_set, figures in _paper(found) if figures],
         origins=tuple(_origins(report)),
         controls=CONTROLS,
         metrics=METRICS,
+        foremost=_FOREMOST,
         width=WIDTH,
         margin=MARGIN,
     )
@@ -124,7 +135,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "plain": _plain, "options": _options}
+    environment.filters |= {
+        "visible": visible,
+        "number": number,
+        "counted": counted,
+        "plain": _plain,
+        "options": _options,
+    }
     return environment
 
 
@@ -241,7 +258,7 @@ def _where(verdict: Verdict, report: Report) -> str:
     met = [one.layer or 0 for one in layers if (one.value is None if missing else _beyond(one.value, verdict))]
     if met:
         what = "no value" if missing else "value beyond the limit"
-        return f"{what} at {len(met)} of {len(layers)} layers: {_spans(met)}"
+        return f"{what} at {len(met)} of {counted(len(layers), 'layer')}: {_spans(met)}"
     return f"{'no value' if missing else 'worst'} at layer {verdict.estimate.layer}"
 
 
