@@ -226,8 +226,10 @@ def test_green_run_has_nothing_against_it(make):
 
 def test_candidate_without_verdicts_is_not_called_good(make):
     """One that could not be loaded is listed as not judged, and the headline does not speak of a release."""
-    page = Page(run_of([], bits=("nf4",)))
+    released = {"model": "somewhere/model-gptq", "revision": None}
+    page = Page(run_of([], bits=("nf4",), candidate=[released]))
     assert "nf4 ! not judged" in page.words
+    assert "model-gptq ! not judged" in page.words
     assert "Nothing against" not in page.words
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.records import Estimate, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
@@ -78,8 +79,7 @@ def outcomes_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list
 
 
 def _outcomes(report: Report, sections: Mapping[tuple[str, str], str]) -> Iterator[Outcome]:
-    asked = report.settings.get("bits", ())
-    judged: dict[str, list[Verdict]] = {str(candidate): [] for candidate in asked}
+    judged: dict[str, list[Verdict]] = {candidate: [] for candidate in _asked(report.settings)}
     for verdict in report.verdicts:
         judged.setdefault(verdict.candidate, []).append(verdict)
     for candidate, verdicts in judged.items():
@@ -92,6 +92,12 @@ def _outcomes(report: Report, sections: Mapping[tuple[str, str], str]) -> Iterat
             against=tuple(_finding(verdict, report, sections) for verdict in sorted(against, key=_order)),
             warnings=tuple(_finding(verdict, report, sections) for verdict in doubts),
         )
+
+
+def _asked(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the candidates that the run was asked for, those that could not be loaded too."""
+    yield from settings.get("bits", ())
+    yield from name_candidates(Released(**one) for one in settings.get("candidate", ()))
 
 
 def interval(found: Estimate) -> str:
