@@ -1,9 +1,12 @@
 """`report.html` beside `report.json`: written where its extra is installed, and never the cause of a verdict."""
 
 import json
+from html.parser import HTMLParser
 
 import pytest
 
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.reporting.wording import number
 from tests.plugin.test_reports import QUICK, TWO
 
 WITHOUT_MATPLOTLIB = """
@@ -28,16 +31,108 @@ def pytest_runtest_setup(item):
 """
 
 
+class Tables(HTMLParser):
+    """Every table of a page by its caption: rows of cells."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self._rows, self._text = {}, [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, _attributes):
+        if tag == "table":
+            self._rows = []
+        elif tag == "tr":
+            self._rows.append([])
+        if tag in {"caption", "th", "td"}:
+            self._text = ""
+
+    def handle_endtag(self, tag):
+        text = " ".join(self._text.split())
+        if tag == "caption":
+            self.found[text] = self._rows
+        elif tag in {"th", "td"}:
+            self._rows[-1].append(text)
+
+    def handle_data(self, data):
+        self._text += data
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Tables of the page of the whole run, once it was read."""
+    return {}
+
+
+@pytest.fixture
+def tables_of(whole_run, tables):
+    """The tables of one comparison of the whole run's page, by what their captions begin with."""
+    if not tables:
+        page = (whole_run.directory / "report" / "report.html").read_text(encoding="utf-8")
+        tables |= Tables(page).found
+
+    def own(comparison):
+        end = f"{comparison['candidate']} on {comparison['prompt_set']}"
+        return {name.removesuffix(end): rows for name, rows in tables.items() if name.endswith(end)}
+
+    return own
+
+
+def cells(*values):
+    """What the page writes for these numbers."""
+    return ["-" if value is None else number(value) for value in values]
+
+
 def test_page_is_written_beside_the_report(whole_run):
     """Both candidates, their metrics and the prompts that flipped, with their texts."""
     page = (whole_run.directory / "report" / "report.html").read_text(encoding="utf-8")
     report = json.loads((whole_run.directory / "report" / "report.json").read_bytes())
     assert "report: report/report.html" in whole_run.lines
     assert "<h1>Not fit for release: nf4</h1>" in page
-    assert page.count('<table class="metrics"') == 2
+    assert page.count('class="metrics"') == 2
     flips = [flip for comparison in report["comparisons"] for flip in comparison["flips"]]
     assert page.count("<strong>row ") == len(flips) > 0
     assert all(f"“{flip['candidate']['text']}”" in page for flip in flips)
+
+
+def test_rows_have_the_reports_numbers(whole_run, tables_of):
+    """Value, interval and limit of each verdict are those of report.json."""
+    report = json.loads((whole_run.directory / "report" / "report.json").read_bytes())
+    for comparison in report["comparisons"]:
+        rows = {row[0].partition(" share")[0].partition(" how")[0]: row for row in tables_of(comparison)["Metrics of "]}
+        own = [one for one in report["verdicts"] if one["candidate"] == comparison["candidate"]]
+        assert len(own) == 4
+        for verdict in own:
+            metric, found = METRICS[verdict["metric"]], verdict["estimate"]
+            value, low, high, limit = cells(found["value"], found["low"], found["high"], verdict["limit"])
+            sign = "≤" if verdict["direction"] == "max" else "≥"
+            shown = [f"{value} {metric.unit}".rstrip(), f"{low} to {high}", f"{sign} {limit}"]
+            assert verdict["status"] in rows[metric.title][1]
+            assert rows[metric.title][3:6] == shown
+
+
+def test_figures_have_the_reports_numbers(whole_run, tables_of):
+    """The table of each figure has the numbers of report.json: over layers, in bins, by correlation."""
+    report = json.loads((whole_run.directory / "report" / "report.json").read_bytes())
+    for comparison in report["comparisons"]:
+        tables = tables_of(comparison)
+        for metric, title in {
+            "redundancy_change": "Correlation change",
+            "salient_overlap": "Salient-neuron overlap",
+        }.items():
+            expected = [
+                [str(one["layer"]), *cells(one["value"], one["low"], one["high"])]
+                for one in comparison["estimates"]
+                if one["metric"] == metric
+            ]
+            assert [row[:4] for row in tables[f"Numbers of {title}, "][1:]] == expected
+        bins = zip(comparison["reliability"]["reference"], comparison["reliability"]["candidate"], strict=True)
+        pairs = [cells(*(side[key] for side in both for key in ("confidence", "accuracy"))) for both in bins]
+        assert [row[2:] for row in tables["Numbers of Reliability, "][1:]] == pairs
+        counts = comparison["histograms"]["2"]
+        columns = [[f"{n:,}" for n in counts[model]] for model in ("reference", "candidate")]
+        shown = tables["Numbers of Pairs by correlation, layer 2, "][1:]
+        assert [row[1:3] for row in shown] == [list(pair) for pair in zip(*columns, strict=True)]
 
 
 def test_without_the_extra_a_sentence_says_what_to_install(pytester):

@@ -68,7 +68,8 @@ def test_numbers_are_those_of_the_records(figures):
     assert overlap.rows[1] == ("14", "0.5211", "0.4402", "0.6013", "")
     assert figures["Correlation change"].head == ("layer", "value", "low", "high")
     assert figures["Convergence of the attributions"].rows[1] == ("0", "candidate", "64", "59", "16.00", "-")
-    assert figures["Dead neurons"].rows[0] == ("0", "0.1000", "0.1200", "-")
+    assert figures["Convergence of the attributions"].rows[0][:2] == ("0", "reference")
+    assert figures["Dead neurons"].rows[0] == ("0", "0.1000", "0.1200")
 
 
 def test_summary_says_what_is_to_be_seen(figures):
@@ -135,6 +136,16 @@ def test_gap_is_not_drawn_as_zero():
     svg = drawing.layers("name", [Series("change", CANDIDATE, (0, 1, 2), (0.1, None, 0.3))], quantity="q")
     whole = drawing.layers("name", [Series("change", CANDIDATE, (0, 1, 2), (0.1, 0.2, 0.3))], quantity="q")
     assert whole.count("<use") - svg.count("<use") == 1
+
+
+def test_value_without_an_interval_is_drawn():
+    """Its marker is there; the line of an interval only where both ends are."""
+    points = (0, 1, 2), (0.1, 0.2, 0.3)
+    some, none = (
+        drawing.layers("name", [Series("change", CANDIDATE, *points, *ends)], quantity="q", limit=1.0)
+        for ends in (((0.0, None, 0.2), (0.2, None, 0.4)), ())
+    )
+    assert some.count("<use") == none.count("<use")
 
 
 @pytest.mark.parametrize("counts", [[0] * 10, [1] + [0] * 9, [10**12] * 10])

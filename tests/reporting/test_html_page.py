@@ -1,14 +1,15 @@
 """The report for people: what it says first, what it holds, and that it needs nothing but itself."""
 
+import os
 import re
 import subprocess
 import sys
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.reporting.html.flips import SHOWN
 from tests.reporting.runs import Page, certificate_of, damaged, drawn, flip, prompts_of, run_of
 
 
@@ -33,12 +34,12 @@ def red(make, pages):
 def test_page_says_the_outcome_first(red):
     """Heading, then each candidate with its verdict, those that failed with what, how much, where and what to do."""
     words = red.words
-    assert "Not fit for release: nf4 profile default@1" in words
+    assert "Not fit for release: nf4 No verdict stands against int8. profile default@1" in words
     assert "nf4 ✗ failed 6 of 8 verdicts against it" in words
     assert "int8 ✓ passed nothing against it in 6 verdicts" in words
     verdicts = words[: words.index("int8 ✓ passed")]
     assert verdicts.index("flip rate of nf4 on boolq is above its limit") < verdicts.index("redundancy change of nf4")
-    assert "3.4 times the limit: 0.3418, limit at most 0.1000, interval 0.3008 to 0.3828" in verdicts
+    assert "3.4 times the limit: 0.3418, limit at most 0.1000, 95 % interval 0.3008 to 0.3828" in verdicts
     assert "Where value beyond the limit at 2 of 3 layers: 0, 14" in verdicts
     assert "What to do release a higher bit-width; or, if the change is acceptable, say so: --quantcheck-fail=" in words
 
@@ -106,7 +107,52 @@ def test_certificate_that_failed_says_so(make):
     assert "✗ failed: 1 of 1 negative control passed, 0 of 1 defects were caught" in page.words.replace(
         "defect was", "defects were"
     )
-    assert "The run failed, and no verdict stands against a candidate" in page.words
+    assert "The gate failed its controls, and no verdict stands against a candidate" in page.words
+
+
+def test_failed_run_without_findings_points_to_its_output(make):
+    """A test of the user's own can fail where no verdict does."""
+    verdicts, comparison = make.sound_run()
+    page = Page(run_of(verdicts, comparison))
+    assert "The run failed, and no verdict stands against a candidate: see its output" in page.words
+
+
+def test_candidate_that_failed_comes_first(make):
+    """Whatever the order of the run: what stopped a release is what the reader came for."""
+    good, sound = make.sound_run()
+    verdicts, comparison = damaged(make)
+    words = Page(run_of([*good, *verdicts], sound, comparison)).words
+    assert words.index("nf4 ✗ failed") < words.index("int8 ✓ passed")
+
+
+def test_layers_without_a_value_are_named(red):
+    """An unmeasured metric has no worst layer: it says at which of them nothing was measured."""
+    assert "Where no value at 3 of 3 layers: 0, 14, 29" in red.words
+    assert "Where worst at layer 14" in red.words
+
+
+def test_findings_beyond_the_foremost_are_folded(make):
+    """Eight prompt sets on which it fails: the worst are seen at once, the number of the others is said."""
+    found = [make.verdict(prompt_set=name) for name in "abcdefgh"]
+    page = Page(run_of(found, bits=("nf4",)))
+    assert "nf4 ✗ failed 8 of 8 verdicts against it" in page.words
+    assert "2 more against it ACE drift of nf4 on g" in page.words
+    assert page.having("start", "7")
+
+
+def test_what_was_not_measured_has_no_empty_part(make):
+    """Without accuracy, confidence and ACE there is nothing to set side by side, and no heading for it."""
+    found = make.estimate("flip_rate", 0.5, None, None)
+    page = Page(run_of([make.verdict(found)], make.replace(make.comparison(found), n_prompts=1)))
+    assert "All candidates" not in page.words
+    assert "nf4 on boolq 1 prompt " in page.words
+
+
+def test_many_layers_are_named_by_their_ends(make):
+    """Layers in a row are said as first and last."""
+    found = [make.estimate("redundancy_change", 0.01 if n == 7 else 0.09, 0, 1, layer=n) for n in range(32)]
+    page = Page(run_of([make.verdict(found[0])], make.comparison(*found)))
+    assert "Where value beyond the limit at 31 of 32 layers: 0 to 6, 8 to 31" in page.words
 
 
 def test_provenance_marks_what_differs(red):
@@ -144,10 +190,23 @@ def test_headings_go_down_step_by_step(red):
 
 
 def test_same_records_give_the_same_bytes(make):
-    """No date, no random number, no order of a set: reports can be compared byte by byte."""
+    """No date, no random number, no order of a set: another process, which hashes otherwise, writes the same page."""
     verdicts, comparison = damaged(make, [flip(0)])
     report = run_of(verdicts, comparison)
-    assert Page(report).data == Page(report).data
+    code = (
+        "import sys, msgspec; from pytest_quantcheck.reporting import Report; "
+        "from pytest_quantcheck.reporting.html import html_report; "
+        "report = msgspec.json.decode(sys.stdin.buffer.read(), type=Report); "
+        "sys.stdout.buffer.write(html_report(report, {}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=msgspec.json.encode(report),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    )
+    assert done.stdout == Page(report).data
 
 
 def test_drawing_library_is_imported_when_a_page_is_written():
@@ -167,8 +226,10 @@ def test_green_run_has_nothing_against_it(make):
 
 def test_candidate_without_verdicts_is_not_called_good(make):
     """One that could not be loaded is listed as not judged, and the headline does not speak of a release."""
-    page = Page(run_of([], bits=("nf4",)))
+    released = {"model": "somewhere/model-gptq", "revision": None}
+    page = Page(run_of([], bits=("nf4",), candidate=[released]))
     assert "nf4 ! not judged" in page.words
+    assert "model-gptq ! not judged" in page.words
     assert "Nothing against" not in page.words
 
 
@@ -180,10 +241,12 @@ def test_flips_without_their_prompts_are_listed(make):
 
 def test_flips_beyond_what_a_page_bears_are_counted(make):
     """Nothing is left out in silence: the number of those that are not shown is said, and where they are."""
-    verdicts, comparison = damaged(make, [flip(index) for index in range(SHOWN + 1234)])
+    verdicts, comparison = damaged(make, [flip(index) for index in range(3_000)])
     page = Page(run_of(verdicts, comparison))
-    assert f"Show {SHOWN} prompts" in page.words
-    assert "1,234 more are not shown here; all are in report.json" in page.words
+    shown = page.source.count("<strong>row ")
+    assert 1_000 < shown < 3_000
+    assert f"Show {shown:,} prompts" in page.words
+    assert f"{3_000 - shown:,} more would make this page too large; report.json has all" in page.words
 
 
 def test_long_prompt_says_what_is_left_out(make):
@@ -196,7 +259,7 @@ def test_long_prompt_says_what_is_left_out(make):
 
 
 def test_large_run_stays_below_five_megabytes(make):
-    """Two candidates on 10,000 prompts that all flip, long ones of the costliest characters, and all 32 layers."""
+    """Two candidates on 10,000 prompts that all flip, long ones of costly characters too, and all 32 layers."""
     layers = tuple(range(32))
     flips = [flip(index) for index in range(10_000)]
     reports = [
@@ -218,6 +281,8 @@ def test_large_run_stays_below_five_megabytes(make):
         for number in range(2)
     ]
     verdicts = [make.verdict(one.of("flip_rate")[0], candidate=one.candidate) for one in reports]
-    page = Page(run_of(verdicts, *reports), [prompts_of(['"<&' * 700] * 10_000)])
+    page = Page(
+        run_of(verdicts, *reports), [prompts_of(["short", "\U000e0fff" * 2_000, '"<&' * 700, "word " * 20] * 2_500)]
+    )
     assert "Strongly correlated pairs" in page.text
     assert len(page.data) < 5_000_000

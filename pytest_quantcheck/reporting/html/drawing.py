@@ -86,8 +86,7 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
 def reliability(name: str, series: Sequence[Series]) -> str:
     """Accuracy over confidence of both models, with the line on which both are equal."""
     with _drawn(name, height=3.6) as (axes, svg):
-        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-        axes.annotate("as sure as right", (0.03, 0.06), rotation=38, fontsize=8)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
         for one in series:
             _line(axes, one)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of a bin", ylabel="accuracy of the bin")
@@ -133,15 +132,16 @@ def histogram(name: str, series: Sequence[Series]) -> str:
 
 def _line(axes: Axes, series: Series) -> None:
     marker, style = _STYLES[series.colour]
-    x, y, *ends = _without_gaps(series)
     if series.low:
-        axes.vlines(x, *ends, color=series.colour, linewidth=1.4, clip_on=False)
-    axes.plot(x, y, color=series.colour, marker=marker, linestyle=style, label=series.name, clip_on=False)
+        axes.vlines(
+            *_without_gaps(series.x, series.low, series.high), color=series.colour, linewidth=1.4, clip_on=False
+        )
+    points = _without_gaps(series.x, series.y)
+    axes.plot(*points, color=series.colour, marker=marker, linestyle=style, label=series.name, clip_on=False)
 
 
-def _without_gaps(series: Series) -> list[list[float]]:
-    """The columns x, y, and the ends of the intervals where there are any, of the points that have a value."""
-    columns = [column for column in (series.x, series.y, series.low, series.high) if column]
+def _without_gaps(*columns: Sequence[float | None]) -> list[list[float]]:
+    """The columns, less the rows in which something is missing."""
     rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
     whole = [row for row in rows if len(row) == len(columns)]
     return [[row[place] for row in whole] for place in range(len(columns))]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
 from pytest_quantcheck.reporting.html import drawing
 from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Series
@@ -99,6 +100,7 @@ def _layers(found: Comparison, verdicts: dict[str, Verdict], name: str) -> Itera
     if any(one.reference is not None for one in found.of("dead_neuron_churn")):
         yield _dead(found.of("dead_neuron_churn"), name)
     for metric, title, note in (
+        ("dead_neuron_churn", "Dead-neuron churn", "share of neurons that died or came to life"),
         ("faint_neuron_churn", "Faint-neuron churn", "share of neurons that fell silent or rose, for their layer"),
         ("salient_overlap", "Salient-neuron overlap", "share of the neurons behind an answer that stayed the same"),
         ("redundancy_change", "Correlation change", "mean change of the correlation of two neurons"),
@@ -112,16 +114,15 @@ def _layers(found: Comparison, verdicts: dict[str, Verdict], name: str) -> Itera
 def _dead(estimates: Sequence[Estimate], name: str) -> Figure:
     x = [one.layer or 0 for one in estimates]
     series = [Series(model, colour, x, [getattr(one, model) for one in estimates]) for model, colour in _MODELS]
-    churn = [one for one in estimates if one.value is not None]
-    most = max(churn, key=lambda one: one.value or 0.0, default=None)
+    most = max(estimates, key=lambda one: abs((one.candidate or 0.0) - (one.reference or 0.0)))
     return Figure(
         "Dead neurons",
         "share of a layer's neurons that never fire",
         f"Share of dead neurons over {len(x)} layers, of both models. "
-        + (f"Most changed state at layer {most.layer}: {_cell(most.value)}" if most else "Nothing was measured"),
+        f"Furthest apart at layer {most.layer}: {_cell(most.reference)} and {_cell(most.candidate)}",
         Markup(drawing.layers(f"{name}-dead", series, quantity="share of neurons")),  # noqa: S704 - no text from outside
-        ("layer", "reference", "candidate", "changed state"),
-        tuple((str(one.layer), _cell(one.reference), _cell(one.candidate), _cell(one.value)) for one in estimates),
+        ("layer", "reference", "candidate"),
+        tuple((str(one.layer), _cell(one.reference), _cell(one.candidate)) for one in estimates),
     )
 
 
@@ -132,7 +133,7 @@ def _change(estimates: Sequence[Estimate], verdict: Verdict | None, title: str, 
     limit = verdict.limit if verdict else None
     there = [one for one in estimates if one.value is not None]
     remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
-    worst = (min if verdict and verdict.direction == "min" else max)(there, key=lambda one: one.value or 0.0)
+    worst = (max if METRICS[estimates[0].metric].direction == "max" else min)(there, key=lambda one: one.value or 0.0)
     return Figure(
         title,
         note,
@@ -153,7 +154,9 @@ def _convergence(found: dict[int, dict[str, Convergence]], name: str) -> Figure:
         for model, colour in _MODELS
         if any(model in found[layer] for layer in x)
     ]
-    rows = [(str(layer), model, *_tried(own)) for layer in x for model, own in found[layer].items()]
+    rows = [
+        (str(layer), model, *_tried(own)) for layer in x for model, _ in _MODELS if (own := found[layer].get(model))
+    ]
     without = [
         str(layer) for layer in x if not found[layer].get("reference") or not found[layer]["reference"].converged
     ]

@@ -1,15 +1,19 @@
 """The prompts to which the candidate gives another answer, those that matter most first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from markupsafe import escape
 
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Answer, Flip
 from pytest_quantcheck.reporting.html.texts import FOLDED, answer, shortened, visible
 from pytest_quantcheck.reporting.wording import number
 
-SHOWN = 400
-"""Flipped prompts that a page shows, over all its sections; the others are counted, and stand in report.json."""
+BUDGET = 1_000_000
+"""Bytes of flipped prompts in a page, over all its sections; those beyond are counted, and stand in report.json."""
+
+_MARKUP = 600  # bytes around the texts of one prompt, rounded up
 
 _KINDS = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
 
@@ -43,16 +47,30 @@ class Flips(NamedTuple):
     left_out: int
 
 
-def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, most: int) -> Flips:
-    """The flips in words, right answers that were lost first, then by how sure the candidate is; at most so many."""
+def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -> Flips:
+    """The flips in words, right answers that were lost first, then by how sure the candidate is.
+
+    Those that come after so many bytes are left out, and counted.
+    """
     ordered = sorted(flips, key=lambda flip: (_KINDS.index(_kind(flip)), -flip.candidate.confidence, flip.index))
+    shown = tuple(_affordable(ordered, prompts, budget))
     kinds = [_kind(flip) for flip in flips]
     return Flips(
         kinds=tuple((kind, kinds.count(kind)) for kind in _KINDS if kind in kinds),
         source=visible(prompts.source) if prompts else "",
-        prompts=tuple(_prompt(flip, prompts) for flip in ordered[:most]),
-        left_out=max(0, len(flips) - most),
+        prompts=shown,
+        left_out=len(flips) - len(shown),
     )
+
+
+def _affordable(flips: Sequence[Flip], prompts: PromptSet | None, budget: int) -> Iterator[Prompt]:
+    for flip in flips:
+        one = _prompt(flip, prompts)
+        texts = (one.text, one.beginning, one.gold, one.reference.text, one.candidate.text)
+        budget -= _MARKUP + sum(len(escape(text or "").encode()) for text in texts)
+        if budget < 0:
+            return
+        yield one
 
 
 def _kind(flip: Flip) -> str:
@@ -64,11 +82,11 @@ def _kind(flip: Flip) -> str:
 
 def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
     known = prompts if prompts and flip.index < len(prompts) else None
-    text = visible(shortened(known.prompts[flip.index])) if known else None
+    text = shortened(visible(known.prompts[flip.index])) if known else None
     return Prompt(
         row=known.rows[flip.index] if known else flip.index + 1,
         kind=_kind(flip),
-        gold=visible(known.golds[flip.index]) if known else None,
+        gold=shortened(visible(known.golds[flip.index])) if known else None,
         text=text,
         beginning=None if text is None or len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " "),
         reference=_said(flip.reference),

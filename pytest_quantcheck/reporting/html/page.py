@@ -11,41 +11,24 @@ from markupsafe import Markup
 from pytest_quantcheck.controls import CONTROLS
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.records import Estimate, Provenance, Verdict
+from pytest_quantcheck.records import Provenance, Verdict
 from pytest_quantcheck.reporting.html.figures import Figure, group_figures, paper_figures
-from pytest_quantcheck.reporting.html.flips import SHOWN, Flips, flips_of
+from pytest_quantcheck.reporting.html.findings import MARKS, interval, outcomes_of, release_headline, unopposed
+from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups
-from pytest_quantcheck.reporting.wording import MEANINGS, bound, concession, headline, interval_name, next_step, number
+from pytest_quantcheck.reporting.wording import (
+    MEANINGS,
+    counted,
+    interval_name,
+    number,
+)
 
 _OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
 _HERE = Path(__file__).parent
-_MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
-
-
-class Finding(NamedTuple):
-    """A verdict that stands against a candidate, or lets it pass with a word: what, how much, where, what to do."""
-
-    sentence: str
-    status: str
-    meaning: str
-    beyond: str
-    amount: str
-    where: str
-    advice: str
-    section: str
-
-
-class Outcome(NamedTuple):
-    """What a run says of one candidate."""
-
-    candidate: str
-    status: str
-    sentence: str
-    against: tuple[Finding, ...]
-    warnings: tuple[Finding, ...]
+_FOREMOST = 6  # findings against a candidate that are not folded
 
 
 class Line(NamedTuple):
@@ -95,18 +78,20 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
     """
     found = list(groups(report.verdicts, report.comparisons))
     named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
-    outcomes = tuple(_outcomes(report, named))
+    outcomes = outcomes_of(report, named)
     page = _environment().from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
     text = page.render(
         report=report,
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
-        headline=_headline(report, outcomes),
+        headline=release_headline(report, outcomes),
+        unopposed=unopposed(outcomes),
         outcomes=outcomes,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
-        paper=tuple(_paper(found)),
+        paper=[(prompt_set, figures) for prompt_set, figures in _paper(found) if figures],
         origins=tuple(_origins(report)),
         controls=CONTROLS,
         metrics=METRICS,
+        foremost=_FOREMOST,
         width=WIDTH,
         margin=MARGIN,
     )
@@ -121,108 +106,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "plain": _plain, "options": _options}
+    environment.filters |= {
+        "visible": visible,
+        "number": number,
+        "counted": counted,
+        "plain": _plain,
+        "options": _options,
+    }
     return environment
-
-
-def _headline(report: Report, outcomes: Sequence[Outcome]) -> str:
-    bad = [outcome.candidate for outcome in outcomes if outcome.against]
-    good = [outcome.candidate for outcome in outcomes if outcome.status == "passed"]
-    if bad:
-        return f"Not fit for release: {', '.join(bad)}"
-    if report.outcome == "failed":
-        return "The run failed, and no verdict stands against a candidate: see its output"
-    return f"Nothing against a release of {', '.join(good)}"
-
-
-def _outcomes(report: Report, named: Mapping[tuple[str, str], str]) -> Iterator[Outcome]:
-    asked = report.settings.get("bits", ())
-    judged: dict[str, list[Verdict]] = {str(candidate): [] for candidate in asked}
-    for verdict in report.verdicts:
-        judged.setdefault(verdict.candidate, []).append(verdict)
-    for candidate, verdicts in judged.items():
-        against = [verdict for verdict in verdicts if not verdict.acceptable]
-        doubts = [verdict for verdict in verdicts if verdict.acceptable and verdict.status != "passed"]
-        yield Outcome(
-            candidate=visible(candidate),
-            status="failed" if against else "passed" if verdicts else "none",
-            sentence=_sentence(len(against), len(verdicts)),
-            against=tuple(_finding(verdict, report, named) for verdict in sorted(against, key=_order)),
-            warnings=tuple(_finding(verdict, report, named) for verdict in doubts),
-        )
-
-
-def _sentence(against: int, all_of_them: int) -> str:
-    if not all_of_them:
-        return "no verdict in this run: its output says why"
-    verdicts = "verdict" if all_of_them == 1 else "verdicts"
-    return (
-        f"{against} of {all_of_them} {verdicts} against it"
-        if against
-        else f"nothing against it in {all_of_them} {verdicts}"
-    )
-
-
-def _order(verdict: Verdict) -> tuple[int, float]:
-    """Failed ones first, and of those the furthest beyond their limit."""
-    return list(_MARKS).index(verdict.status), -_times(verdict)
-
-
-def _times(verdict: Verdict) -> float:
-    """How many times the limit the value is, or the limit the value; 0 where that is not defined."""
-    value, limit = verdict.estimate.value, verdict.limit
-    if value is None or min(value, limit) <= 0:
-        return 0.0
-    return value / limit if verdict.direction == "max" else limit / value
-
-
-def _finding(verdict: Verdict, report: Report, named: Mapping[tuple[str, str], str]) -> Finding:
-    return Finding(
-        sentence=headline(verdict),
-        status=verdict.status,
-        meaning=MEANINGS[verdict.metric],
-        beyond=_beyond_by(verdict),
-        amount=_amount(verdict),
-        where=_where(verdict, report),
-        advice="; ".join(filter(None, (concession(verdict), next_step(verdict)))),
-        section=named[verdict.candidate, verdict.prompt_set],
-    )
-
-
-def _amount(verdict: Verdict) -> str:
-    found = verdict.estimate
-    if found.value is None:
-        return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
-    unit = METRICS[verdict.metric].unit
-    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", f"interval {_interval(found)}"]
-    if found.reference is not None and found.candidate is not None:
-        facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
-    return ", ".join(facts)
-
-
-def _beyond_by(verdict: Verdict) -> str:
-    """How far beyond its limit a value is, in a word; nothing where it is not, or by less than a twentieth."""
-    value, times = verdict.estimate.value, _times(verdict)
-    if value is None or times < 1.05:
-        return ""
-    return f"{times:.2g} times the limit" if verdict.direction == "max" else f"{number(verdict.limit - value)} short"
-
-
-def _where(verdict: Verdict, report: Report) -> str:
-    """The layers beyond the limit, by their values; nothing for a metric without layers."""
-    if verdict.estimate.layer is None:
-        return ""
-    for found in report.comparisons:
-        if (found.candidate, found.prompt_set) == (verdict.candidate, verdict.prompt_set):
-            layers = [one for one in found.of(verdict.metric) if one.value is not None and one.applicable]
-            beyond = [str(one.layer) for one in layers if _beyond(one.value or 0.0, verdict)]
-            if beyond:
-                return f"value beyond the limit at {len(beyond)} of {len(layers)} layers: {', '.join(beyond)}"
-    return f"worst at layer {verdict.estimate.layer}"
-
-
-def _beyond(value: float, verdict: Verdict) -> bool:
-    return value > verdict.limit if verdict.direction == "max" else value < verdict.limit
 
 
 def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups: int) -> Section:
@@ -238,7 +129,7 @@ def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups
         lines=tuple(map(_line, rows)),
         notes=tuple(visible(note) for note in group.notes()),
         figures=tuple(group_figures(group, name)),
-        flips=flips_of(found.flips, prompts.get(group.prompt_set), most=SHOWN // n_groups) if found else None,
+        flips=flips_of(found.flips, prompts.get(group.prompt_set), budget=BUDGET // n_groups) if found else None,
     )
 
 
@@ -250,11 +141,11 @@ def _line(row: Row) -> Line:
         layer="" if found.layer is None else str(found.layer),
         scale=scale_of(found, verdict),
         value="-" if found.value is None else f"{number(found.value)} {row.metric.unit}".rstrip(),
-        interval="-" if found.value is None else _interval(found),
+        interval="-" if found.value is None else interval(found),
         reason=found.reason,
         limit=f"{'≤' if verdict.direction == 'max' else '≥'} {number(verdict.limit)}" if verdict else "-",
         word=row.word,
-        mark=_MARKS.get(verdict.status, "") if verdict else "",
+        mark=MARKS.get(verdict.status, "") if verdict else "",
         tone=_tone(verdict),
     )
 
@@ -263,12 +154,6 @@ def _tone(verdict: Verdict | None) -> str:
     if verdict is None:
         return "none"
     return "good" if verdict.status == "passed" else "doubt" if verdict.acceptable else "bad"
-
-
-def _interval(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return "no interval"
-    return f"{number(found.low)} to {number(found.high)}"
 
 
 def _paper(found: Sequence[Group]) -> Iterator[tuple[str, tuple[Figure, ...]]]:

@@ -1,0 +1,210 @@
+"""What a run says of each candidate: the outcome first, then what moved, how much, where, and what to do."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.options.candidate import Released, name_candidates
+from pytest_quantcheck.records import Estimate, Verdict
+from pytest_quantcheck.reporting.html.texts import visible
+from pytest_quantcheck.reporting.json_report import Report
+from pytest_quantcheck.reporting.wording import (
+    MEANINGS,
+    bound,
+    concession,
+    counted,
+    headline,
+    interval_name,
+    next_step,
+    number,
+)
+
+MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
+"""Signs of the states of a verdict; in a candidate's list those that failed come first."""
+
+_URGENT = ("failed", "none", "passed")
+
+
+class Finding(NamedTuple):
+    """A verdict that stands against a candidate, or lets it pass with a word: what, how much, where, what to do."""
+
+    sentence: str
+    status: str
+    meaning: str
+    beyond: str
+    amount: str
+    where: str
+    advice: str
+    section: str
+
+
+class Outcome(NamedTuple):
+    """What a run says of one candidate."""
+
+    candidate: str
+    status: str
+    sentence: str
+    against: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+
+
+def release_headline(report: Report, outcomes: Sequence[Outcome]) -> str:
+    """One sentence on the whole run: what may not be released, or that nothing stands against it."""
+    bad = [outcome.candidate for outcome in outcomes if outcome.against]
+    if bad:
+        return f"Not fit for release: {', '.join(bad)}"
+    if report.certificate and report.certificate.outcome == "failed":
+        return "The gate failed its controls, and no verdict stands against a candidate"
+    if report.outcome == "failed":
+        return "The run failed, and no verdict stands against a candidate: see its output"
+    return f"Nothing against a release of {', '.join(_good(outcomes))}"
+
+
+def unopposed(outcomes: Sequence[Outcome]) -> str:
+    """What could be released in place of a candidate that failed; nothing where none failed, or all did."""
+    good = ", ".join(_good(outcomes))
+    failed = any(outcome.against for outcome in outcomes)
+    return f"No verdict stands against {good}." if good and failed else ""
+
+
+def outcomes_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list[Outcome]:
+    """What the run says of each candidate, those that failed first.
+
+    Args:
+        report: the run.
+        sections: the name of the page's section on each candidate and prompt set.
+    """
+    return sorted(_outcomes(report, sections), key=lambda outcome: _URGENT.index(outcome.status))
+
+
+def _outcomes(report: Report, sections: Mapping[tuple[str, str], str]) -> Iterator[Outcome]:
+    judged: dict[str, list[Verdict]] = {candidate: [] for candidate in _asked(report.settings)}
+    for verdict in report.verdicts:
+        judged.setdefault(verdict.candidate, []).append(verdict)
+    for candidate, verdicts in judged.items():
+        against = [verdict for verdict in verdicts if not verdict.acceptable]
+        doubts = [verdict for verdict in verdicts if verdict.acceptable and verdict.status != "passed"]
+        yield Outcome(
+            candidate=visible(candidate),
+            status="failed" if against else "passed" if verdicts else "none",
+            sentence=_sentence(len(against), len(verdicts)),
+            against=tuple(_finding(verdict, report, sections) for verdict in sorted(against, key=_order)),
+            warnings=tuple(_finding(verdict, report, sections) for verdict in doubts),
+        )
+
+
+def _asked(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the candidates that the run was asked for, those that could not be loaded too."""
+    yield from settings.get("bits", ())
+    yield from name_candidates(Released(**one) for one in settings.get("candidate", ()))
+
+
+def interval(found: Estimate) -> str:
+    """The ends of an estimate's interval, in words."""
+    if found.low is None or found.high is None:
+        return "no interval"
+    return f"{number(found.low)} to {number(found.high)}"
+
+
+def _good(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.candidate for outcome in outcomes if outcome.status == "passed"]
+
+
+def _sentence(against: int, all_of_them: int) -> str:
+    if not all_of_them:
+        return "no verdict in this run: its output says why"
+    verdicts = "verdict" if all_of_them == 1 else "verdicts"
+    return (
+        f"{against} of {all_of_them} {verdicts} against it"
+        if against
+        else f"nothing against it in {all_of_them} {verdicts}"
+    )
+
+
+def _order(verdict: Verdict) -> tuple[int, float]:
+    """Failed ones first, and of those the furthest beyond their limit."""
+    return list(MARKS).index(verdict.status), -_times(verdict)
+
+
+def _times(verdict: Verdict) -> float:
+    """How many times the limit the value is, or the limit the value; 0 where that is not defined."""
+    value, limit = verdict.estimate.value, verdict.limit
+    if value is None or min(value, limit) <= 0:
+        return 0.0
+    return value / limit if verdict.direction == "max" else limit / value
+
+
+def _finding(verdict: Verdict, report: Report, sections: Mapping[tuple[str, str], str]) -> Finding:
+    return Finding(
+        sentence=headline(verdict),
+        status=verdict.status,
+        meaning=MEANINGS[verdict.metric],
+        beyond=_beyond_by(verdict),
+        amount=_amount(verdict),
+        where=_where(verdict, report),
+        advice="; ".join(filter(None, (concession(verdict), next_step(verdict)))),
+        section=sections[verdict.candidate, verdict.prompt_set],
+    )
+
+
+def _amount(verdict: Verdict) -> str:
+    found = verdict.estimate
+    if found.value is None:
+        return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
+    unit = METRICS[verdict.metric].unit
+    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", _named_interval(found)]
+    if found.reference is not None and found.candidate is not None:
+        facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
+    return ", ".join(facts)
+
+
+def _named_interval(found: Estimate) -> str:
+    return f"{interval_name(found.confidence)} {interval(found)}" if found.low is not None else interval(found)
+
+
+def _beyond_by(verdict: Verdict) -> str:
+    """How far beyond its limit a value is, in a word; nothing where it is not, or by less than a twentieth."""
+    value, times = verdict.estimate.value, _times(verdict)
+    if value is None or times < 1.05:
+        return ""
+    return (
+        f"{times:.2g} times the limit"
+        if verdict.direction == "max"
+        else f"{number(verdict.limit - value)} below the limit"
+    )
+
+
+def _where(verdict: Verdict, report: Report) -> str:
+    """The layers beyond the limit, or without a value; nothing for a metric without layers."""
+    if verdict.estimate.layer is None:
+        return ""
+    missing = verdict.estimate.value is None
+    layers = [
+        one
+        for found in report.comparisons
+        if (found.candidate, found.prompt_set) == (verdict.candidate, verdict.prompt_set)
+        for one in found.of(verdict.metric)
+        if one.applicable and one.layer is not None
+    ]
+    met = [one.layer or 0 for one in layers if (one.value is None if missing else _beyond(one.value, verdict))]
+    if met:
+        what = "no value" if missing else "value beyond the limit"
+        return f"{what} at {len(met)} of {counted(len(layers), 'layer')}: {_spans(met)}"
+    return f"{'no value' if missing else 'worst'} at layer {verdict.estimate.layer}"
+
+
+def _spans(layers: Sequence[int]) -> str:
+    """Ascending numbers of layers, three and more in a row as first and last.
+
+    >>> _spans([0, 2, 3, 4, 6, 7])
+    '0, 2 to 4, 6, 7'
+    """
+    runs = [[pair[1] for pair in run] for _, run in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def _beyond(value: float | None, verdict: Verdict) -> bool:
+    if value is None:
+        return False
+    return value > verdict.limit if verdict.direction == "max" else value < verdict.limit
