@@ -16,10 +16,10 @@ from ..analyses.saliency import (
     TOLERANCE,
     Attribution,
     Rule,
-    lobatto_kronrod,
     gauss_legendre,
     given_up,
     integrated_gradients,
+    lobatto_kronrod,
     salient,
 )
 from ..models.continuation import Passage, run_with_neurons

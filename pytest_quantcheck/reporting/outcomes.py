@@ -41,16 +41,20 @@ class Outcome(NamedTuple):
         return not (self.against or self.causes)
 
     @property
-    def title(self) -> str:
-        """The outcome in a sentence without its full stop."""
+    def facts(self) -> str:
+        """How many verdicts stand against the candidate, and how many tests reached none."""
         judged = counted(len(self.verdicts), "verdict")
         against = f"{len(self.against)} of {judged} against it" if self.against else ""
         unjudged = f"{counted(len(self.causes), 'test')} without a verdict" if self.causes else ""
         nothing = f"nothing against it in {judged}" if self.verdicts and not self.against else ""
-        facts = ", ".join(filter(None, (against, unjudged, nothing)))
+        return ", ".join(filter(None, (against, unjudged, nothing)))
+
+    @property
+    def title(self) -> str:
+        """The outcome in a sentence without its full stop."""
         if self.fit:
-            return f"{self.candidate}: {facts}"
-        return f"{self.candidate} {'is not fit for release' if self.against else 'could not be judged'}: {facts}"
+            return f"{self.candidate}: {self.facts}"
+        return f"{self.candidate} {'is not fit for release' if self.against else 'could not be judged'}: {self.facts}"
 
     def objections(self) -> Iterator[str]:
         """Yield a sentence for everything that stands against the candidate; tests with the same cause share one."""
@@ -63,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -> list[Outcome]:
-    """What is known of each candidate, those that are not fit for release first.
+    """What is known of each candidate: first those that are not fit for release, then those that could not be judged.
 
     `causes`: by candidate, what went wrong in each test that reached no verdict.
     """
@@ -72,7 +76,7 @@ def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -
         Outcome(name, tuple(v for v in verdicts if v.candidate == name), tuple(causes.get(name, ())))
         for name in candidates
     )
-    return sorted(found, key=lambda outcome: outcome.fit)
+    return sorted(found, key=lambda outcome: (not outcome.against, outcome.fit))
 
 
 def sentence(verdict: Verdict) -> str:

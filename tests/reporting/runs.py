@@ -16,7 +16,7 @@ BLOCKS = {"td", "th", "tr", "dt", "dd", "li", "p", "h1", "h2", "h3", "div", "sum
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
-def run_of(verdicts, *comparisons, outcome="failed", certificate=None, **settings):
+def run_of(verdicts, *comparisons, outcome="failed", certificate=None, causes=None, **settings):
     """The report of a run with these records."""
     candidates = tuple(dict.fromkeys(found.candidate for found in comparisons))
     return Report(
@@ -29,6 +29,7 @@ def run_of(verdicts, *comparisons, outcome="failed", certificate=None, **setting
         verdicts=tuple(verdicts),
         comparisons=comparisons,
         certificate=certificate,
+        causes=causes or {},
     )
 
 

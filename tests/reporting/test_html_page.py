@@ -224,12 +224,12 @@ def test_green_run_has_nothing_against_it(make):
     assert "None: the candidate gives the reference's answer to every prompt." in page.words
 
 
-def test_candidate_without_verdicts_is_not_called_good(make):
-    """One that could not be loaded is listed as not judged, and the headline does not speak of a release."""
-    released = {"model": "somewhere/model-gptq", "revision": None}
-    page = Page(run_of([], bits=("nf4",), candidate=[released]))
-    assert "nf4 ! not judged" in page.words
-    assert "model-gptq ! not judged" in page.words
+def test_candidate_without_verdicts_is_not_called_good():
+    """One that could not be loaded is listed with the cause, once, and the headline does not speak of a release."""
+    page = Page(run_of([], causes={"model-gptq": ("ModelError: no <b>kernel</b> here",) * 2}))
+    assert "Could not be judged: model-gptq" in page.words
+    assert "model-gptq ! not judged 2 tests without a verdict ModelError: no <b>kernel</b> here" in page.words
+    assert page.words.count("ModelError") == 1
     assert "Nothing against" not in page.words
 
 

@@ -1,14 +1,14 @@
 """What a run says of each candidate: the outcome first, then what moved, how much, where, and what to do."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.records import Estimate, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
+from pytest_quantcheck.reporting.outcomes import Outcome, outcomes
 from pytest_quantcheck.reporting.wording import (
     MEANINGS,
     bound,
@@ -22,8 +22,6 @@ from pytest_quantcheck.reporting.wording import (
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
 """Signs of the states of a verdict; in a candidate's list those that failed come first."""
-
-_URGENT = ("failed", "none", "passed")
 
 
 class Finding(NamedTuple):
@@ -39,65 +37,60 @@ class Finding(NamedTuple):
     section: str
 
 
-class Outcome(NamedTuple):
-    """What a run says of one candidate."""
+class Findings(NamedTuple):
+    """What a run says of one candidate; `causes` are why tests of it reached no verdict."""
 
     candidate: str
     status: str
     sentence: str
+    causes: tuple[str, ...]
     against: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
 
 
-def release_headline(report: Report, outcomes: Sequence[Outcome]) -> str:
+def release_headline(report: Report, found: Sequence[Findings]) -> str:
     """One sentence on the whole run: what may not be released, or that nothing stands against it."""
-    bad = [outcome.candidate for outcome in outcomes if outcome.against]
-    if bad:
-        return f"Not fit for release: {', '.join(bad)}"
+    if bad := _named(found, "failed"):
+        return f"Not fit for release: {bad}"
+    if unjudged := _named(found, "none"):
+        return f"Could not be judged: {unjudged}"
     if report.certificate and report.certificate.outcome == "failed":
         return "The gate failed its controls, and no verdict stands against a candidate"
     if report.outcome == "failed":
         return "The run failed, and no verdict stands against a candidate: see its output"
-    return f"Nothing against a release of {', '.join(_good(outcomes))}"
+    return f"Nothing against a release of {_named(found, 'passed')}"
 
 
-def unopposed(outcomes: Sequence[Outcome]) -> str:
+def unopposed(found: Sequence[Findings]) -> str:
     """What could be released in place of a candidate that failed; nothing where none failed, or all did."""
-    good = ", ".join(_good(outcomes))
-    failed = any(outcome.against for outcome in outcomes)
-    return f"No verdict stands against {good}." if good and failed else ""
+    good = _named(found, "passed")
+    return f"No verdict stands against {good}." if good and _named(found, "failed") else ""
 
 
-def outcomes_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list[Outcome]:
+def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list[Findings]:
     """What the run says of each candidate, those that failed first.
 
     Args:
         report: the run.
         sections: the name of the page's section on each candidate and prompt set.
     """
-    return sorted(_outcomes(report, sections), key=lambda outcome: _URGENT.index(outcome.status))
+    return [_findings(outcome, report, sections) for outcome in outcomes(report.verdicts, report.causes)]
 
 
-def _outcomes(report: Report, sections: Mapping[tuple[str, str], str]) -> Iterator[Outcome]:
-    judged: dict[str, list[Verdict]] = {candidate: [] for candidate in _asked(report.settings)}
-    for verdict in report.verdicts:
-        judged.setdefault(verdict.candidate, []).append(verdict)
-    for candidate, verdicts in judged.items():
-        against = [verdict for verdict in verdicts if not verdict.acceptable]
-        doubts = [verdict for verdict in verdicts if verdict.acceptable and verdict.status != "passed"]
-        yield Outcome(
-            candidate=visible(candidate),
-            status="failed" if against else "passed" if verdicts else "none",
-            sentence=_sentence(len(against), len(verdicts)),
-            against=tuple(_finding(verdict, report, sections) for verdict in sorted(against, key=_order)),
-            warnings=tuple(_finding(verdict, report, sections) for verdict in doubts),
-        )
+def _findings(outcome: Outcome, report: Report, sections: Mapping[tuple[str, str], str]) -> Findings:
+    doubts = [verdict for verdict in outcome.verdicts if verdict.acceptable and verdict.status != "passed"]
+    return Findings(
+        candidate=visible(outcome.candidate),
+        status="failed" if outcome.against else "passed" if outcome.fit else "none",
+        sentence=outcome.facts,
+        causes=tuple(map(visible, dict.fromkeys(outcome.causes))),
+        against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_order)),
+        warnings=tuple(_finding(verdict, report, sections) for verdict in doubts),
+    )
 
 
-def _asked(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the candidates that the run was asked for, those that could not be loaded too."""
-    yield from settings.get("bits", ())
-    yield from name_candidates(Released(**one) for one in settings.get("candidate", ()))
+def _named(found: Sequence[Findings], status: str) -> str:
+    return ", ".join(one.candidate for one in found if one.status == status)
 
 
 def interval(found: Estimate) -> str:
@@ -105,21 +98,6 @@ def interval(found: Estimate) -> str:
     if found.low is None or found.high is None:
         return "no interval"
     return f"{number(found.low)} to {number(found.high)}"
-
-
-def _good(outcomes: Sequence[Outcome]) -> list[str]:
-    return [outcome.candidate for outcome in outcomes if outcome.status == "passed"]
-
-
-def _sentence(against: int, all_of_them: int) -> str:
-    if not all_of_them:
-        return "no verdict in this run: its output says why"
-    verdicts = "verdict" if all_of_them == 1 else "verdicts"
-    return (
-        f"{against} of {all_of_them} {verdicts} against it"
-        if against
-        else f"nothing against it in {all_of_them} {verdicts}"
-    )
 
 
 def _order(verdict: Verdict) -> tuple[int, float]:

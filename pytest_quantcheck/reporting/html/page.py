@@ -13,7 +13,7 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
 from pytest_quantcheck.reporting.html.figures import Figure, group_figures, paper_figures
-from pytest_quantcheck.reporting.html.findings import MARKS, interval, outcomes_of, release_headline, unopposed
+from pytest_quantcheck.reporting.html.findings import MARKS, findings_of, interval, release_headline, unopposed
 from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
@@ -78,14 +78,14 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
     """
     found = list(groups(report.verdicts, report.comparisons))
     named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
-    outcomes = outcomes_of(report, named)
+    findings = findings_of(report, named)
     page = _environment().from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
     text = page.render(
         report=report,
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
-        headline=release_headline(report, outcomes),
-        unopposed=unopposed(outcomes),
-        outcomes=outcomes,
+        headline=release_headline(report, findings),
+        unopposed=unopposed(findings),
+        candidates=findings,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
         paper=[(prompt_set, figures) for prompt_set, figures in _paper(found) if figures],
         origins=tuple(_origins(report)),
