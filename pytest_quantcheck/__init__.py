@@ -1,10 +1,33 @@
 """Acceptance tests for quantized language models: may this quantized model be released?
 
-Names are resolved when first used, so that importing the package loads neither torch nor transformers.
+Names are resolved when first used, so that importing the package loads neither torch nor transformers. Type checkers
+read the imports below.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .assertions import QuantcheckWarning as QuantcheckWarning
+    from .assertions import assert_accuracy_drop as assert_accuracy_drop
+    from .assertions import assert_ace_drift as assert_ace_drift
+    from .assertions import assert_confidence_drift as assert_confidence_drift
+    from .assertions import assert_dead_neuron_churn as assert_dead_neuron_churn
+    from .assertions import assert_dead_neuron_delta as assert_dead_neuron_delta
+    from .assertions import assert_faint_neuron_churn as assert_faint_neuron_churn
+    from .assertions import assert_flip_rate as assert_flip_rate
+    from .assertions import assert_kl_divergence as assert_kl_divergence
+    from .assertions import assert_metric as assert_metric
+    from .assertions import assert_redundancy_change as assert_redundancy_change
+    from .assertions import assert_salient_overlap as assert_salient_overlap
+    from .comparing import compare as compare
+    from .errors import QuantcheckError as QuantcheckError
+    from .gate import Gate as Gate
+    from .judging import judge as judge
+    from .measuring import measure as measure
+    from .merging import merge as merge
+    from .profiles import load_profile as load_profile
+    from .prompts import read_prompts as read_prompts
 
 __version__ = "0.1.0"
 
@@ -34,10 +57,12 @@ _HOMES = {
 __all__ = [*_HOMES]  # noqa: PLE0604 - the table's keys are strings
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # to a type checker it would promise every name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
