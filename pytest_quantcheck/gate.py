@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -60,7 +61,7 @@ class Gate:
         self._progress = progress
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._compared: dict[tuple[str, str], Comparison] = {}
-        self._failed: dict[str, Exception] = {}
+        self._failed: dict[str, tuple[Exception, TracebackType | None]] = {}
         self._cache = Cache(Path(settings.cache)) if settings.cache else None
         if self._cache:
             self._cache.check_writable()
@@ -116,8 +117,7 @@ class Gate:
                 when asked again.
         """
         bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
-        if bits in self._failed:
-            raise self._failed[bits]
+        self._raise_again(bits)
         if (bits, name) not in self._measured:
             if bits != REFERENCE:
                 with self._only_try(bits):
@@ -162,8 +162,7 @@ class Gate:
             SettingsError: no such control.
         """
         control, name = _known(control), self._prompt_set(prompts)
-        if control in self._failed:
-            raise self._failed[control]
+        self._raise_again(control)
         if (control, name) not in self._compared:
             self.measure(REFERENCE, name)
             with self._only_try(control):
@@ -207,8 +206,14 @@ class Gate:
                 yield
         except Exception as error:
             _let_go(error)
-            self._failed[subject] = error
+            self._failed[subject] = error, error.__traceback__
             raise
+
+    def _raise_again(self, subject: str) -> None:
+        """Raise what went wrong before, from where it did: each test that it passed has added its own frames since."""
+        if subject in self._failed:
+            error, place = self._failed[subject]
+            raise error.with_traceback(place)
 
     def _measurements(self, subject: str) -> Iterable[tuple[str, Measurement]]:
         """Each prompt set's name and the measurement of the reference, a candidate or a control."""

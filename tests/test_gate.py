@@ -109,6 +109,17 @@ def test_error_is_raised_again_without_a_new_try(tmp_path):
     assert errors[0] is errors[1] is errors[2]
 
 
+def test_error_that_is_raised_again_keeps_its_traceback_short(tmp_path):
+    """It shows where it came from, and nothing of the tests that it passed before."""
+    gate, depths = Gate(settings(model=str(tmp_path))), []
+    for _ in range(3):
+        with pytest.raises(ModelError) as caught:
+            gate.measure()
+        depths.append([entry.name for entry in caught.traceback])
+    assert depths[1] == depths[2]
+    assert depths[0][-1] == depths[2][-1] != "_raise_again"
+
+
 def in_memory(kind):
     """How many objects of a class there are; other tests of this process may hold some."""
     gc.collect()
