@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _SESSION = pytest.StashKey["Session"]()
 _NO_MODEL = "needs --quantcheck-model=MODEL"
+_NO_CANDIDATE = (
+    "quantcheck_bits runs a test for each candidate, so a function must name it, or a fixture that needs it, among its "
+    "arguments; elsewhere, as in a unittest.TestCase, loop over quantcheck.candidates"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,8 +63,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize `quantcheck_bits` with every candidate."""
-    if "quantcheck_bits" in metafunc.fixturenames:
+    """Parametrize `quantcheck_bits` with every candidate, unless the test itself says with which."""
+    if "quantcheck_bits" in metafunc.fixturenames and not _parametrized(metafunc.definition, "quantcheck_bits"):
         run = metafunc.config.stash.get(_SESSION, None)
         nothing = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=_NO_MODEL))]
         values = run.gate.candidates if run else nothing
@@ -92,6 +96,8 @@ def quantcheck(request: pytest.FixtureRequest) -> Gate:
 @pytest.fixture(scope="session")
 def quantcheck_bits(request: pytest.FixtureRequest) -> str:
     """Each candidate's name in turn: an exact bit-width, such as `int8`, or that of a released checkpoint."""
+    if not hasattr(request, "param"):
+        pytest.fail(_NO_CANDIDATE, pytrace=False)
     bits: str = request.param
     return bits
 
@@ -129,6 +135,12 @@ def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
     """The model as FP4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
     with quantcheck.load("fp4") as loaded:
         yield loaded
+
+
+def _parametrized(test: pytest.Item, fixture: str) -> bool:
+    """Whether a test has a `parametrize` mark of its own for a fixture."""
+    names = (mark.args[0] if mark.args else mark.kwargs["argnames"] for mark in test.iter_markers("parametrize"))
+    return any(fixture in (one.replace(" ", "").split(",") if isinstance(one, str) else one) for one in names)
 
 
 def _settings(config: pytest.Config) -> Settings | None:

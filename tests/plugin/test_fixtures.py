@@ -28,6 +28,26 @@ def test_prompts(quantcheck):
 """
 
 
+OWN_CANDIDATES = """
+import unittest
+import pytest
+
+@pytest.mark.parametrize("quantcheck_bits", ["int8"], indirect=True)
+def test_indirect(quantcheck_bits):
+    assert quantcheck_bits == "int8"
+
+@pytest.mark.parametrize(argnames="limit, quantcheck_bits", argvalues=[(1, "fp4"), (2, "nf4")])
+def test_beside_another(quantcheck_bits, limit):
+    assert quantcheck_bits == {1: "fp4", 2: "nf4"}[limit]
+
+class TestCase(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def bits(self, quantcheck_bits): pass
+
+    def test_case(self): pass
+"""
+
+
 def test_without_a_model_nothing_is_there(gate, pytester):
     """No header, no items; tests that need a model are skipped and say what they need, the others run."""
     pytester.makepyfile(NEEDING)
@@ -90,6 +110,15 @@ def test_failed_assertion_says_everything(whole_run):
 def test_failed_assertion_shows_no_inside(whole_run):
     """The traceback is the user's line alone."""
     assert not any("assertions.py" in line or "judging.py" in line for line in whole_run.lines)
+
+
+def test_candidates_of_ones_own(gate, pytester):
+    """A test may say with which candidates it runs; where pytest can give it none, the error says what to do."""
+    pytester.makepyfile(test_own=OWN_CANDIDATES)
+    found = gate("--quantcheck-model=builtin", "-k", "test_own")
+    assert "3 passed" in found.lines[-1]
+    assert "1 error" in found.lines[-1]
+    assert any("loop over quantcheck.candidates" in line for line in found.lines)
 
 
 def test_wrong_names_are_refused_before_a_model_is_loaded(gate, pytester):
