@@ -33,6 +33,7 @@ def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = 
         AssertionError: the metric is beyond its limit, unmeasured, or inconclusive where the profile does not
             let that pass. The text says what moved, how far, how sure that is and against which limit.
         ProfileError: the limit cannot be used, or there is none.
+        TypeError: what was handed over is no comparison.
         ValueError: there is no such metric.
     """
     __tracebackhide__ = True
@@ -106,6 +107,8 @@ def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> 
     """Judge; a warning points at the line that called the public function."""
     __tracebackhide__ = True
     find_metric(metric)
+    if not isinstance(comparison, Comparison):
+        raise TypeError(f'expected a comparison, such as quantcheck.compare("int8"), got {comparison!r:.100}')
     profile = comparison.profile or load_profile(DEFAULT_PROFILE)
     if limit is not None:
         profile = profile.with_limits([(metric, limit)], source="limit=")

@@ -19,16 +19,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def find_metric(name: str) -> Metric:
     """The metric of that name; `ValueError` lists the known ones and the nearest."""
-    if name not in METRICS:
+    if not isinstance(name, str) or name not in METRICS:
         known = ", ".join(METRICS)
-        raise ValueError(f"unknown metric {name!r}; known metrics are {known}.{nearest(name, METRICS)}")
+        raise ValueError(f"unknown metric {name!r}; known metrics are {known}.{nearest(str(name), METRICS)}")
     return METRICS[name]
 
 
 def check_limit(metric: Metric, value: float) -> float:
-    """Hand back a limit that can decide; `ValueError` when it is NaN, infinite, negative or out of reach."""
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"expected a finite limit of at least 0 for {metric.name}, got {value}")
+    """Hand back a limit that can decide, as a float.
+
+    `ValueError` when it is no number, NaN, infinite, negative or out of reach.
+    """
+    if not _finite(value) or value < 0:
+        raise ValueError(f"expected a finite limit of at least 0 for {metric.name}, got {value!r:.100}")
     if metric.name == "salient_overlap" and value > 1:
         raise ValueError(f"expected a limit of at most 1 for {metric.name} (an overlap is a share), got {value}")
-    return value
+    return float(value)
+
+
+def _finite(value: float) -> bool:
+    """Also False for what a test's author may hand over in place of a number; True and False are no limits."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False

@@ -1,6 +1,7 @@
 """Assertions for users' tests pass, warn or fail as the verdict says, and say why."""
 
 import inspect
+import re
 
 import msgspec
 import pytest
@@ -96,11 +97,27 @@ def test_comparisons_own_profile_decides():
         assert_ace_drift(comparison("ace_drift", 9.0, 8.0, 10.0))
 
 
-@pytest.mark.parametrize("limit", [float("nan"), float("inf"), -0.1])
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), -0.1, "0.1", True, [0.1]])
 def test_limit_that_cannot_decide(limit):
-    """NaN, infinite and negative limits are refused, never compared with."""
+    """NaN, infinite and negative limits, and what is no number, are refused, never compared with."""
     with pytest.raises(ProfileError, match="limit=: expected a finite limit of at least 0 for ace_drift"):
         assert_ace_drift(comparison("ace_drift"), limit=limit)
+
+
+def test_own_limit_is_changed_where_it_stands():
+    """The next step names the assertion's limit, as no option reaches it; where an option does, it names that."""
+    with pytest.raises(AssertionError, match=r"give\s+the\s+assertion\s+another\s+limit=") as own:
+        assert_ace_drift(comparison("ace_drift"), limit=0.05)
+    assert "--quantcheck-fail" not in str(own.value)
+    with pytest.raises(AssertionError, match="--quantcheck-fail=ace_drift:LIMIT"):
+        assert_ace_drift(comparison("ace_drift", profile=profile().with_limits([("ace_drift", 0.05)])))
+
+
+@pytest.mark.parametrize("thing", [None, "int8", comparison("ace_drift").estimates[0]])
+def test_only_a_comparison_is_judged(thing):
+    """A candidate's name or an estimate is refused with where a comparison comes from."""
+    with pytest.raises(TypeError, match=r'expected a comparison, such as quantcheck.compare\("int8"\), got '):
+        assert_ace_drift(thing, limit=0.1)
 
 
 def test_metric_without_a_limit():
@@ -109,10 +126,11 @@ def test_metric_without_a_limit():
         assert_ace_drift(comparison("ace_drift", profile=profile(rules=())))
 
 
-def test_unknown_metric():
+@pytest.mark.parametrize("name", ["ace", None, ["ace_drift"]])
+def test_unknown_metric(name):
     """A name that is none is refused with those that are."""
-    with pytest.raises(ValueError, match="unknown metric 'ace'; known metrics are accuracy_drop"):
-        assert_metric(comparison("ace_drift"), "ace")
+    with pytest.raises(ValueError, match=f"unknown metric {re.escape(repr(name))}; known metrics are accuracy_drop"):
+        assert_metric(comparison("ace_drift"), name)
 
 
 @pytest.mark.parametrize("check", [assert_ace_drift, lambda found: assert_metric(found, "ace_drift")])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from pytest_quantcheck.limits import check_limit, find_metric, nearest
@@ -26,6 +27,18 @@ def test_limits_that_cannot_decide_are_refused(metric, value):
     """NaN, infinite and negative limits are refused for every metric."""
     with pytest.raises(ValueError, match="expected a finite limit of at least 0"):
         check_limit(metric, value)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, [0.1], 1j, True, 10**400])
+def test_what_is_no_number_is_refused(value):
+    """Also True, which would pass for 1, and a whole number beyond all floats."""
+    with pytest.raises(ValueError, match="expected a finite limit of at least 0 for flip_rate, got "):
+        check_limit(METRICS["flip_rate"], value)
+
+
+def test_a_limit_is_a_plain_float():
+    """NumPy's numbers become one, so that a verdict can be written."""
+    assert type(check_limit(METRICS["flip_rate"], np.float32(0.5))) is float
 
 
 def test_overlap_above_one_is_refused():

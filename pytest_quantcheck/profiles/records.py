@@ -164,8 +164,8 @@ def _layers_may_meet(one: int | LayerName | None, two: int | LayerName | None) -
 def _given_rule(name: str, value: float, source: str) -> Rule:
     try:
         metric = find_metric(name)
-        check_limit(metric, value)
+        limit = check_limit(metric, value)
     except ValueError as problem:
         raise ProfileError(f"{source}: {problem}") from None
     evidence = f"given by {source}"
-    return Rule(limit=Limit(metric=name, value=value, direction=metric.direction, evidence=evidence, source=source))
+    return Rule(limit=Limit(metric=name, value=limit, direction=metric.direction, evidence=evidence, source=source))

@@ -30,6 +30,10 @@ _STEPS = {
 }
 """What to do about a verdict by its status, with a gap for the metric's name."""
 
+_OWN_LIMIT = "limit="
+_OWN_STEP = "release a higher bit-width; or, if the change is acceptable, say so: give the assertion another limit="
+"""What to do where the limit is that of a user's assertion, which no option reaches."""
+
 _KEY_WIDTH = 13
 _BAD_SIDES = {"max": "above", "min": "below"}
 _BOUNDS = {"max": "at most", "min": "at least"}
@@ -132,6 +136,8 @@ def next_step(verdict: Verdict) -> str:
     """What to do about a verdict; nothing for one that passed."""
     if verdict.status == "inconclusive":
         return _prompts_step(verdict)
+    if verdict.status == "failed" and verdict.limit_source == _OWN_LIMIT:
+        return _OWN_STEP
     return _STEPS.get(verdict.status, "").format(verdict.metric)
 
 
