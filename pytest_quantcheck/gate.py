@@ -195,7 +195,7 @@ class Gate:
 
         sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
         found = compare(reference, candidate, sampling)
-        notes = (*found.notes, *self._subjects.notes(subject))
+        notes = (*found.notes, *self.prompt_sets[found.prompt_set].notes, *self._subjects.notes(subject))
         return msgspec.structs.replace(found, candidate=subject, profile=self.profile, notes=notes)
 
     @contextmanager

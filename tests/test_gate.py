@@ -97,6 +97,14 @@ def test_prompt_set_must_be_named_where_there_are_two(tmp_path):
         gate.compare("int8")
 
 
+def test_comparison_says_that_prompts_repeat(tmp_path):
+    """Its intervals take them for different ones."""
+    path = tmp_path / "repeated.jsonl"
+    path.write_text("\n".join(builtin.PROMPTS.read_text().splitlines()[:6] * 2))
+    (note,) = Gate(settings(prompts=(str(path),))).compare("int8").notes
+    assert note.startswith("6 of 12 prompts repeat others")
+
+
 def test_error_is_raised_again_without_a_new_try(tmp_path):
     """A model that cannot be loaded is not loaded again for the next metric or candidate."""
     gate = CountingGate(settings(model=str(tmp_path)))

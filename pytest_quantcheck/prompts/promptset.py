@@ -41,6 +41,14 @@ class PromptSet:
         return tuple(render(self.format, {"prompt": prompt}) for prompt in self.prompts)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of the set beside what is measured on it: intervals take its prompts for different ones."""
+        n, repeated = len(self), len(self) - len(set(self.prompts))
+        if not repeated:
+            return ()
+        return (f"{repeated:,} of {n:,} prompts repeat others and tell nothing new: intervals are too narrow for that",)
+
+    @property
     def hash(self) -> str:
         """SHA-256 over all that decides what the model reads and which answer is right, order included."""
         content = json.dumps([self.prompts, self.golds, self.format, self.chat])

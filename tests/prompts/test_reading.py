@@ -121,3 +121,12 @@ def test_builtin_prompts_are_raw_and_enough():
     assert (prompts.name, prompts.chat) == ("builtin", False)
     assert len(prompts) >= 400
     assert set(prompts.golds) == {"True", "False"}
+
+
+def test_repeated_prompts_are_said(tmp_path):
+    """Thirty prompts of which twenty repeat others are not thirty; different ones have no note."""
+    path = tmp_path / "repeated.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"question {i % 10}", "gold": "yes"}) for i in range(30)))
+    (note,) = read_prompts(str(path)).notes
+    assert note.startswith("20 of 30 prompts repeat others")
+    assert read_prompts("builtin").notes == ()
