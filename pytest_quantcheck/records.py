@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .limits import find_metric
 from .profiles.records import Profile
 
 SCHEMA = 2
@@ -227,7 +228,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def of(self, metric: str) -> tuple[Estimate, ...]:
-        """The estimates of one metric, one for each layer if it has layers."""
+        """The estimates of one metric, one for each layer if it has layers; `ValueError` for a name that is none."""
+        find_metric(metric)
         return tuple(estimate for estimate in self.estimates if estimate.metric == metric)
 
 

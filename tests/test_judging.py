@@ -258,6 +258,14 @@ def test_a_layer_that_alone_is_gated_must_be_estimated():
     assert (verdict.status, verdict.acceptable) == ("unmeasured", False)
 
 
+def test_a_misspelt_metric_is_refused():
+    """No estimate and no verdict would pass for nothing to object to."""
+    found = comparison(estimate("flip_rate", 0.1, 0.0, 0.2))
+    for asked in (found.of, lambda metric: judge(found, metric, profile())):
+        with pytest.raises(ValueError, match=r"unknown metric 'flip-rate'.*Did you mean 'flip_rate'"):
+            asked("flip-rate")
+
+
 def test_what_the_profile_does_not_gate_has_no_verdict():
     """No rule for the metric, or none for this candidate, prompt set or layer: None."""
     found = comparison(
