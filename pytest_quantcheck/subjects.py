@@ -54,10 +54,11 @@ class Subjects:
         """
         if name == REFERENCE or name in self.released:
             return name
-        if name not in BIT_WIDTHS:
+        spelt = str(name)  # a test may well say 8 where it should say "8"
+        if spelt not in BIT_WIDTHS:
             known = ", ".join((REFERENCE, *self.released))
             raise SettingsError(f"expected {known} or a bit-width ({', '.join(BIT_WIDTHS)}), got {name!r}")
-        return BIT_WIDTHS[name]
+        return BIT_WIDTHS[spelt]
 
     def bits(self, subject: str) -> str:
         """What it is loaded as."""

@@ -60,6 +60,7 @@ def test_nothing_is_measured_twice(gate):
     """Asked again, in another spelling too, the gate gives the same objects; each model was loaded once."""
     comparison = gate.compare("int8")
     assert gate.compare("8", "builtin") is comparison
+    assert gate.compare(8) is comparison
     assert gate.measure("int8") is gate.measure("8")
     assert gate.measure() is gate.measure("reference")
     assert sorted(gate.loads) == ["int8", "reference"]
