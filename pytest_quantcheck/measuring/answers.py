@@ -146,7 +146,8 @@ def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) 
     The token is the one that follows `text`, a whole prompt as the model reads it (see `answer_token`).
 
     Raises:
-        PromptError: two answers share their first token.
+        PromptError: two answers share their first token, or there is but one: whatever the model, it would be sure
+            to give it.
     """
     tokens: dict[int, str] = {}
     for gold in dict.fromkeys(prompts.golds):
@@ -157,6 +158,11 @@ def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) 
                 "both begin with the same token; use the token readout"
             )
         tokens[token] = gold
+    if len(tokens) == 1:
+        raise PromptError(
+            f"--quantcheck-readout=choices needs different gold answers to choose from, and {prompts.name} has "
+            f"{prompts.golds[0]!r} alone, which every model would give; use the token readout"
+        )
     return tokens
 
 

@@ -106,6 +106,12 @@ def test_choices_refuse_answers_that_begin_alike(run, loaded, prompts):
         run(loaded, asked, readout="choices", attribution=OFF)
 
 
+def test_one_choice_is_none(run, loaded, prompts):
+    """With one gold alone every model would be sure and right, and nothing of its answers could ever change."""
+    with pytest.raises(PromptError, match=r"needs different gold answers .* has 'True' alone.*use the token readout"):
+        run(loaded, asking(prompts, golds=["True"] * 10), readout="choices", attribution=OFF)
+
+
 def test_a_chat_template_that_is_not_there_is_refused(run, loaded, prompts):
     """The built-in model has none; a prompt set that insists on one cannot be read by it."""
     with pytest.raises(PromptError, match=r"chat template.*has none.*--quantcheck-template=raw"):
