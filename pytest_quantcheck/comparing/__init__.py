@@ -126,6 +126,8 @@ def _unlike_arrays(reference: Measurement, candidate: Measurement) -> Iterator[s
 
 
 def _notes(reference: Measurement) -> Iterator[str]:
+    if not reference.answers.correct.any():
+        yield "the reference answers no prompt right, so accuracy cannot drop: look at template, readout and golds"
     if not reference.answers.exact:
         kept = reference.answers.support.shape[1]
         yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"

@@ -50,6 +50,16 @@ def test_a_worse_candidate_has_a_positive_drop(reference, changed, sampling):
     assert compare(wrong, reference, sampling).of("accuracy_drop")[0].value == pytest.approx(-right, abs=EXACT)
 
 
+def test_a_reference_that_is_never_right_is_said(reference, candidate, comparison, changed, sampling):
+    """No candidate could be worse; a wrong template or readout looks like that."""
+    wrong = changed(reference, answers={"correct": np.zeros(60, dtype=bool)})
+    said = [
+        [note for note in found.notes if note.startswith("the reference answers no prompt right")]
+        for found in (compare(wrong, candidate, sampling), comparison)
+    ]
+    assert list(map(len, said)) == [1, 0]
+
+
 def test_confidence_drift_is_absolute(reference, candidate, comparison):
     """The size of the change of the mean confidence, whichever way it went."""
     (found,) = comparison.of("confidence_drift")
