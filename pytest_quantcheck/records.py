@@ -88,6 +88,10 @@ class Correlations:
     mean: NDArray[np.float64]
     comoment: NDArray[np.float32]
 
+    def of(self, neurons: NDArray[np.int64]) -> Correlations:
+        """The sums of some neurons: of those at these places (k,) among the d, in that order."""
+        return Correlations(self.count, self.mean[neurons], self.comoment[np.ix_(neurons, neurons)])
+
 
 @dataclass(frozen=True, eq=False)
 class Activations:
