@@ -12,7 +12,7 @@ from .models.neurons import choose_layers
 from .options import Settings
 from .options.attribution import covering
 from .prompts import PromptSet
-from .records import Measurement, Provenance
+from .records import REFERENCE, Measurement, Provenance
 from .storage import load_measurement, load_provenance, save_baseline
 
 _AGAIN = "take the baseline that belongs to this run, or write it anew with --quantcheck-update-baseline"
@@ -88,7 +88,7 @@ def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> 
 
 def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iterator[str]:
     wanted = {
-        "bits": "reference",
+        "bits": REFERENCE,
         "dtype": found.dtype if asked.dtype == "auto" else asked.dtype,
         "revision": found.revision if asked.model is None else asked.revision,
         "prompt_hash": prompts.hash,

@@ -10,7 +10,7 @@ import msgspec
 from .analyses.resampling import prompts_to_settle
 from .metrics import METRICS
 from .profiles import Limit, Profile
-from .records import Comparison, Estimate, Status, Verdict
+from .records import RELEASED, Comparison, Estimate, Status, Verdict
 
 _WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
 
@@ -44,7 +44,7 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
 def _bit_width(comparison: Comparison) -> str:
     """What a limit for one bit-width is for: also the checkpoint that bitsandbytes saved at that bit-width."""
     candidate = comparison.candidate_provenance
-    released = candidate.bits == "released"
+    released = candidate.bits == RELEASED
     return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
 
 

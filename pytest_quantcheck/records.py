@@ -14,6 +14,10 @@ from .profiles.records import Profile
 SCHEMA = 2
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
+REFERENCE, RELEASED = "reference", "released"
+"""What a model is loaded as, where that is no bit-width: the reference in its own float format; a checkpoint that was
+quantized before, as its own configuration says."""
+
 Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
 
 
