@@ -10,9 +10,7 @@ import msgspec
 from .analyses.resampling import prompts_to_settle
 from .metrics import METRICS
 from .profiles import Limit, Profile
-from .records import RELEASED, Comparison, Estimate, Status, Verdict
-
-_WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
+from .records import RELEASED, WORST_FIRST, Comparison, Estimate, Status, Verdict
 
 
 def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
@@ -135,4 +133,4 @@ def _severity(verdict: Verdict) -> tuple[bool, int, float]:
     """Sort key, worst first: what is not acceptable, then by status, then by how far over the limit."""
     value, sign = verdict.estimate.value, 1 if METRICS[verdict.metric].direction == "max" else -1
     margin = 0.0 if value is None else sign * (verdict.limit - value)
-    return verdict.acceptable, _WORST_FIRST.index(verdict.status), margin
+    return verdict.acceptable, WORST_FIRST.index(verdict.status), margin

@@ -19,6 +19,7 @@ REFERENCE, RELEASED = "reference", "released"
 quantized before, as its own configuration says."""
 
 Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
+WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ class Convergence(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Reference against candidate on one prompt set: every metric's estimates.
 
-    `identical`: not one answer, activation or attribution differs, as if the candidate were never quantized.
+    `identical`: not one answer or activation differs, as if the candidate were never quantized.
     `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`; `reliability` has
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
@@ -242,9 +243,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile says of one metric of one candidate on one prompt set.
 
-    `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule
-    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word;
-    `conditions` are the comparison's.
+    `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule for
+    inconclusive verdicts and the user's leave to be unmeasured; `warning` is set where these let one pass that is not
+    `passed`; `conditions` are the comparison's.
     """
 
     metric: str
@@ -260,4 +261,3 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     prompts_needed: int | None = None
     conditions: tuple[str, ...] = ()
-    message: str = ""

@@ -98,18 +98,17 @@ def headline(verdict: Verdict) -> str:
 
 def concession(verdict: Verdict) -> str:
     """Why a verdict that is not `passed` is acceptable all the same; nothing otherwise."""
-    if verdict.status == "passed" or not verdict.acceptable:
+    if not verdict.warning:
         return ""
-    if verdict.status == "unmeasured":
-        return "it passes, as this metric may be unmeasured"
-    return "it passes with a warning" if verdict.warning else "it passes by its value"
+    return (
+        "it passes, as this metric may be unmeasured" if verdict.status == "unmeasured" else "it passes with a warning"
+    )
 
 
 def failure_message(verdict: Verdict) -> str:
     """All that the reader of a verdict needs to act on it: a sentence, then one line for each fact.
 
-    The verdict's own `message` is not read, so that whoever judges can fill it with this. The sentence is one
-    line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
+    The sentence is one line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
     """
     return "\n".join((headline(verdict), *fact_lines(_facts(verdict))))
 

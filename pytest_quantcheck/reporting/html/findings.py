@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.records import Estimate, Verdict
+from pytest_quantcheck.records import WORST_FIRST, Estimate, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.outcomes import Outcome, outcomes
@@ -21,7 +21,7 @@ from pytest_quantcheck.reporting.wording import (
 )
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
-"""Signs of the states of a verdict; in a candidate's list those that failed come first."""
+"""Signs of a verdict's statuses."""
 
 
 class Finding(NamedTuple):
@@ -78,14 +78,13 @@ def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list
 
 
 def _findings(outcome: Outcome, report: Report, sections: Mapping[tuple[str, str], str]) -> Findings:
-    doubts = [verdict for verdict in outcome.verdicts if verdict.acceptable and verdict.status != "passed"]
     return Findings(
         candidate=visible(outcome.candidate),
         status="failed" if outcome.against else "passed" if outcome.fit else "none",
         sentence=outcome.facts,
         causes=tuple(map(visible, dict.fromkeys(outcome.causes))),
         against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_order)),
-        warnings=tuple(_finding(verdict, report, sections) for verdict in doubts),
+        warnings=tuple(_finding(verdict, report, sections) for verdict in outcome.warnings),
     )
 
 
@@ -101,8 +100,8 @@ def interval(found: Estimate) -> str:
 
 
 def _order(verdict: Verdict) -> tuple[int, float]:
-    """Failed ones first, and of those the furthest beyond their limit."""
-    return list(MARKS).index(verdict.status), -_times(verdict)
+    """The worst status first, and of one status the furthest beyond its limit."""
+    return WORST_FIRST.index(verdict.status), -_times(verdict)
 
 
 def _times(verdict: Verdict) -> float:
