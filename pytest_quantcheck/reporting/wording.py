@@ -63,6 +63,20 @@ def interval_name(confidence: float) -> str:
     return f"{100 * confidence:.4g} % interval"
 
 
+def value_text(estimate: Estimate) -> str:
+    """The value with its unit, such as `0.0731` or `0.1200 nats`; `none` where there is none."""
+    if estimate.value is None:
+        return "none"
+    return f"{number(estimate.value)} {METRICS[estimate.metric].unit}".rstrip()
+
+
+def interval_text(estimate: Estimate) -> str:
+    """The interval with its name, such as `95 % interval 0.0512 to 0.0960`."""
+    if estimate.low is None or estimate.high is None:
+        return "no interval"
+    return f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}"
+
+
 def counted(n: int, noun: str) -> str:
     """A number of things, such as `1 prompt` and `1,000 prompts`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
@@ -184,14 +198,8 @@ def _facts(verdict: Verdict) -> dict[str, str]:
 
 
 def _value(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "none"
-    unit = METRICS[estimate.metric].unit
-    value = f"{number(estimate.value)} {unit}".rstrip()
-    if estimate.low is None or estimate.high is None:
-        return f"{value} (no interval)"
-    name, low, high = interval_name(estimate.confidence), number(estimate.low), number(estimate.high)
-    return f"{value} ({name} {low} to {high})"
+    value = value_text(estimate)
+    return value if estimate.value is None else f"{value} ({interval_text(estimate)})"
 
 
 def _origin(verdict: Verdict) -> str:

@@ -117,7 +117,7 @@ def test_figures_have_the_reports_numbers(whole_run, tables_of):
     for comparison in report["comparisons"]:
         tables = tables_of(comparison)
         for metric, title in {
-            "redundancy_change": "Correlation change",
+            "redundancy_change": "Redundancy change",
             "salient_overlap": "Salient-neuron overlap",
         }.items():
             expected = [

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.records import WORST_FIRST, Estimate, Verdict
+from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.outcomes import Outcome, outcomes
@@ -15,9 +14,10 @@ from pytest_quantcheck.reporting.wording import (
     concession,
     counted,
     headline,
-    interval_name,
+    interval_text,
     next_step,
     number,
+    value_text,
 )
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
@@ -92,13 +92,6 @@ def _named(found: Sequence[Findings], status: str) -> str:
     return ", ".join(one.candidate for one in found if one.status == status)
 
 
-def interval(found: Estimate) -> str:
-    """The ends of an estimate's interval, in words."""
-    if found.low is None or found.high is None:
-        return "no interval"
-    return f"{number(found.low)} to {number(found.high)}"
-
-
 def _order(verdict: Verdict) -> tuple[int, float]:
     """The worst status first, and of one status the furthest beyond its limit."""
     return WORST_FIRST.index(verdict.status), -_times(verdict)
@@ -129,15 +122,10 @@ def _amount(verdict: Verdict) -> str:
     found = verdict.estimate
     if found.value is None:
         return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
-    unit = METRICS[verdict.metric].unit
-    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", _named_interval(found)]
+    facts = [value_text(found), f"limit {bound(verdict)}", interval_text(found)]
     if found.reference is not None and found.candidate is not None:
         facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
     return ", ".join(facts)
-
-
-def _named_interval(found: Estimate) -> str:
-    return f"{interval_name(found.confidence)} {interval(found)}" if found.low is not None else interval(found)
 
 
 def _beyond_by(verdict: Verdict) -> str:
