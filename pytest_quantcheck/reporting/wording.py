@@ -30,9 +30,11 @@ _STEPS = {
 }
 """What to do about a verdict by its status, with a gap for the metric's name."""
 
+BAD_SIDES = {"max": "above", "min": "below"}
+BOUNDS = {"max": "at most", "min": "at least"}
+"""Where a limit fails, and what it asks for, by its direction."""
+
 _KEY_WIDTH = 13
-_BAD_SIDES = {"max": "above", "min": "below"}
-_BOUNDS = {"max": "at most", "min": "at least"}
 
 
 def number(value: float) -> str:
@@ -55,7 +57,7 @@ def number(value: float) -> str:
 def bound(verdict: Verdict) -> str:
     """The limit and its direction, such as `at most 0.0500`; a tiny limit is written out."""
     tiny = 0 < verdict.limit < SMALLEST
-    return f"{_BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
+    return f"{BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
 
 
 def interval_name(confidence: float) -> str:
@@ -103,7 +105,7 @@ def headline(verdict: Verdict) -> str:
     subject = f"{METRICS[verdict.metric].title} of {verdict.candidate} on {verdict.prompt_set}{place}"
     sentences = {
         "passed": f"{subject} is within its limit",
-        "failed": f"{subject} is {_BAD_SIDES[verdict.direction]} its limit",
+        "failed": f"{subject} is {BAD_SIDES[verdict.direction]} its limit",
         "inconclusive": f"{estimate.n_prompts:,} prompts are too few to say whether {subject} is within its limit",
         "unmeasured": f"{subject} could not be measured",
     }
