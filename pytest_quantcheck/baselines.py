@@ -100,7 +100,7 @@ def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iter
     for name, value in wanted.items():
         if (stored := getattr(found, name)) != value:
             yield f"{name} ({stored!r} in the baseline, {value!r} asked for)"
-    kinds = ("chat", "raw") if prompts.chat is None else ("chat" if prompts.chat else "raw",)
-    templates = [f"{kind}:{prompts.format or '{prompt}'}" for kind in kinds]
+    either = (True, False) if prompts.chat is None else (prompts.chat,)
+    templates = [prompts.template_used(chat=chat) for chat in either]
     if found.template not in templates:
         yield f"template ({found.template!r} in the baseline, {' or '.join(map(repr, templates))} asked for)"

@@ -14,7 +14,7 @@ import torch
 
 from ..analyses.saliency import attributable
 from ..errors import MeasurementError, PromptError
-from ..models.encoding import Batch, batches, collate, encode, encoding_hash, wrap_in_chat
+from ..models.encoding import Batch, batches, collate, encode, encoding_hash, wrapped
 from ..models.gradients import float32_gradients, gradient_path
 from ..models.loading import LoadedModel
 from ..models.neurons import choose_layers
@@ -201,7 +201,7 @@ class _Run:
             encoding_hash=encoding_hash(self.encoded),
             prompt_set=prompts.name,
             prompt_hash=prompts.hash,
-            template=f"{'chat' if self.chat else 'raw'}:{prompts.format or '{prompt}'}",
+            template=prompts.template_used(chat=self.chat),
             readout=plan.readout,
             layers=self.layers,
             redundancy_neurons=self._correlated,
@@ -216,7 +216,7 @@ class _Run:
         loaded, prompts = self.loaded, self.prompts
         choices = None
         if self.plan.readout == "choices":
-            text = wrap_in_chat(loaded.tokenizer, prompts.texts[0]) if self.chat else prompts.texts[0]
+            (text,) = wrapped(loaded.tokenizer, prompts.texts[:1], chat=self.chat)
             choices = choice_tokens(loaded.tokenizer, prompts, text, chat=self.chat)
         return AnswerCollector(
             prompts,
