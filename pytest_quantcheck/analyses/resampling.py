@@ -66,7 +66,7 @@ def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> I
     """
     _check_confidence(confidence)
     more, less = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-    half = _normal(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
+    half = normal_quantile(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
     return Interval(max(-1.0, more - less - half), min(1.0, more - less + half))
 
 
@@ -181,7 +181,7 @@ def half_sampled(
     drawn = _finite(np.concatenate([statistic(counts) for counts in half_samples(n, draws, seed)]))
     size = n // 2
     bias = (drawn.mean() - value) / (math.sqrt(n / size) - 1)
-    half = _normal(confidence) * drawn.std() * math.sqrt(size / (n - size))
+    half = normal_quantile(confidence) * drawn.std() * math.sqrt(size / (n - size))
     return Interval(float(value - max(bias, 0.0) - half), float(value - min(bias, 0.0) + half))
 
 
@@ -332,12 +332,13 @@ def prompts_to_settle(
     gap = (limit - value) ** 2 - floor**2
     if gap <= 0:
         return None
-    power = 1 + float(stats.norm.ppf(_POWER)) / _normal(confidence)
+    power = 1 + float(stats.norm.ppf(_POWER)) / normal_quantile(confidence)
     needed = n * power**2 * max(half**2 - floor**2, 0.0) / gap
     return max(n, math.ceil(round(needed, 6))) if math.isfinite(needed) else None
 
 
-def _normal(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """Return half the width, in standard errors, of a normal interval of this confidence."""
     return float(stats.norm.ppf((1 + confidence) / 2))
 
 
