@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
 from ..analyses import resampling
-from ..analyses.resampling import Counts, Floats, Interval, fold
+from ..analyses.draws import Counts
+from ..analyses.resampling import Floats, Interval, fold
 from ..records import Estimate
 
 
