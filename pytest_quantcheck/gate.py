@@ -46,7 +46,7 @@ class Gate:
 
     def __init__(
         self, settings: Settings, progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None
-    ):
+    ) -> None:
         self.settings = settings
         self.profile: Profile = (
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)
