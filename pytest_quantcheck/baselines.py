@@ -12,7 +12,7 @@ from .models.neurons import choose_layers
 from .options import Settings
 from .options.attribution import covering
 from .prompts import PromptSet
-from .records import Measurement, Provenance
+from .records import REFERENCE, Measurement, Provenance
 from .storage import load_measurement, load_provenance, save_baseline
 
 _AGAIN = "take the baseline that belongs to this run, or write it anew with --quantcheck-update-baseline"
@@ -88,7 +88,7 @@ def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> 
 
 def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iterator[str]:
     wanted = {
-        "bits": "reference",
+        "bits": REFERENCE,
         "dtype": found.dtype if asked.dtype == "auto" else asked.dtype,
         "revision": found.revision if asked.model is None else asked.revision,
         "prompt_hash": prompts.hash,
@@ -100,7 +100,7 @@ def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iter
     for name, value in wanted.items():
         if (stored := getattr(found, name)) != value:
             yield f"{name} ({stored!r} in the baseline, {value!r} asked for)"
-    kinds = ("chat", "raw") if prompts.chat is None else ("chat" if prompts.chat else "raw",)
-    templates = [f"{kind}:{prompts.format or '{prompt}'}" for kind in kinds]
+    either = (True, False) if prompts.chat is None else (prompts.chat,)
+    templates = [prompts.template_used(chat=chat) for chat in either]
     if found.template not in templates:
         yield f"template ({found.template!r} in the baseline, {' or '.join(map(repr, templates))} asked for)"

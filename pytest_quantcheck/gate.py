@@ -20,9 +20,9 @@ from .metrics import METRICS
 from .options import Settings
 from .profiles import Profile, load_profile
 from .prompts import PromptSet, read_prompts
-from .records import Comparison, Measurement, Verdict
+from .records import REFERENCE, Comparison, Measurement, Verdict
 from .storage import Cache
-from .subjects import REFERENCE, Subjects
+from .subjects import Subjects
 
 if TYPE_CHECKING:
     from .baselines import Baseline
@@ -47,7 +47,7 @@ class Gate:
 
     def __init__(
         self, settings: Settings, progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None
-    ):
+    ) -> None:
         self.settings = settings
         self.profile: Profile = (
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)

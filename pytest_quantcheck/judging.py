@@ -10,9 +10,7 @@ import msgspec
 from .analyses.resampling import prompts_to_settle
 from .metrics import METRICS
 from .profiles import Limit, Profile
-from .records import Comparison, Estimate, Status, Verdict
-
-_WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
+from .records import RELEASED, WORST_FIRST, Comparison, Estimate, Status, Verdict
 
 
 def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
@@ -44,7 +42,7 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
 def _bit_width(comparison: Comparison) -> str:
     """What a limit for one bit-width is for: also the checkpoint that bitsandbytes saved at that bit-width."""
     candidate = comparison.candidate_provenance
-    released = candidate.bits == "released"
+    released = candidate.bits == RELEASED
     return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
 
 
@@ -135,4 +133,4 @@ def _severity(verdict: Verdict) -> tuple[bool, int, float]:
     """Sort key, worst first: what is not acceptable, then by status, then by how far over the limit."""
     value, sign = verdict.estimate.value, 1 if METRICS[verdict.metric].direction == "max" else -1
     margin = 0.0 if value is None else sign * (verdict.limit - value)
-    return verdict.acceptable, _WORST_FIRST.index(verdict.status), margin
+    return verdict.acceptable, WORST_FIRST.index(verdict.status), margin

@@ -15,7 +15,12 @@ from .profiles.records import Profile
 SCHEMA = 2
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
+REFERENCE, RELEASED = "reference", "released"
+"""What a model is loaded as, where that is no bit-width: the reference in its own float format; a checkpoint that was
+quantized before, as its own configuration says."""
+
 Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
+WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +93,10 @@ class Correlations:
     count: int
     mean: NDArray[np.float64]
     comoment: NDArray[np.float32]
+
+    def of(self, neurons: NDArray[np.int64]) -> Correlations:
+        """The sums of some neurons: of those at these places (k,) among the d, in that order."""
+        return Correlations(self.count, self.mean[neurons], self.comoment[np.ix_(neurons, neurons)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +213,7 @@ class Convergence(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Reference against candidate on one prompt set: every metric's estimates.
 
-    `identical`: not one answer, activation or attribution differs, as if the candidate were never quantized.
+    `identical`: not one answer or activation differs, as if the candidate were never quantized.
     `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`; `reliability` has
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
@@ -236,9 +245,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile says of one metric of one candidate on one prompt set.
 
-    `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule
-    for inconclusive verdicts; `warning` is set where that rule lets an inconclusive verdict pass with a word;
-    `conditions` are the comparison's.
+    `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule for
+    inconclusive verdicts and the user's leave to be unmeasured; `warning` is set where these let one pass that is not
+    `passed`; `conditions` are the comparison's.
     """
 
     metric: str
@@ -254,4 +263,3 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     prompts_needed: int | None = None
     conditions: tuple[str, ...] = ()
-    message: str = ""

@@ -1,11 +1,9 @@
-"""One pytest run with a gate: what it collects, announces and reports."""
+"""One pytest run with a gate: what it collects, and what it writes."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 from .acceptance import AcceptanceSuite, check_names, is_suite, own_nodeid
+from .announcing import Announcer
 from .calibrating import calibrated, check_calibration, save_calibrated
 from .certifying import Certificate, certify
 from .controls import CONTROLS
@@ -26,7 +25,6 @@ from .options import Settings
 from .report_files import REPORT, write_report
 from .reporting import (
     WIDEST,
-    Progress,
     control_lines,
     encode_certificate,
     encode_report,
@@ -41,7 +39,6 @@ from .storage import check_writable
 
 CERTIFICATE = "certificate.json"
 _CACHE = "quantcheck_cache"
-_CHANNEL = "quantcheck_channel"
 _CUT = "no report: the run was cut short"
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
@@ -51,10 +48,10 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
-        self.gate = Gate(_with_shared_cache(config, settings), self._progress)
+        self._announcer = Announcer(config, alone=not settings.cache)
+        self.gate = Gate(_with_shared_cache(config, settings), self._announcer.progress)
         self._wanted, alone = _take_node_ids(config, only=settings.only)
         check_names(self.gate, self._wanted)
-        self._announced = False
         self.results = Results(self.gate)
         self._written: list[str] = []
         self._label = self._check_calibration()
@@ -87,17 +84,15 @@ class Session:
         """Say what would be measured and take the place of the tests; None when this is no dry run."""
         if not self.settings.dry_run:
             return None
-        for line in self._plan_lines() if self._terminal else ():
-            self._terminal.write_line(line)
+        for line in self._plan_lines() if self._announcer.reporter else ():
+            self._announcer.reporter.write_line(line)
         return True
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell an xdist worker where measurements are shared, and where it can say how far it is."""
         node.workerinput[_CACHE] = self.gate.settings.cache
-        if self._watched:
-            node.workerinput[_CHANNEL] = channel = node.gateway.newchannel()
-            channel.setcallback(self._write_from_worker)
+        self._announcer.connect(node)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what packaged tests found, wherever they ran."""
@@ -123,7 +118,7 @@ class Session:
         if not (found.comparisons or found.causes or found.controls or self._written):
             return
         terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
-        width, verbosity = min(self._width, WIDEST), self.config.option.verbose
+        width, verbosity = min(self._announcer.width, WIDEST), self.config.option.verbose
         lines = summary_lines(found.verdicts, found.comparisons, causes=found.causes, width=width, verbosity=verbosity)
         for line, markup in chain(lines, control_lines(found.controls, width=width)):
             terminalreporter.write_line(line, **markup)
@@ -218,51 +213,6 @@ class Session:
         except QuantcheckError as error:
             return str(error)
         return f"would be written into {directory}"
-
-    def _progress(self, label: str) -> AbstractContextManager[Any]:
-        """Who is told how far a measurement is: the terminal, or from an xdist worker the controller's."""
-        if hasattr(self.config, "workerinput"):
-            channel, alone = self.config.workerinput.get(_CHANNEL), not self.settings.cache
-            return Progress(channel.send, subject=label, interactive=False, alone=alone) if channel else nullcontext()
-        if not self._watched:
-            return nullcontext()
-        self._announced = False
-        interactive = bool(self._terminal.isatty) and "CI" not in os.environ
-        return Progress(self._write, subject=label, interactive=interactive, width=self._width)
-
-    @property
-    def _watched(self) -> bool:
-        """Whether there is a terminal that wants to know how far it is."""
-        return self._terminal is not None and self.config.option.verbose >= 0
-
-    def _write(self, text: str) -> None:
-        """Write to the terminal past pytest's capture."""
-        with self._uncaptured():
-            if not self._announced:
-                self._terminal.ensure_newline()
-            self._announced = True
-            self._terminal.write(text, flush=True)
-
-    def _write_from_worker(self, text: str) -> None:
-        """Write a worker's line below the dots; a terminal that is gone is no reason to hang up on the worker."""
-        with suppress(OSError, ValueError):
-            begun = self.config.get_terminal_writer().width_of_current_line
-            self._terminal.write("\n" * bool(begun) + text, flush=True)
-
-    def _uncaptured(self) -> AbstractContextManager[Any]:
-        """Where pytest's capture stands aside, so that the terminal is there to be written to, and to be measured."""
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        return capture.global_and_fixture_disabled() if capture else nullcontext()
-
-    @property
-    def _width(self) -> int:
-        with self._uncaptured():
-            return int(self.config.get_terminal_writer().fullwidth)
-
-    @property
-    def _terminal(self) -> Any:
-        """The terminal reporter; None in an xdist worker."""
-        return self.config.pluginmanager.get_plugin("terminalreporter")
 
 
 def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:

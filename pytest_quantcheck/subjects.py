@@ -11,10 +11,7 @@ from .models.identity import Source, content_hash, declared_dtype, files_said, l
 from .options import BIT_WIDTHS, Settings
 from .options.candidate import name_candidates
 from .options.values import DTYPES
-
-REFERENCE = "reference"
-RELEASED = "released"
-"""What a checkpoint is loaded as that was quantized before: as its own configuration says."""
+from .records import REFERENCE, RELEASED
 
 
 class Subjects:

@@ -16,9 +16,9 @@ from .controls import CONTROLS
 from .errors import ModelError
 from .options import Settings
 from .prompts import PromptSet
-from .records import Measurement
+from .records import REFERENCE, Measurement
 from .storage import Cache, Entry
-from .subjects import REFERENCE, Subjects, equal_to_reference
+from .subjects import Subjects, equal_to_reference
 
 if TYPE_CHECKING:
     from .measuring import Plan, Progress

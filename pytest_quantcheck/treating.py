@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .models.altering import alter
 from .models.attention import use_eager_attention
 from .models.neurons import choose_layers
+from .records import REFERENCE
 
 if TYPE_CHECKING:
     from .measuring import Plan
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def bits_of(control: str, dtype: str) -> str:
     """What to load for a control, where `dtype` is the reference's: the reference, or it in another float format."""
     if control != "null-dtype":
-        return "reference"
+        return REFERENCE
     return "bf16" if dtype == "fp32" else "fp32"
 
 

@@ -1,7 +1,5 @@
 """Dead neurons: those whose activation stays near zero over every token; faint ones: near zero for their layer."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -56,8 +54,8 @@ def update_extremes(minimum: Tensor, maximum: Tensor, activations: Tensor, group
     torch.maximum(maximum, high.scatter_reduce_(0, index, values, "amax"), out=maximum)
 
 
-def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool, groups: Sequence[int] | None = None) -> Masks:
-    """Return which neurons are dead over all tokens of the groups.
+def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
+    """Return which neurons are dead over all tokens of all groups.
 
     The comparison is made in float32 on both sides, as NumPy and torch make it for the paper: the limits are
     float32(0.1), a little above 0.1, and float32(1e-6), a little below 1e-6. bf16 and fp16 activations are exact
@@ -67,7 +65,6 @@ def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool, groups: Seque
         minimum: (g, neurons) float32, each group's smallest activation.
         maximum: (g, neurons) float32, each group's largest.
         rectified: the activation function is of the ReLU family: dead below 1e-6 in magnitude.
-        groups: rows to look at; all if not given.
 
     Returns:
         (neurons,) bool.
@@ -80,10 +77,7 @@ def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool, groups: Seque
         >>> dead(low, high, rectified=False).tolist()
         [True, False]
     """
-    rows = slice(None) if groups is None else np.asarray(groups, dtype=np.intp)
-    low = minimum[rows].min(axis=0, initial=np.float32(np.inf))
-    high = maximum[rows].max(axis=0, initial=np.float32(-np.inf))
-    return _inside(low, high, rectified=rectified)
+    return _inside(*_over_all(minimum, maximum), rectified=rectified)
 
 
 def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
@@ -98,7 +92,7 @@ def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
     Raises:
         MeasurementError: no token was seen, or an activation was not finite.
     """
-    return _amplitude(minimum.min(axis=0, initial=np.float32(np.inf)), maximum.max(axis=0, initial=np.float32(-np.inf)))
+    return _amplitude(*_over_all(minimum, maximum))
 
 
 def amplitude_without_each(minimum: Extremes, maximum: Extremes) -> Extremes:
@@ -132,20 +126,15 @@ def faint(amplitudes: Extremes, reference: Extremes) -> Masks:
 def dead_neuron_gain(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
     """Return (dead in candidate - dead in reference) / neurons, in [-1, 1].
 
-    Signed, so that its interval can be folded. Masks (neurons,) give a number, (g, neurons) give (g,).
+    Signed, so that its interval can be folded: the delta is its size. Masks (neurons,) give a number, (g, neurons)
+    give (g,).
+
+    Example:
+        >>> float(dead_neuron_gain([True, False, False, False], [False, True, True, False]))
+        0.25
     """
     expected, obtained = _same_shape(reference, candidate)
     return np.asarray((obtained.sum(axis=-1) - expected.sum(axis=-1)) / expected.shape[-1])
-
-
-def dead_neuron_delta(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
-    """Return abs(dead in candidate - dead in reference) / neurons, in [0, 1]; shapes as in `dead_neuron_gain`.
-
-    Example:
-        >>> float(dead_neuron_delta([True, False, False, False], [False, True, True, False]))
-        0.25
-    """
-    return np.abs(dead_neuron_gain(reference, candidate))
 
 
 def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
@@ -159,6 +148,11 @@ def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.
     """
     expected, obtained = _same_shape(reference, candidate)
     return np.asarray((expected != obtained).mean(axis=-1))
+
+
+def _over_all(minimum: Extremes, maximum: Extremes) -> tuple[Extremes, Extremes]:
+    """Each neuron's extremes over all groups; +inf and -inf where there is none."""
+    return minimum.min(axis=0, initial=np.float32(np.inf)), maximum.max(axis=0, initial=np.float32(-np.inf))
 
 
 def _inside(low: Extremes, high: Extremes, *, rectified: bool) -> Masks:

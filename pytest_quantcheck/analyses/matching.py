@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ..records import Activations, Correlations
+from ..records import Activations
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -139,15 +139,11 @@ def _cut(activations: Activations, known: Indices, followed: Indices, order: Ind
         minimum=activations.minimum[:, order],
         maximum=activations.maximum[:, order],
         correlated=known,
-        correlations=_some(activations.correlations, np.searchsorted(activations.correlated, order[known])),
+        correlations=activations.correlations.of(np.searchsorted(activations.correlated, order[known])),
         sample=followed,
-        groups=tuple(_some(group, places) for group in activations.groups),
+        groups=tuple(group.of(places) for group in activations.groups),
         rectified=activations.rectified,
     )
-
-
-def _some(sums: Correlations, places: Indices) -> Correlations:
-    return Correlations(sums.count, sums.mean[places], sums.comoment[np.ix_(places, places)])
 
 
 def _signatures(reference: Activations, candidate: Activations) -> tuple[Floats, Floats]:

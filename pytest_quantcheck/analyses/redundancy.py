@@ -50,17 +50,14 @@ class ChangeSummary:
     """How far correlations moved between two models.
 
     `mean`: mean over pairs of abs(r_candidate - r_reference), in [0, 2], None without pairs; `pairs`: number of
-    pairs i < j of neurons that vary in both models; `excluded`: neurons constant in at least one;
-    `only_reference` and `only_candidate`: those of them constant in that model alone. `spread`: standard deviation
-    over neurons of the mean change of their own pairs, None for fewer than three neurons.
+    pairs i < j of neurons that vary in both models; `excluded`: neurons constant in at least one. `spread`: standard
+    deviation over neurons of the mean change of their own pairs, None for fewer than three neurons.
     """
 
     mean: float | None
     spread: float | None
     pairs: int
     excluded: int
-    only_reference: int
-    only_candidate: int
 
 
 def correlation_change(reference: Correlations, candidate: Correlations) -> ChangeSummary:
@@ -72,8 +69,7 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
         ValueError: records of different width.
     """
     check_width([reference, candidate])
-    expected, obtained = defined(reference), defined(candidate)
-    both = expected & obtained
+    both = defined(reference) & defined(candidate)
     moved = _moved(reference, candidate, both)[both]
     pairs, others = _n_pairs(both), len(moved) - 1
     return ChangeSummary(
@@ -81,8 +77,6 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
         spread=float(np.std(moved / others, ddof=1)) if others > 1 else None,
         pairs=pairs,
         excluded=int(np.count_nonzero(~both)),
-        only_reference=int(np.count_nonzero(~expected & obtained)),
-        only_candidate=int(np.count_nonzero(expected & ~obtained)),
     )
 
 

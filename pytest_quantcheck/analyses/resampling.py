@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.float32]
+from .draws import Counts, bootstrap_counts, half_samples, random_weights
 
-_ENTRIES = 2**20
-"""Multiplicities made at a time: 4 MiB, so that a chunk stays in cache and memory does not grow with the draws."""
+Floats = NDArray[np.float64]
 
 _LEAST_SPREAD = 1 / 3
 """Of a draw, in spreads of all prompts: one that misses the few largest values would say that anything is possible."""
@@ -66,7 +64,7 @@ def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> I
     """
     _check_confidence(confidence)
     more, less = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-    half = _normal(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
+    half = normal_quantile(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
     return Interval(max(-1.0, more - less - half), min(1.0, more - less + half))
 
 
@@ -181,71 +179,8 @@ def half_sampled(
     drawn = _finite(np.concatenate([statistic(counts) for counts in half_samples(n, draws, seed)]))
     size = n // 2
     bias = (drawn.mean() - value) / (math.sqrt(n / size) - 1)
-    half = _normal(confidence) * drawn.std() * math.sqrt(size / (n - size))
+    half = normal_quantile(confidence) * drawn.std() * math.sqrt(size / (n - size))
     return Interval(float(value - max(bias, 0.0) - half), float(value - min(bias, 0.0) + half))
-
-
-def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
-    """Yield how often each of n prompts is in each draw, (chunk, n) float32, until all draws are made.
-
-    The draws depend on `seed` alone, not on `chunk`, which only bounds memory.
-    """
-    for random, rows in _chunks(n, draws, seed, chunk):
-        counts = np.empty((rows, n), dtype=np.float32)
-        for draw, prompts in zip(counts, random.integers(0, n, size=(rows, n)), strict=True):
-            draw[:] = np.bincount(prompts, minlength=n)
-        yield counts
-
-
-def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
-    """Yield which n // 2 of n prompts are in each draw, (chunk, n) float32 of 0 and 1; see `bootstrap_counts`."""
-    for random, rows in _chunks(n, draws, seed, chunk):
-        counts = np.empty((rows, n), dtype=np.float32)
-        for draw in counts:
-            draw[:] = _half(random, n)
-        yield counts
-
-
-def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:
-    """A random half of n prompts: a coin for each, then as many turned over as are too many; faster than a shuffle."""
-    half = np.unpackbits(random.integers(0, 256, -(-n // 8), dtype=np.uint8), count=n)
-    surplus = int(half.sum()) - n // 2
-    taken = int(surplus > 0)
-    half[random.choice(np.flatnonzero(half == taken), abs(surplus), replace=False, shuffle=False)] = 1 - taken
-    return half
-
-
-def _chunks(n: int, draws: int, seed: int, chunk: int | None) -> Iterator[tuple[np.random.Generator, int]]:
-    if n < 1 or draws < 1:
-        raise ValueError(f"Expected at least one prompt and one draw, got {n} prompts and {draws} draws.")
-    chunk = chunk or max(1, _ENTRIES // n)
-    random = np.random.Generator(np.random.PCG64(seed))
-    yield from ((random, min(chunk, draws - start)) for start in range(0, draws, chunk))
-
-
-def _studentised(counts: Counts, shifted: Floats) -> Floats:
-    """(mean - true mean) / spread of each draw from values of mean 0 and spread 1."""
-    mean, square = (counts @ np.column_stack([shifted, shifted**2]) / len(shifted)).T
-    return np.asarray(mean / np.sqrt(np.maximum(square - mean**2, _LEAST_SPREAD**2)))
-
-
-def _weighted(values: Floats, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Means under random weights (chunk,), short of the share (chunk,) that one prompt more has."""
-    for random, rows in _chunks(len(values) + 1, draws, seed, None):
-        weights = random.standard_exponential((rows, len(values) + 1))
-        weights /= weights.sum(axis=1, keepdims=True)
-        yield weights[:, 1:] @ values, weights[:, 0]
-
-
-def fold(low: float, high: float) -> Interval:
-    """Return the interval of abs(x) for x in [low, high]; it starts at 0 if 0 is inside.
-
-    Example:
-        >>> fold(-0.3, 0.1), fold(-0.3, -0.1)
-        (Interval(low=0.0, high=0.3), Interval(low=0.1, high=0.3))
-    """
-    near, far = sorted((abs(low), abs(high)))
-    return Interval(0.0 if low <= 0 <= high else near, far)
 
 
 def grouped_jackknife(
@@ -292,14 +227,15 @@ def jackknife_bias(leave_one_out: ArrayLike, value: float) -> float:
     return float((len(left_out) - 1) * (left_out.mean() - value))
 
 
-def _groups(leave_one_out: ArrayLike, sizes: ArrayLike | None) -> tuple[Floats, Floats]:
-    values = np.asarray(leave_one_out, dtype=np.float64)
-    size = np.ones(len(values)) if sizes is None else np.asarray(sizes, dtype=np.float64)
-    if values.ndim != 1 or values.shape != size.shape:
-        raise ValueError(f"Expected one value and one size for each group, got shapes {values.shape} and {size.shape}.")
-    if np.count_nonzero(size > 0) < 2 or np.any(size < 0):
-        raise ValueError(f"Expected at least two groups with prompts, got sizes {size.tolist()}; use more prompts.")
-    return values[size > 0], size[size > 0]
+def fold(low: float, high: float) -> Interval:
+    """Return the interval of abs(x) for x in [low, high]; it starts at 0 if 0 is inside.
+
+    Example:
+        >>> fold(-0.3, 0.1), fold(-0.3, -0.1)
+        (Interval(low=0.0, high=0.3), Interval(low=0.1, high=0.3))
+    """
+    near, far = sorted((abs(low), abs(high)))
+    return Interval(0.0 if low <= 0 <= high else near, far)
 
 
 def prompts_to_settle(
@@ -332,13 +268,36 @@ def prompts_to_settle(
     gap = (limit - value) ** 2 - floor**2
     if gap <= 0:
         return None
-    power = 1 + float(stats.norm.ppf(_POWER)) / _normal(confidence)
+    power = 1 + float(stats.norm.ppf(_POWER)) / normal_quantile(confidence)
     needed = n * power**2 * max(half**2 - floor**2, 0.0) / gap
     return max(n, math.ceil(round(needed, 6))) if math.isfinite(needed) else None
 
 
-def _normal(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """Return half the width, in standard errors, of a normal interval of this confidence."""
     return float(stats.norm.ppf((1 + confidence) / 2))
+
+
+def _studentised(counts: Counts, shifted: Floats) -> Floats:
+    """(mean - true mean) / spread of each draw from values of mean 0 and spread 1."""
+    mean, square = (counts @ np.column_stack([shifted, shifted**2]) / len(shifted)).T
+    return np.asarray(mean / np.sqrt(np.maximum(square - mean**2, _LEAST_SPREAD**2)))
+
+
+def _weighted(values: Floats, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """Means under random weights (chunk,), short of the share (chunk,) that one prompt more has."""
+    for weights in random_weights(len(values) + 1, draws, seed):
+        yield weights[:, 1:] @ values, weights[:, 0]
+
+
+def _groups(leave_one_out: ArrayLike, sizes: ArrayLike | None) -> tuple[Floats, Floats]:
+    values = np.asarray(leave_one_out, dtype=np.float64)
+    size = np.ones(len(values)) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if values.ndim != 1 or values.shape != size.shape:
+        raise ValueError(f"Expected one value and one size for each group, got shapes {values.shape} and {size.shape}.")
+    if np.count_nonzero(size > 0) < 2 or np.any(size < 0):
+        raise ValueError(f"Expected at least two groups with prompts, got sizes {size.tolist()}; use more prompts.")
+    return values[size > 0], size[size > 0]
 
 
 def _finite(values: ArrayLike) -> Floats:

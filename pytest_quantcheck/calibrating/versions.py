@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 
 from ..errors import SettingsError
 from ..labels import read_label
 from ..profiles import read_profile, thresholds_directory
-from ..storage import write_atomically
+from ..storage import check_writable, write_atomically
 
 _FLAG = "--quantcheck-calibrate"
 
@@ -28,12 +27,13 @@ def check_calibration(name: str, *, directory: Path, rate: float, n_prompts: int
         The name and the version that will be written.
 
     Raises:
-        SettingsError: a name that is none, a version that exists, a place that cannot be written, or too few prompts.
+        SettingsError: a name that is none, a version that exists, or too few prompts.
+        StorageError: a place that cannot be written.
     """
     name, version = _read_name(name)
     version = version or next_version(directory, name)
     _refuse_existing(directory, name, version)
-    _check_writable(directory / name)
+    check_writable(f"{_FLAG}-directory", directory / name)
     _check_prompts(rate, n_prompts)
     return name, version
 
@@ -82,14 +82,6 @@ def _refuse_existing(directory: Path, name: str, version: int) -> None:
                 f"{_FLAG}={name}@{version}: {path} exists, and a version never changes; leave the version out "
                 f"(the next is {next_version(directory, name)}), or take another name"
             )
-
-
-def _check_writable(folder: Path) -> None:
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise SettingsError(
-            f"{_FLAG}: {nearest} is not a directory that can be written; name another directory with {_FLAG}-directory"
-        )
 
 
 def _check_prompts(rate: float, n_prompts: int) -> None:

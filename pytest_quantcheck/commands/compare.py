@@ -20,7 +20,7 @@ from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
-from pytest_quantcheck.records import Comparison, Provenance, Verdict
+from pytest_quantcheck.records import REFERENCE, RELEASED, Comparison, Provenance, Verdict
 from pytest_quantcheck.report_files import REPORT, write_report
 from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
 from pytest_quantcheck.step_summary import append_to_step_summary
@@ -65,7 +65,7 @@ def _comparisons(reference: Path, candidate: Path, profile: Profile) -> Iterator
 
 def _comparison(reference: Path, candidate: Path, profile: Profile) -> Comparison:
     before, after = load_measurement(reference), load_measurement(candidate)
-    if before.provenance.bits != "reference":
+    if before.provenance.bits != REFERENCE:
         raise ComparisonError(
             f"{reference}: expected the reference's measurement, got one of {_name(before.provenance)}; REF comes "
             "first, then CAND"
@@ -77,7 +77,7 @@ def _comparison(reference: Path, candidate: Path, profile: Profile) -> Compariso
 
 def _name(provenance: Provenance) -> str:
     """How a gate calls the candidate: by its bit-width, or by the last part of a released checkpoint's path."""
-    if provenance.bits != "released":
+    if provenance.bits != RELEASED:
         return provenance.bits
     (name,) = name_candidates([Released(provenance.model, provenance.revision)])
     return name

@@ -15,11 +15,10 @@ from pytest_quantcheck.commands.stored import check_free, size
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.records import Measurement, Provenance
+from pytest_quantcheck.records import REFERENCE, Measurement, Provenance
 from pytest_quantcheck.reporting import Progress
 from pytest_quantcheck.reporting.progress import duration
 from pytest_quantcheck.storage import save_measurement
-from pytest_quantcheck.subjects import REFERENCE
 
 
 def run(asked: argparse.Namespace) -> int:

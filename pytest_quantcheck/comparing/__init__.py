@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import ComparisonError
-from ..records import Comparison, Measurement
+from ..records import RELEASED, Comparison, Measurement
 from .layers import convergence, histograms, layer_estimates
 from .permutations import align
 from .prompts import flips, prompt_estimates, reliability
@@ -90,7 +90,7 @@ def refuse_identical(comparison: Comparison) -> Comparison:
     if not comparison.identical:
         return comparison
     reference, candidate = comparison.reference_provenance, comparison.candidate_provenance
-    same_files = candidate.bits == "released" and candidate.content_hash == reference.content_hash
+    same_files = candidate.bits == RELEASED and candidate.content_hash == reference.content_hash
     why = (
         f"; {reference.model}, its reference, is the same file or has the same files: name what it was made from"
         if same_files

@@ -207,8 +207,7 @@ def _within(value: float, half: float, least: float, most: float) -> Interval:
 
 
 def _followed(activations: Activations) -> Correlations:
-    chosen, whole = np.searchsorted(activations.correlated, activations.sample), activations.correlations
-    return Correlations(whole.count, whole.mean[chosen], whole.comoment[np.ix_(chosen, chosen)])
+    return activations.correlations.of(np.searchsorted(activations.correlated, activations.sample))
 
 
 def _followed_spread(

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..analyses.calibration import adaptive_calibration_error, reliability_bins, resampled_ace
 from ..analyses.divergence import kl_on_support
-from ..analyses.resampling import Counts, Floats, Interval, paired_shares, share
+from ..analyses.draws import Counts
+from ..analyses.resampling import Floats, Interval, paired_shares, share
 from ..records import Answer, Answers, Estimate, Flip, Measurement, ReliabilityBin
 from .sampling import Sampling
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
-from scipy import stats
-
 from ..analyses import resampling
-from ..analyses.resampling import Counts, Floats, Interval, fold
+from ..analyses.draws import Counts
+from ..analyses.resampling import Floats, Interval, fold
 from ..records import Estimate
 
 
@@ -34,7 +33,7 @@ class Sampling:
     @property
     def quantile(self) -> float:
         """Half the width, in standard errors, of a normal interval of this confidence."""
-        return float(stats.norm.ppf((1 + self.confidence) / 2))
+        return resampling.normal_quantile(self.confidence)
 
     def mean(self, values: Floats) -> Interval:
         """Interval of the mean over prompts of `values` (n,) that have no bounds; see `studentised_bootstrap`."""

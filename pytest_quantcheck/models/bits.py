@@ -8,7 +8,6 @@ import torch
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 QUANTIZED = ("int8", "nf4", "fp4")
-RELEASED = "released"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -170,9 +170,8 @@ def sharpened_logits(subject: Subject, severity: float) -> str:
     """Multiply the output head: confidence moves, answers do not.
 
     A converter that forgets a logit scale (Granite divides by up to 16), or adds 1 to a final norm that has it already,
-    does that. A head that
-    shares its weights with the embedding gets weights of its own: multiplying those would alter more than the
-    logits. Severity: the factor.
+    does that. A head that shares its weights with the embedding gets weights of its own: multiplying those would alter
+    more than the logits. Severity: the factor.
     """
     head = subject.loaded.model.get_output_embeddings()
     if not isinstance(head, nn.Linear):

@@ -40,11 +40,9 @@ class Batch:
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False, **mask}
 
 
-def wrap_in_chat(tokenizer: Any, text: str) -> str:
-    """One user turn in the tokenizer's chat template, with the opening of the answer."""
-    turn = [{"role": "user", "content": text}]
-    wrapped: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return wrapped
+def wrapped(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[str]:
+    """Whole prompts as the model reads them: with `chat` one user turn each, and the opening of the answer."""
+    return [_in_chat(tokenizer, text) for text in texts] if chat else list(texts)
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int | None = None) -> list[list[int]]:
@@ -53,8 +51,8 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
     Raises:
         PromptError: a prompt without tokens, or longer than the model's context; names its number.
     """
-    wrapped = [wrap_in_chat(tokenizer, text) for text in texts] if chat else list(texts)
-    encoded: list[list[int]] = tokenizer(wrapped, add_special_tokens=not chat)["input_ids"]
+    whole = wrapped(tokenizer, texts, chat=chat)
+    encoded: list[list[int]] = tokenizer(whole, add_special_tokens=not chat)["input_ids"]
     for number, ids in enumerate(encoded, start=1):
         if not ids:
             raise PromptError(f"prompt {number} has no tokens: {texts[number - 1][:60]!r}; remove it")
@@ -103,3 +101,9 @@ def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int,
     mask = torch.tensor([[0] * (width - n) + [1] * n for n in lengths])
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return Batch(tuple(index), lengths, ids.to(device), mask.to(device), positions.to(device))
+
+
+def _in_chat(tokenizer: Any, text: str) -> str:
+    turn = [{"role": "user", "content": text}]
+    whole: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return whole

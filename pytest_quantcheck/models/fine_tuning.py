@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import NotApplicable
 from ..prompts import PromptSet
-from .encoding import Batch, answer_token, collate, encode, wrap_in_chat
+from .encoding import Batch, answer_token, collate, encode, wrapped
 from .gradients import float32_gradients
 from .loading import LoadedModel
 from .projections import Ffn, every_ffn
@@ -50,7 +50,7 @@ def _lesson(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, torch.Tenso
     """The first prompts, and for each the first token (prompts,) of an answer that is not its own."""
     chat = loaded.chat if prompts.chat is None else prompts.chat
     texts = prompts.texts[:PROMPTS]
-    first = wrap_in_chat(loaded.tokenizer, texts[0]) if chat else texts[0]
+    (first,) = wrapped(loaded.tokenizer, texts[:1], chat=chat)
     tokens = {gold: answer_token(loaded.tokenizer, first, gold, chat=chat) for gold in dict.fromkeys(prompts.golds)}
     offered = list(dict.fromkeys(tokens.values()))
     if len(offered) < 2:

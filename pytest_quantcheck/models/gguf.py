@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from .bits import DTYPES, RELEASED
+from ..records import REFERENCE, RELEASED
+from .bits import DTYPES
 from .gguf_header import Header, read_header
 from .identity import Source, local_path
 from .loading import LoadedModel, load
@@ -67,7 +68,7 @@ def load_gguf(source: Source) -> LoadedModel:
     )
 
 
-def unpack_gguf(source: Source, folder: Path, bits: str = "reference") -> Source:
+def unpack_gguf(source: Source, folder: Path, bits: str = REFERENCE) -> Source:
     """Dequantize a GGUF file into a plain checkpoint in a folder, and say where that is.
 
     transformers marks what it reads from such a file as quantized, which can neither be saved nor quantized again.

@@ -68,7 +68,7 @@ def content_hash(source: Source) -> str | None:
     Raises:
         ModelError: a file is not the one that the model's own `SHA256SUMS` names.
     """
-    root = local_path(source.origin or source.model) or local_path(source.model)
+    root = _root(source)
     if root is None:
         return None
     files = [root] if root.is_file() else sorted({path for pattern in _content(source) for path in root.glob(pattern)})
@@ -82,12 +82,17 @@ def content_hash(source: Source) -> str | None:
 
 def files_said(source: Source) -> str:
     """In a sentence, which files a model is, and whether anything says that they are those that were made."""
-    root = local_path(source.origin or source.model) or local_path(source.model)
+    root = _root(source)
     if root is None:
         return ""
     checked = root.is_dir() and (root / SUMS).is_file()
     known = f"as {SUMS} beside them says" if checked else f"and no {SUMS} beside them says whether they were changed"
     return f"its files have the sha256 {content_hash(source)}, {known}"
+
+
+def _root(source: Source) -> Path | None:
+    """Where the model's own files are: the directory or file that was named, else where they were fetched to."""
+    return local_path(source.origin or source.model) or local_path(source.model)
 
 
 @cache

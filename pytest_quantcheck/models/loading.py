@@ -14,7 +14,8 @@ from typing import Any, Self
 import torch
 
 from ..errors import ModelError
-from .bits import DTYPES, QUANTIZED, RELEASED, dtype_name, multiplies, quantization_config
+from ..records import REFERENCE, RELEASED
+from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
 from .identity import Source, chat_template_hash, content_hash, vocabulary_hash
 from .neurons import Neurons, find_neurons
 from .quantized_layers import has_quantized, module_types
@@ -76,7 +77,7 @@ class LoadedModel:
         self.close()
 
 
-def load(source: Source, bits: str = "reference") -> LoadedModel:
+def load(source: Source, bits: str = REFERENCE) -> LoadedModel:
     """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`, or `released`.
 
     `released` is a checkpoint that was quantized before, as its own configuration says and in its own float format.

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
-from .bits import RELEASED, multiplies
+from ..records import RELEASED
+from .bits import multiplies
 from .identity import Source, local_path
 from .quantized_layers import kind_of
 

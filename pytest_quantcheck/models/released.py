@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
-from .bits import RELEASED
+from ..records import RELEASED
 from .identity import Source, local_path
 from .loading import LoadedModel, described, in_plain_words
 from .quantized_layers import has_quantized, module_types, scheme_name

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles.records import Limit, Profile, Rule
-from pytest_quantcheck.reporting.wording import interval_name, printable
+from pytest_quantcheck.reporting.wording import BAD_SIDES, BOUNDS, interval_name, printable
 
 WIDTH = 80
 
@@ -14,9 +14,6 @@ _DECISIONS = {
     "warn": "the verdict is inconclusive and passes with a warning",
     "point": "the value alone decides",
 }
-_BOUNDS = {"max": "at most", "min": "at least"}
-_BAD_SIDES = {"max": "above", "min": "below"}
-_CASE_KEYS = ("bits", "layer", "model", "prompts")
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:
@@ -49,10 +46,10 @@ def _decision(profile: Profile) -> str:
 
 def _metric_lines(name: str, rules: list[Rule]) -> Iterator[str]:
     metric = METRICS[name]
-    yield f"{name} ({metric.title}): fails {_BAD_SIDES[metric.direction]} its limit"
+    yield f"{name} ({metric.title}): fails {BAD_SIDES[metric.direction]} its limit"
     for rule in rules:
         case = _case(rule) or ("every other case" if len(rules) > 1 else "every case")
-        value = f"{_BOUNDS[rule.limit.direction]} {rule.limit.value!r} {metric.unit}".rstrip()
+        value = f"{BOUNDS[rule.limit.direction]} {rule.limit.value!r} {metric.unit}".rstrip()
         yield from _wrapped(f"{value}, {case}{_from(rule.limit)}", "  ")
         yield from _wrapped(rule.limit.evidence, "    ")
 
@@ -84,8 +81,7 @@ def _from(limit: Limit) -> str:
 
 
 def _case(rule: Rule) -> str:
-    named = ((key, getattr(rule, key)) for key in _CASE_KEYS)
-    return printable(", ".join(f"{key}={value}" for key, value in named if value is not None))
+    return printable(", ".join(f"{key}={value}" for key, value in rule.case.items()))
 
 
 def _wrapped(text: str, indent: str = "") -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.labels import read_label
 from pytest_quantcheck.profiles.reading import read_profile
 from pytest_quantcheck.profiles.records import Profile
 
@@ -32,7 +33,7 @@ def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
     path = directory / name / f"{version}.toml"
     data = _read_bytes(path) if path.is_file() else _refuse_unknown(spec, directory)
     _check_checksum(data, f"{name}/{version}.toml", directory)
-    return _check_place(read_profile(data, str(path)), name, int(version))
+    return _check_place(read_profile(data, str(path)), name, version)
 
 
 def checksum(data: bytes) -> str:
@@ -60,9 +61,12 @@ def changed_profiles(directory: Path | None = None) -> list[str]:
     return sorted(name for name in found.keys() | published.keys() if found.get(name) != published.get(name))
 
 
-def _split(spec: str, directory: Path) -> tuple[str, str]:
-    match = re.fullmatch(r"([\w-]+)@([1-9]\d*)", spec, re.ASCII)
-    return (match[1], match[2]) if match else _refuse_unknown(spec, directory)
+def _split(spec: str, directory: Path) -> tuple[str, int]:
+    try:
+        name, version = read_label(spec)
+    except ValueError:
+        _refuse_unknown(spec, directory)
+    return (name, version) if version else _refuse_unknown(spec, directory)
 
 
 def _refuse_unknown(spec: str, directory: Path) -> NoReturn:

@@ -13,6 +13,7 @@ LayerName = Literal["first", "middle", "last"]
 Inconclusive = Literal["fail", "warn", "point"]
 
 _NAMED_KEYS = ("bits", "model", "prompts")
+_CASE_KEYS = ("bits", "layer", "model", "prompts")
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,9 +62,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     prompts: str | None = None
 
     @property
+    def case(self) -> dict[str, int | str]:
+        """The keys that are set, in the order of their texts; none in the rule for every other case."""
+        return {key: value for key in _CASE_KEYS if (value := getattr(self, key)) is not None}
+
+    @property
     def rank(self) -> int:
         """Number of keys that are set: the most specific rule wins."""
-        return sum(getattr(self, key) is not None for key in (*_NAMED_KEYS, "layer"))
+        return len(self.case)
 
     def matches(self, case: Case) -> bool:
         """Whether the rule is for this case."""

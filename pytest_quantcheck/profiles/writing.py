@@ -47,10 +47,8 @@ def _table(rule: Rule) -> Iterator[str]:
     limit = rule.limit
     yield ""
     yield f"[[metrics.{limit.metric}.override]]" if rule.rank else f"[metrics.{limit.metric}]"
-    for key in ("bits", "layer", "model", "prompts"):
-        value = getattr(rule, key)
-        if value is not None:
-            yield f"{key} = {value if isinstance(value, int) else toml_string(value)}"
+    for key, value in rule.case.items():
+        yield f"{key} = {value if isinstance(value, int) else toml_string(value)}"
     yield f"{limit.direction} = {limit.value!r}"
     if limit.from_prompts > 1:
         yield f"from_prompts = {limit.from_prompts}"

@@ -40,6 +40,14 @@ class PromptSet:
             return self.prompts
         return tuple(render(self.format, {"prompt": prompt}) for prompt in self.prompts)
 
+    def template_used(self, *, chat: bool) -> str:
+        """How a measurement's provenance spells the template, where a tokenizer's chat template is used or not.
+
+        >>> PromptSet("name", (), (), (), "source", "auto").template_used(chat=True)
+        'chat:{prompt}'
+        """
+        return f"{'chat' if chat else 'raw'}:{self.format or '{prompt}'}"
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What to know of the set beside what is measured on it: intervals take its prompts for different ones."""

@@ -6,7 +6,7 @@ from pytest_quantcheck.reporting.markdown import fitted, markdown_lines
 from pytest_quantcheck.reporting.progress import Progress
 from pytest_quantcheck.reporting.properties import verdict_properties
 from pytest_quantcheck.reporting.terminal import WIDEST, remark_lines, summary_lines
-from pytest_quantcheck.reporting.wording import failure_message, headline, printable
+from pytest_quantcheck.reporting.wording import printable
 
 __all__ = [
     "WIDEST",
@@ -16,9 +16,7 @@ __all__ = [
     "control_message",
     "encode_certificate",
     "encode_report",
-    "failure_message",
     "fitted",
-    "headline",
     "markdown_lines",
     "printable",
     "remark_lines",

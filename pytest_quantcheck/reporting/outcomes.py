@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pytest_quantcheck.records import Verdict
+from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.wording import (
     MEANINGS,
     bound,
@@ -14,8 +14,6 @@ from pytest_quantcheck.reporting.wording import (
     number,
     printable,
 )
-
-_FIRST = ("failed", "unmeasured", "inconclusive", "passed")
 
 
 class Outcome(NamedTuple):
@@ -28,12 +26,12 @@ class Outcome(NamedTuple):
     @property
     def against(self) -> list[Verdict]:
         """The verdicts that stop the release, failed ones first."""
-        return sorted((v for v in self.verdicts if not v.acceptable), key=lambda v: _FIRST.index(v.status))
+        return sorted((v for v in self.verdicts if not v.acceptable), key=lambda v: WORST_FIRST.index(v.status))
 
     @property
     def warnings(self) -> list[Verdict]:
         """The verdicts to be looked at that stop nothing."""
-        return [verdict for verdict in self.verdicts if verdict.acceptable and verdict.warning]
+        return [verdict for verdict in self.verdicts if verdict.warning]
 
     @property
     def fit(self) -> bool:

@@ -137,7 +137,7 @@ def _worst(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
 
 def _is_doubt(verdict: Verdict) -> bool:
     """Of one that does not pass the outcome says what to do."""
-    return verdict.acceptable and verdict.status == "inconclusive"
+    return verdict.warning and verdict.status == "inconclusive"
 
 
 def _doubt(metric: Metric, verdict: Verdict) -> str:

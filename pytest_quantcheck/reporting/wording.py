@@ -34,9 +34,11 @@ _OWN_LIMIT = "limit="
 _OWN_STEP = "release a higher bit-width; or, if the change is acceptable, say so: give the assertion another limit="
 """What to do where the limit is that of a user's assertion, which no option reaches."""
 
+BAD_SIDES = {"max": "above", "min": "below"}
+BOUNDS = {"max": "at most", "min": "at least"}
+"""Where a limit fails, and what it asks for, by its direction."""
+
 _KEY_WIDTH = 13
-_BAD_SIDES = {"max": "above", "min": "below"}
-_BOUNDS = {"max": "at most", "min": "at least"}
 
 
 def number(value: float) -> str:
@@ -59,12 +61,26 @@ def number(value: float) -> str:
 def bound(verdict: Verdict) -> str:
     """The limit and its direction, such as `at most 0.0500`; a tiny limit is written out."""
     tiny = 0 < verdict.limit < SMALLEST
-    return f"{_BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
+    return f"{BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
 
 
 def interval_name(confidence: float) -> str:
     """The name of an interval of that confidence level, such as `95 % interval`."""
     return f"{100 * confidence:.4g} % interval"
+
+
+def value_text(estimate: Estimate) -> str:
+    """The value with its unit, such as `0.0731` or `0.1200 nats`; `none` where there is none."""
+    if estimate.value is None:
+        return "none"
+    return f"{number(estimate.value)} {METRICS[estimate.metric].unit}".rstrip()
+
+
+def interval_text(estimate: Estimate) -> str:
+    """The interval with its name, such as `95 % interval 0.0512 to 0.0960`."""
+    if estimate.low is None or estimate.high is None:
+        return "no interval"
+    return f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}"
 
 
 def counted(n: int, noun: str) -> str:
@@ -93,7 +109,7 @@ def headline(verdict: Verdict) -> str:
     subject = f"{METRICS[verdict.metric].title} of {verdict.candidate} on {verdict.prompt_set}{place}"
     sentences = {
         "passed": f"{subject} is within its limit",
-        "failed": f"{subject} is {_BAD_SIDES[verdict.direction]} its limit",
+        "failed": f"{subject} is {BAD_SIDES[verdict.direction]} its limit",
         "inconclusive": f"{estimate.n_prompts:,} prompts are too few to say whether {subject} is within its limit",
         "unmeasured": f"{subject} could not be measured",
     }
@@ -102,18 +118,17 @@ def headline(verdict: Verdict) -> str:
 
 def concession(verdict: Verdict) -> str:
     """Why a verdict that is not `passed` is acceptable all the same; nothing otherwise."""
-    if verdict.status == "passed" or not verdict.acceptable:
+    if not verdict.warning:
         return ""
-    if verdict.status == "unmeasured":
-        return "it passes, as this metric may be unmeasured"
-    return "it passes with a warning" if verdict.warning else "it passes by its value"
+    return (
+        "it passes, as this metric may be unmeasured" if verdict.status == "unmeasured" else "it passes with a warning"
+    )
 
 
 def failure_message(verdict: Verdict) -> str:
     """All that the reader of a verdict needs to act on it: a sentence, then one line for each fact.
 
-    The verdict's own `message` is not read, so that whoever judges can fill it with this. The sentence is one
-    line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
+    The sentence is one line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
     """
     return "\n".join((headline(verdict), *fact_lines(_facts(verdict))))
 
@@ -191,14 +206,8 @@ def _facts(verdict: Verdict) -> dict[str, str]:
 
 
 def _value(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return "none"
-    unit = METRICS[estimate.metric].unit
-    value = f"{number(estimate.value)} {unit}".rstrip()
-    if estimate.low is None or estimate.high is None:
-        return f"{value} (no interval)"
-    name, low, high = interval_name(estimate.confidence), number(estimate.low), number(estimate.high)
-    return f"{value} ({name} {low} to {high})"
+    value = value_text(estimate)
+    return value if estimate.value is None else f"{value} ({interval_text(estimate)})"
 
 
 def _origin(verdict: Verdict) -> str:

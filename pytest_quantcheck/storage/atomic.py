@@ -31,7 +31,7 @@ def check_writable(flag: str, directory: Path) -> None:
         StorageError: names the nearest directory that is there.
     """
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
 
 

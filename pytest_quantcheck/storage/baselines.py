@@ -11,7 +11,7 @@ import numpy as np
 
 from ..analyses.sampling import seeded_neurons
 from ..options.values import FEWEST_NEURONS
-from ..records import Activations, Correlations, Measurement
+from ..records import Activations, Measurement
 from .atomic import write_directory_atomically
 from .measurements import refused, to_files
 
@@ -73,9 +73,7 @@ def _fewer(layer: int, seen: Activations, most: int, seed: int) -> Activations:
             f"expected the neurons correlated in layer {layer} to be a sample of seed {seed}, of which fewer can be "
             "kept, got others; measure again with this release, or keep the whole measurement"
         )
-    places, sums = np.searchsorted(seen.correlated, kept), seen.correlations
-    some = Correlations(sums.count, sums.mean[places], sums.comoment[np.ix_(places, places)])
-    return replace(seen, correlated=kept, correlations=some)
+    return replace(seen, correlated=kept, correlations=seen.correlations.of(np.searchsorted(seen.correlated, kept)))
 
 
 def _bytes_of(measurement: Measurement, most: int) -> int:

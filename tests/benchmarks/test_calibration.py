@@ -6,7 +6,8 @@ import pytest
 from netcal.metrics import ECE
 
 from pytest_quantcheck.analyses.calibration import resampled_ace
-from pytest_quantcheck.analyses.resampling import half_sampled, half_samples
+from pytest_quantcheck.analyses.draws import half_samples
+from pytest_quantcheck.analyses.resampling import half_sampled
 
 BINS = 10
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_quantcheck.calibrating import check_calibration, next_version, save_calibrated
-from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.errors import SettingsError, StorageError
 from pytest_quantcheck.profiles import load_profile, thresholds_directory
 
 TEXT = (thresholds_directory() / "default" / "1.toml").read_text(encoding="utf-8")
@@ -61,14 +61,14 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path, name):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, place):
     """The nearest thing there is, is named."""
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match=r"file is not a directory that can be written; .*-calibrate-directory"):
+    with pytest.raises(StorageError, match=r"^--quantcheck-calibrate-directory=.*file is not a directory"):
         check("mine", tmp_path / place)
 
 
 def test_a_folder_of_the_name_that_is_a_file_is_refused(tmp_path):
     """The directory can be written, the profile's folder in it cannot be made."""
     (tmp_path / "mine").touch()
-    with pytest.raises(SettingsError, match="mine is not a directory that can be written"):
+    with pytest.raises(StorageError, match="mine is not a directory that can be written"):
         check("mine", tmp_path)
 
 

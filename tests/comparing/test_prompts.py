@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
 
-from pytest_quantcheck.analyses.resampling import half_samples, paired_shares, share, studentised_bootstrap
+from pytest_quantcheck.analyses.draws import half_samples
+from pytest_quantcheck.analyses.resampling import paired_shares, share, studentised_bootstrap
 from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.measuring import Plan, answers, measure
 from pytest_quantcheck.options.attribution import Attribution

@@ -1,6 +1,7 @@
 """`report.html` beside `report.json`: written where its extra is installed, and never the cause of a verdict."""
 
 import json
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -9,18 +10,6 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.reporting.wording import number
 from tests.plugin.test_reports import QUICK, TWO
 
-WITHOUT_MATPLOTLIB = """
-import sys
-
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "matplotlib":
-            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
-
-
-sys.meta_path.insert(0, Blocker())
-"""
 IN_THE_WAY = """
 from pathlib import Path
 
@@ -117,7 +106,7 @@ def test_figures_have_the_reports_numbers(whole_run, tables_of):
     for comparison in report["comparisons"]:
         tables = tables_of(comparison)
         for metric, title in {
-            "redundancy_change": "Correlation change",
+            "redundancy_change": "Redundancy change",
             "salient_overlap": "Salient-neuron overlap",
         }.items():
             expected = [
@@ -135,14 +124,30 @@ def test_figures_have_the_reports_numbers(whole_run, tables_of):
         assert [row[1:3] for row in shown] == [list(pair) for pair in zip(*columns, strict=True)]
 
 
-def test_without_the_extra_a_sentence_says_what_to_install(pytester):
+class NoMatplotlib:
+    """Finds modules as if matplotlib were not installed."""
+
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    """It is not installed, and what needs it was not imported yet."""
+    for name in [name for name in sys.modules if name.startswith(("matplotlib", "pytest_quantcheck.reporting.html"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoMatplotlib(), *sys.meta_path])
+
+
+@pytest.mark.usefixtures("without_matplotlib")
+def test_without_the_extra_a_sentence_says_what_to_install(gate):
     """Without matplotlib report.json is there, the verdicts stand, and one line names the extra."""
-    pytester.makeconftest(WITHOUT_MATPLOTLIB)
-    found = pytester.runpytest_subprocess("-p", "no:cacheprovider", *QUICK, TWO[0], "--quantcheck-report=report")
-    assert found.ret == 0
+    found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
+    assert found.status == 0
     missing = "no report.html: No module named 'matplotlib'; install what it needs with "
-    assert " ".join(found.outlines).count(f"{missing}pip install 'pytest-quantcheck[report]'") == 1
-    assert [path.name for path in (pytester.path / "report").iterdir()] == ["report.json"]
+    assert found.sentences.count(f"{missing}pip install 'pytest-quantcheck[report]'") == 1
+    assert [path.name for path in (found.directory / "report").iterdir()] == ["report.json"]
 
 
 def test_page_that_cannot_be_written_costs_no_verdict(gate, pytester):

@@ -36,17 +36,16 @@ def unmeasured(metric, reason, **fields):
 
 
 def verdict(found=None, status="failed", candidate="nf4", **fields):
-    """A verdict on an estimate by default@1; acceptable when it passed."""
+    """A verdict on an estimate by default@1; acceptable when it passed, else with a warning if at all."""
     found = found or estimate()
     fields = {
         "acceptable": status == "passed",
-        "warning": False,
+        "warning": fields.get("acceptable", False) and status != "passed",
         "prompt_set": "boolq",
         "limit": LIMITS[found.metric],
         "direction": METRICS[found.metric].direction,
         "limit_source": "default@1",
         "profile": "default@1",
-        "message": "",
         **fields,
     }
     return Verdict(metric=found.metric, candidate=candidate, status=status, estimate=found, **fields)

@@ -66,7 +66,7 @@ def test_numbers_are_those_of_the_records(figures):
     assert overlap.head == ("layer", "value", "low", "high", "remark")
     assert overlap.rows[0] == ("0", "-", "-", "-", "the reference's attribution does not converge there")
     assert overlap.rows[1] == ("14", "0.5211", "0.4402", "0.6013", "")
-    assert figures["Correlation change"].head == ("layer", "value", "low", "high")
+    assert figures["Redundancy change"].head == ("layer", "value", "low", "high")
     assert figures["Convergence of the attributions"].rows[1] == ("0", "candidate", "64", "59", "16.00", "-")
     assert figures["Convergence of the attributions"].rows[0][:2] == ("0", "reference")
     assert figures["Dead neurons"].rows[0] == ("0", "0.1000", "0.1200")
@@ -74,8 +74,8 @@ def test_numbers_are_those_of_the_records(figures):
 
 def test_summary_says_what_is_to_be_seen(figures):
     """The text alternative names the worst layer and the limit, not only the axes."""
-    assert figures["Correlation change"].summary == (
-        "Correlation change over 3 layers, with intervals. Worst at layer 14: 0.0653, limit 0.0200"
+    assert figures["Redundancy change"].summary == (
+        "Redundancy change over 3 layers, with intervals. Worst at layer 14: 0.0653, limit 0.0200"
     )
     assert figures["Salient-neuron overlap"].summary.endswith("Worst at layer 14: 0.5211, limit 0.5000")
 

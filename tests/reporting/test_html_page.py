@@ -67,7 +67,7 @@ def test_figures_have_a_text_alternative_and_their_numbers(red):
         "Reliability",
         "Dead neurons",
         "Salient-neuron overlap",
-        "Correlation change",
+        "Redundancy change",
         "Convergence of the attributions",
         "Pairs by correlation, layer 14",
         "Accuracy",

@@ -119,11 +119,12 @@ def test_unknown_number_of_prompts_is_not_invented(make):
 
 
 @pytest.mark.parametrize(
-    ("warning", "outcome"), [(True, "it passes with a warning"), (False, "it passes by its value")]
+    ("status", "outcome"),
+    [("inconclusive", "it passes with a warning"), ("unmeasured", "it passes, as this metric may be unmeasured")],
 )
-def test_acceptable_doubt_says_why_it_passes(warning, outcome, make):
-    """An inconclusive verdict that passes says by which rule."""
-    text = failure_message(make.verdict(status="inconclusive", acceptable=True, warning=warning))
+def test_acceptable_doubt_says_why_it_passes(status, outcome, make):
+    """A verdict that passes and is not `passed` says why."""
+    text = failure_message(make.verdict(status=status, acceptable=True))
     assert f"outcome    {outcome}" in text
 
 

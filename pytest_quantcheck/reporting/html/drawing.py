@@ -122,7 +122,7 @@ def histogram(name: str, series: Sequence[Series]) -> str:
             )
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(lambda count, _: _counted(count))
+        axes.yaxis.set_major_formatter(lambda count, _: _short(count))
         axes.set(xlim=(0, 1), xlabel="|r| of a pair of neurons", ylabel="pairs", ylim=(0, None))
         axes.set_xticks(edges[::2])
         axes.grid(visible=True, axis="y")
@@ -163,8 +163,8 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9, handlelength=3)
 
 
-def _counted(count: float) -> str:
-    """A power of ten, short."""
+def _short(count: float) -> str:
+    """A power of ten as an axis has room for it, such as `10k`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:g}{unit}"

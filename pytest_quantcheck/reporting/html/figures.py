@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.metrics import METRICS, Metric
 from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
 from pytest_quantcheck.reporting.html import drawing
 from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Series
 from pytest_quantcheck.reporting.rows import Group
-from pytest_quantcheck.reporting.wording import number
+from pytest_quantcheck.reporting.wording import MEANINGS, number
 
 DRAWN = 4
 """Layers whose pair counts are drawn one by one; where there are more, a table has all."""
@@ -20,6 +20,7 @@ _PAPER = (
     ("confidence_drift", "Confidence", "mean probability of the answer given", "Figure 2"),
     ("ace_drift", "Calibration error (ACE)", "mean gap between confidence and accuracy", "Figure 3"),
 )
+_OVER_LAYERS = ("dead_neuron_churn", "faint_neuron_churn", "salient_overlap", "redundancy_change")
 _BINS = [f"{low / 10:.1f}-{(low + 1) / 10:.1f}" for low in range(10)]
 _MODELS = (("reference", REFERENCE), ("candidate", CANDIDATE))
 
@@ -99,14 +100,9 @@ def _reliability(found: Comparison, name: str) -> Figure:
 def _layers(found: Comparison, verdicts: dict[str, Verdict], name: str) -> Iterator[Figure]:
     if any(one.reference is not None for one in found.of("dead_neuron_churn")):
         yield _dead(found.of("dead_neuron_churn"), name)
-    for metric, title, note in (
-        ("dead_neuron_churn", "Dead-neuron churn", "share of neurons that died or came to life"),
-        ("faint_neuron_churn", "Faint-neuron churn", "share of neurons that fell silent or rose, for their layer"),
-        ("salient_overlap", "Salient-neuron overlap", "share of the neurons behind an answer that stayed the same"),
-        ("redundancy_change", "Correlation change", "mean change of the correlation of two neurons"),
-    ):
+    for metric in _OVER_LAYERS:
         if any(one.value is not None for one in found.of(metric)):
-            yield _change(found.of(metric), verdicts.get(metric), title, note, f"{name}-{metric}")
+            yield _change(METRICS[metric], found.of(metric), verdicts.get(metric), f"{name}-{metric}")
     if found.convergence:
         yield _convergence(found.convergence, name)
 
@@ -126,20 +122,21 @@ def _dead(estimates: Sequence[Estimate], name: str) -> Figure:
     )
 
 
-def _change(estimates: Sequence[Estimate], verdict: Verdict | None, title: str, note: str, name: str) -> Figure:
+def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | None, name: str) -> Figure:
+    title = metric.title.capitalize()
     columns: list[list[float | None]] = [[getattr(one, end) for one in estimates] for end in ("value", "low", "high")]
     x = [one.layer or 0 for one in estimates]
     series = Series("value and interval", CANDIDATE, x, *columns)
     limit = verdict.limit if verdict else None
     there = [one for one in estimates if one.value is not None]
     remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
-    worst = (max if METRICS[estimates[0].metric].direction == "max" else min)(there, key=lambda one: one.value or 0.0)
+    worst = (max if metric.direction == "max" else min)(there, key=lambda one: one.value or 0.0)
     return Figure(
         title,
-        note,
+        MEANINGS[metric.name],
         f"{title} over {len(estimates)} layers, with intervals. Worst at layer {worst.layer}: {_cell(worst.value)}"
         + (f", limit {number(limit)}" if limit is not None else ", no limit"),
-        Markup(drawing.layers(name, [series], quantity=title.lower(), limit=limit)),  # noqa: S704 - none from outside
+        Markup(drawing.layers(name, [series], quantity=metric.title, limit=limit)),  # noqa: S704 - none from outside
         ("layer", "value", "low", "high", *(["remark"] if remarks[0] else [])),
         tuple(
             (str(layer), *map(_cell, row), *remark) for layer, *row, remark in zip(x, *columns, remarks, strict=True)

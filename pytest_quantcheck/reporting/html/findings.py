@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.records import Estimate, Verdict
+from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.outcomes import Outcome, outcomes
@@ -15,13 +14,14 @@ from pytest_quantcheck.reporting.wording import (
     concession,
     counted,
     headline,
-    interval_name,
+    interval_text,
     next_step,
     number,
+    value_text,
 )
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
-"""Signs of the states of a verdict; in a candidate's list those that failed come first."""
+"""Signs of a verdict's statuses."""
 
 
 class Finding(NamedTuple):
@@ -78,14 +78,13 @@ def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list
 
 
 def _findings(outcome: Outcome, report: Report, sections: Mapping[tuple[str, str], str]) -> Findings:
-    doubts = [verdict for verdict in outcome.verdicts if verdict.acceptable and verdict.status != "passed"]
     return Findings(
         candidate=visible(outcome.candidate),
         status="failed" if outcome.against else "passed" if outcome.fit else "none",
         sentence=outcome.facts,
         causes=tuple(map(visible, dict.fromkeys(outcome.causes))),
         against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_order)),
-        warnings=tuple(_finding(verdict, report, sections) for verdict in doubts),
+        warnings=tuple(_finding(verdict, report, sections) for verdict in outcome.warnings),
     )
 
 
@@ -93,16 +92,9 @@ def _named(found: Sequence[Findings], status: str) -> str:
     return ", ".join(one.candidate for one in found if one.status == status)
 
 
-def interval(found: Estimate) -> str:
-    """The ends of an estimate's interval, in words."""
-    if found.low is None or found.high is None:
-        return "no interval"
-    return f"{number(found.low)} to {number(found.high)}"
-
-
 def _order(verdict: Verdict) -> tuple[int, float]:
-    """Failed ones first, and of those the furthest beyond their limit."""
-    return list(MARKS).index(verdict.status), -_times(verdict)
+    """The worst status first, and of one status the furthest beyond its limit."""
+    return WORST_FIRST.index(verdict.status), -_times(verdict)
 
 
 def _times(verdict: Verdict) -> float:
@@ -130,15 +122,10 @@ def _amount(verdict: Verdict) -> str:
     found = verdict.estimate
     if found.value is None:
         return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
-    unit = METRICS[verdict.metric].unit
-    facts = [f"{number(found.value)} {unit}".rstrip(), f"limit {bound(verdict)}", _named_interval(found)]
+    facts = [value_text(found), f"limit {bound(verdict)}", interval_text(found)]
     if found.reference is not None and found.candidate is not None:
         facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
     return ", ".join(facts)
-
-
-def _named_interval(found: Estimate) -> str:
-    return f"{interval_name(found.confidence)} {interval(found)}" if found.low is not None else interval(found)
 
 
 def _beyond_by(verdict: Verdict) -> str:

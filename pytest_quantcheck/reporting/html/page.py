@@ -13,7 +13,7 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
 from pytest_quantcheck.reporting.html.figures import Figure, group_figures, paper_figures
-from pytest_quantcheck.reporting.html.findings import MARKS, findings_of, interval, release_headline, unopposed
+from pytest_quantcheck.reporting.html.findings import MARKS, findings_of, release_headline, unopposed
 from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
@@ -24,6 +24,7 @@ from pytest_quantcheck.reporting.wording import (
     counted,
     interval_name,
     number,
+    value_text,
 )
 
 _OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
@@ -140,8 +141,8 @@ def _line(row: Row) -> Line:
         meaning=MEANINGS[row.metric.name],
         layer="" if found.layer is None else str(found.layer),
         scale=scale_of(found, verdict),
-        value="-" if found.value is None else f"{number(found.value)} {row.metric.unit}".rstrip(),
-        interval="-" if found.value is None else interval(found),
+        value="-" if found.value is None else value_text(found),
+        interval="-" if found.low is None or found.high is None else f"{number(found.low)} to {number(found.high)}",
         reason=found.reason,
         limit=f"{'≤' if verdict.direction == 'max' else '≥'} {number(verdict.limit)}" if verdict else "-",
         word=row.word,

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pytest_quantcheck.records import Estimate, Verdict
-from pytest_quantcheck.reporting.wording import bound, interval_name, number
+from pytest_quantcheck.reporting.wording import bound, interval_text, number
 
 WIDTH, MARGIN = 240.0, 8.0
 """Of the drawing, in its own units; nothing is drawn in the margin but the ends of symbols."""
@@ -60,7 +60,5 @@ def _bad(verdict: Verdict | None, at: float | None) -> tuple[float, float] | Non
 
 def _label(estimate: Estimate, verdict: Verdict | None) -> str:
     assert estimate.value is not None
-    parts = [f"value {number(estimate.value)}"]
-    if estimate.low is not None and estimate.high is not None:
-        parts.append(f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}")
-    return ", ".join([*parts, f"limit {bound(verdict)}" if verdict else "no limit"])
+    limit = f"limit {bound(verdict)}" if verdict else "no limit"
+    return f"value {number(estimate.value)}, {interval_text(estimate)}, {limit}"

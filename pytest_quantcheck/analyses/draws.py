@@ -1,0 +1,63 @@
+"""Random draws of prompts, some at a time: with replacement, halves, and weights."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.float32]
+
+_ENTRIES = 2**20
+"""Multiplicities made at a time: 4 MiB, so that a chunk stays in cache and memory does not grow with the draws."""
+
+
+def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
+    """Yield how often each of n prompts is in each draw, (chunk, n) float32, until all draws are made.
+
+    The draws depend on `seed` alone, not on `chunk`, which only bounds memory.
+
+    Raises:
+        ValueError: no prompts, or no draws.
+    """
+    for random, rows in _chunks(n, draws, seed, chunk):
+        counts = np.empty((rows, n), dtype=np.float32)
+        for draw, prompts in zip(counts, random.integers(0, n, size=(rows, n)), strict=True):
+            draw[:] = np.bincount(prompts, minlength=n)
+        yield counts
+
+
+def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
+    """Yield which n // 2 of n prompts are in each draw, (chunk, n) float32 of 0 and 1; see `bootstrap_counts`."""
+    for random, rows in _chunks(n, draws, seed, chunk):
+        counts = np.empty((rows, n), dtype=np.float32)
+        for draw in counts:
+            draw[:] = _half(random, n)
+        yield counts
+
+
+def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield weights of n prompts, (chunk, n) float64, until all draws are made.
+
+    They are uniform among all that add up to 1; see `bootstrap_counts`.
+    """
+    for random, rows in _chunks(n, draws, seed, None):
+        weights = random.standard_exponential((rows, n))
+        weights /= weights.sum(axis=1, keepdims=True)
+        yield weights
+
+
+def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:
+    """A random half of n prompts: a coin for each, then as many turned over as are too many; faster than a shuffle."""
+    half = np.unpackbits(random.integers(0, 256, -(-n // 8), dtype=np.uint8), count=n)
+    surplus = int(half.sum()) - n // 2
+    taken = int(surplus > 0)
+    half[random.choice(np.flatnonzero(half == taken), abs(surplus), replace=False, shuffle=False)] = 1 - taken
+    return half
+
+
+def _chunks(n: int, draws: int, seed: int, chunk: int | None) -> Iterator[tuple[np.random.Generator, int]]:
+    if n < 1 or draws < 1:
+        raise ValueError(f"Expected at least one prompt and one draw, got {n} prompts and {draws} draws.")
+    chunk = chunk or max(1, _ENTRIES // n)
+    random = np.random.Generator(np.random.PCG64(seed))
+    yield from ((random, min(chunk, draws - start)) for start in range(0, draws, chunk))

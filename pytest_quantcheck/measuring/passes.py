@@ -1,0 +1,168 @@
+"""What is done with a model: one forward pass for all that streams, and one attribution pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from ..analyses.saliency import attributable
+from ..errors import MeasurementError
+from ..models.encoding import Batch, batches, collate, wrapped
+from ..models.gradients import float32_gradients
+from ..models.loading import LoadedModel
+from ..models.neurons import choose_layers
+from ..prompts import PromptSet
+from ..records import Activations, Answers, Measurement, Saliency
+from .answers import AnswerCollector, choice_tokens
+from .attributing import Attributor
+from .plan import Plan, Progress
+from .resuming import Arrays, Stage, flat, under
+from .streams import LayerStream, RealTokens, affordable_neurons
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """One measurement under way: a model, the prompts as token ids, and what is wanted of them.
+
+    `chat`: the prompts stand in the tokenizer's chat template; `encoded`: token ids of every prompt of the set.
+    """
+
+    loaded: LoadedModel
+    prompts: PromptSet
+    plan: Plan
+    reference: Measurement | None
+    chat: bool
+    encoded: Sequence[Sequence[int]]
+    progress: Progress
+
+    @property
+    def int8_kernels(self) -> bool:
+        """Whether LLM.int8()'s own kernels are attributed through, as the paper did."""
+        return self.plan.attribution.method == "paper"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks that are looked into, ascending."""
+        return choose_layers(self.plan.layers, self.loaded.n_layers)
+
+    @cached_property
+    def correlated(self) -> int:
+        """Most neurons to correlate in a layer: in a candidate those of its reference, whatever its own size."""
+        if self.reference is not None:
+            return self.reference.provenance.redundancy_neurons
+        asked = self.plan.redundancy_neurons
+        if asked == "auto":
+            blocks = self.loaded.neurons.blocks
+            return affordable_neurons(sum(p.numel() for b in blocks for p in b.parameters()), len(self.layers))
+        return sys.maxsize if asked == "all" else asked
+
+    def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
+        """Run the prompts once; everything that streams takes what it needs from that."""
+        loaded = self.loaded
+        taken = _Taken(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
+        taken.restore(stage.load(), loaded.device)
+        parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
+        before = taken.answers.seen
+        left = [part for part in parts if not before.issuperset(part)]
+        self.progress.start("measuring", len(index), len(before))
+        with torch.no_grad(), ExitStack() as hooks:
+            if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
+                self._logits(self._batch(parts[0]))
+            for layer, stream in taken.streams.items():
+                handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
+                hooks.callback(handle.remove)
+            for part in left:
+                batch = self._batch(part)
+                tokens = RealTokens.of(batch)
+                for stream in taken.streams.values():
+                    stream.expect(tokens)
+                taken.answers.add(batch, self._logits(batch))
+                self.progress.advance(len(part))
+                stage.save(taken.state, finished=part is parts[-1])
+        self.progress.finish()
+        return taken.answers.result(), {layer: _result(layer, stream) for layer, stream in taken.streams.items()}
+
+    def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
+        """The token to attribute for each prompt of the attribution's sample: the reference's answer, or its own."""
+        own = self.reference is None or self.plan.attribution.target == "own"
+        source = answers if own or self.reference is None else self.reference.answers
+        tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
+        return {i: tokens[i] for i in index if i < self.plan.samples}
+
+    def attribution(self, targets: dict[int, int], stage: Stage) -> dict[int, Saliency]:
+        """Attribute at every layer where the reference, if there is one, could be attributed."""
+        if self.plan.attribution.method == "off" or not targets:
+            return {}
+        attributor = Attributor(self.loaded, self.encoded, self.plan.attribution, tokens=self.plan.tokens)
+        with float32_gradients(self.loaded.model, int8_kernels=self.int8_kernels):
+            layers = [layer for layer in self.layers if self._defined_at(layer)]
+            return attributor.attribute(layers, targets, self.progress, stage) if layers else {}
+
+    def _batch(self, part: Sequence[int]) -> Batch:
+        return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        """Those of the answer position, (prompts, vocabulary)."""
+        logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+        return logits
+
+    def _stream(self, layer: int) -> LayerStream:
+        return LayerStream(
+            self.prompts,
+            rectified=self.loaded.neurons.rectified(layer),
+            seed=self.plan.seed,
+            correlated=self.correlated,
+        )
+
+    def _defined_at(self, layer: int) -> bool:
+        if self.reference is None:
+            return True
+        found = self.reference.saliency.get(layer)
+        return found is not None and attributable(found.converged)
+
+    def _collector(self, n: int) -> AnswerCollector:
+        loaded, prompts = self.loaded, self.prompts
+        choices = None
+        if self.plan.readout == "choices":
+            (text,) = wrapped(loaded.tokenizer, prompts.texts[:1], chat=self.chat)
+            choices = choice_tokens(loaded.tokenizer, prompts, text, chat=self.chat)
+        return AnswerCollector(
+            prompts,
+            loaded.tokenizer.decode,
+            n,
+            reference=None if self.reference is None else self.reference.answers,
+            choices=choices,
+            substring=self.plan.readout == "substring",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """What was taken from the forward pass so far."""
+
+    answers: AnswerCollector
+    streams: dict[int, LayerStream]
+
+    def state(self) -> Arrays:
+        return flat(
+            {"answers": self.answers.state()} | {f"layers/{n}": stream.state() for n, stream in self.streams.items()}
+        )
+
+    def restore(self, state: Arrays | None, device: torch.device) -> None:
+        if state is None:
+            return
+        self.answers.restore(under(state, "answers"), device)
+        for layer, stream in self.streams.items():
+            stream.restore(under(state, f"layers/{layer}"), device)
+
+
+def _result(layer: int, stream: LayerStream) -> Activations:
+    try:
+        return stream.result()
+    except MeasurementError as error:
+        raise type(error)(f"layer {layer}: {error}") from error
