@@ -81,6 +81,14 @@ def test_missing_prompt_file(refused):
     assert "cannot read prompts from nowhere.csv: No such file" in refused("--quantcheck-prompts=nowhere.csv")
 
 
+@pytest.mark.parametrize("option", ["prompts", "report", "candidate", "profile"])
+def test_name_that_is_not_utf_8(refused, option):
+    """Bytes that are no text, as in the name of a file from an old archive: node ids and reports are text."""
+    sentence = refused(f"--quantcheck-{option}=fr\udce4gen.csv")
+    said = r"expected text, got 'fr\udce4gen.csv', which is not UTF-8; rename the file or directory"
+    assert sentence == f"--quantcheck-{option}: {said}"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [("max = 0.1", "max = nan"), ("max = 0.1", "max = -1"), ("ace_drift", "ace"), ("evidence", "reason")],
