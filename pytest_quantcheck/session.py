@@ -51,6 +51,8 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
+        if settings.dry_run:
+            config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
         self.gate = Gate(_with_shared_cache(config, settings), self._progress)
         self._wanted, alone = _take_node_ids(config, only=settings.only)
         check_names(self.gate, self._wanted)
