@@ -15,6 +15,7 @@ OPTIONS = {
     "samples": ("--quantcheck-samples=9", "whole number of at least 10"),
     "batch-size": ("--quantcheck-batch-size=0", "whole number of at least 1"),
     "layers": ("--quantcheck-layers=first", "expected paper, all or block numbers"),
+    "layers-absent": ("--quantcheck-layers=0,99", "the model has layers 0 to 5, and 99 is none of them"),
     "device": ("--quantcheck-device=tpu", "expected auto, cpu, cuda or cuda:N"),
     "limit-nan": ("--quantcheck-fail=ace_drift:nan", "finite limit of at least 0 for ace_drift, got nan"),
     "limit-infinite": ("--quantcheck-fail=ace_drift:inf", "finite limit of at least 0 for ace_drift, got inf"),
