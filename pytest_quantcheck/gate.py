@@ -39,7 +39,7 @@ class Gate:
 
     Raises:
         SettingsError: two prompt sets of one name, or a candidate that would be equal to the reference.
-        ModelError: a path that leads nowhere.
+        ModelError: a path that leads nowhere, or layers that the reference's configuration does not have.
         StorageError: a baseline that is not there or was measured otherwise, a cache that cannot be written.
         PromptError: a prompt set that cannot be read.
         ProfileError: a profile that cannot be read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,8 @@ def write_report(
 
 
 def _write_page(path: Path, report: bytes, prompt_sets: Mapping[str, PromptSet]) -> str:
+    with suppress(OSError):
+        path.unlink()  # where no new page can be made, an older one would be taken for this report's
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of fonts that lack a letter: they must not become errors

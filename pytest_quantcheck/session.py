@@ -48,6 +48,8 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
+        if settings.dry_run:
+            config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
         self._announcer = Announcer(config, alone=not settings.cache)
         self.gate = Gate(_with_shared_cache(config, settings), self._announcer.progress)
         self._wanted, alone = _take_node_ids(config, only=settings.only)
@@ -195,11 +197,14 @@ class Session:
         asked, gate = self.settings, self.gate
         stored = asked.baseline and not asked.update_baseline
         reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
+        on = f" on {asked.attribution_samples} prompts"
+        attributed = f"{asked.attribution}{on if asked.attribution.method != 'off' else ''}"
+        layers = asked.layers if isinstance(asked.layers, str) else ", ".join(map(str, asked.layers))
         return [
             f"dry run: nothing is loaded. The reference {gate.model} would be {reference}",
             f"candidates: {', '.join(gate.candidates)}",
             *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
-            f"attribution: {asked.attribution} on {asked.attribution_samples} prompts; layers: {asked.layers}",
+            f"attribution: {attributed}; layers: {layers}",
             f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
             *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
             *([f"limits would be written as {self._label[0]}@{self._label[1]}"] if self._label else ()),

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .errors import SettingsError
-from .models.identity import Source, content_hash, declared_dtype, files_said, local_path, local_source
+from .models.identity import Source, content_hash, declared_dtype, declared_layers, files_said, local_path, local_source
 from .options import BIT_WIDTHS, Settings
 from .options.candidate import name_candidates
 from .options.values import DTYPES
@@ -25,7 +25,7 @@ class Subjects:
 
     Raises:
         SettingsError: a bit-width that is the reference's precision, or candidates of one name.
-        ModelError: a path that leads nowhere.
+        ModelError: a path that leads nowhere, or layers that the reference's configuration does not have.
     """
 
     def __init__(self, settings: Settings, stored: str | None) -> None:
@@ -134,10 +134,14 @@ class Subjects:
         return source
 
     def _check_reference(self) -> None:
-        """The reference's path must lead somewhere, and its own precision is no candidate."""
-        declared = declared_dtype(self.model)
-        if self._settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in self._settings.bits:
+        """The reference's path must lead somewhere, its own precision is no candidate, and layers are some it has."""
+        asked, declared = self._settings, declared_dtype(self.model)
+        if asked.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in asked.bits:
             raise equal_to_reference(dtype)
+        if isinstance(asked.layers, tuple) and (n_layers := declared_layers(self.model)):
+            from .models.neurons import choose_layers  # noqa: PLC0415 - heavy
+
+            choose_layers(asked.layers, n_layers)
 
 
 def equal_to_reference(bits: str) -> SettingsError:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pytest_quantcheck.commands.output import TROUBLE, complain
+from pytest_quantcheck.commands.output import INTERRUPTED, TROUBLE, complain
 from pytest_quantcheck.commands.parser import parser
 from pytest_quantcheck.errors import QuantcheckError
 
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        complain(QuantcheckError("interrupted"))
+        return INTERRUPTED
     except (QuantcheckError, OSError) as problem:
         complain(problem)
         return TROUBLE

@@ -8,6 +8,9 @@ from pytest_quantcheck.commands.options import spelled
 FINE, OTHERWISE, TROUBLE = 0, 1, 2
 """Exit statuses: as asked; a difference, a bad profile, an unfit candidate; nothing could be said."""
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 def say(lines: Iterable[str]) -> None:
     """Print lines to any stream: what its encoding lacks is written as an escape."""

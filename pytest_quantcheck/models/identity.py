@@ -137,13 +137,29 @@ def declared_dtype(model: str) -> str | None:
     Raises:
         ModelError: the model's name is a path by its form, and nothing is there.
     """
+    config = _declared(model)
+    declared = config.get("dtype") or config.get("torch_dtype")
+    return declared if isinstance(declared, str) else None
+
+
+def declared_layers(model: str) -> int | None:
+    """The number of blocks that a local checkpoint's `config.json` declares; None if it is silent.
+
+    Raises:
+        ModelError: the model's name is a path by its form, and nothing is there.
+    """
+    declared = _declared(model).get("num_hidden_layers")
+    return declared if isinstance(declared, int) else None
+
+
+def _declared(model: str) -> dict[str, Any]:
+    """What a local checkpoint's `config.json` says; whoever loads the model says what is wrong with the file."""
     root = local_path(model)
     try:
         config = json.loads((root / "config.json").read_bytes()) if root else {}
-    except (OSError, ValueError):  # whoever loads the model says what is wrong with it
-        return None
-    declared = (config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else None
-    return declared if isinstance(declared, str) else None
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _content(source: Source) -> list[str]:

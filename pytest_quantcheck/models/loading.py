@@ -19,7 +19,16 @@ from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
 from .identity import Source, chat_template_hash, content_hash, vocabulary_hash
 from .neurons import Neurons, find_neurons
 from .quantized_layers import has_quantized, module_types
-from .reading import choose_device, explained, file_arguments, made_ready, quietly, read_model, read_tokenizer
+from .reading import (
+    check_folder,
+    choose_device,
+    explained,
+    file_arguments,
+    made_ready,
+    quietly,
+    read_model,
+    read_tokenizer,
+)
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
 
@@ -97,6 +106,7 @@ def load(source: Source, bits: str = REFERENCE) -> LoadedModel:
         from .released import load_released  # noqa: PLC0415 - which loads by way of this module
 
         return load_released(source)
+    check_folder(source)
     device = choose_device(source.device)
     with explained(source, bits), quietly():
         tokenizer = read_tokenizer(source)

@@ -38,6 +38,19 @@ def file_arguments(source: Source) -> tuple[str, dict[str, Any]]:
     return str(local_path(source.model) or source.model), common
 
 
+def check_folder(source: Source) -> None:
+    """Refuse a local path that leads to no checkpoint, of which libraries say something else.
+
+    Raises:
+        ModelError: there is no `config.json`.
+    """
+    folder = local_path(source.model)
+    if folder is not None and not (folder / "config.json").exists():
+        raise ModelError(
+            f"{source.origin or source.model}: expected a checkpoint, found no config.json; check the path"
+        )
+
+
 def read_tokenizer(source: Source) -> Any:
     """The tokenizer, padding on the left, with a padding token."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy

@@ -16,7 +16,16 @@ from ..records import RELEASED
 from .identity import Source, local_path
 from .loading import LoadedModel, described, in_plain_words
 from .quantized_layers import has_quantized, module_types, scheme_name
-from .reading import choose_device, explained, file_arguments, made_ready, quietly, read_model, read_tokenizer
+from .reading import (
+    check_folder,
+    choose_device,
+    explained,
+    file_arguments,
+    made_ready,
+    quietly,
+    read_model,
+    read_tokenizer,
+)
 
 _Config = dict[str, Any]
 
@@ -77,9 +86,7 @@ def recognise(source: Source) -> ReleasedFormat:
         ModelError: there is no configuration, it is not quantized, or in a way that is not known.
     """
     name = source.origin or source.model
-    folder = local_path(source.model)
-    if folder is not None and not (folder / "config.json").exists():
-        raise ModelError(f"{name}: expected a checkpoint, found no config.json; check the path")
+    check_folder(source)
     with explained(source, RELEASED):
         config = _quantization_config(source)
         if not config:

@@ -96,8 +96,14 @@ class Option(NamedTuple):
         if self.kind == "flag":
             return bool(raw)
         if self.kind == "list":
-            return tuple(self.parse(item) for item in raw or ())
-        return None if raw is None else self.parse(raw)
+            return tuple(self._parsed(item) for item in raw or ())
+        return None if raw is None else self._parsed(raw)
+
+    def _parsed(self, raw: str) -> Any:
+        """What one text stands for; bytes that are none, as in a file name of another age, no report could hold."""
+        if any("\ud800" <= letter <= "\udfff" for letter in raw):
+            raise ValueError(f"expected text, got {raw!a}, which is not UTF-8; rename the file or directory")
+        return self.parse(raw)
 
 
 OPTIONS: tuple[Option, ...] = (

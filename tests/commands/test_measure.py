@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,18 @@ def test_what_is_there_is_replaced_when_asked(copied, capsys):
 def test_what_is_there_outlives_a_failure(copied, empty, refused):
     """A model that cannot be loaded replaces nothing, `--force` or not."""
     before = files(copied)
-    assert "cannot be loaded" in refused("measure", "--model", empty, "--out", copied / "reference", "--force", *QUICK)
+    assert "found no config.json" in refused(
+        "measure", "--model", empty, "--out", copied / "reference", "--force", *QUICK
+    )
     assert files(copied) == before
+
+
+def test_interrupted_it_says_so_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the middle: one word, the status that shells expect, and nothing half written."""
+    monkeypatch.setattr("pytest_quantcheck.measuring.measure", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "out"), *QUICK]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert files(tmp_path) == {}
 
 
 def test_released_candidate_is_measured_as_it_is(stored, tmp_path, capsys):

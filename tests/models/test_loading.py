@@ -149,6 +149,11 @@ def break_config(folder):
     (folder / "config.json").write_text("{")
 
 
+def remove_config(folder):
+    """A folder beside the model's own, perhaps."""
+    (folder / "config.json").unlink()
+
+
 def remove_tokenizer(folder):
     """Weights only."""
     for path in folder.glob("tokenizer*"):
@@ -165,6 +170,7 @@ def remove_tokenizer(folder):
         (pickle_weights, "--quantcheck-allow-pickle"),
         (remove_one_tensor, r"weights are missing .*model\.layers\.1\.mlp\.up_proj\.weight"),
         (break_config, "config.json' is not a valid JSON file"),
+        (remove_config, "expected a checkpoint, found no config.json; check the path"),
         (remove_tokenizer, "tokenizer"),
     ],
 )

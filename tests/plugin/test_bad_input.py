@@ -15,6 +15,7 @@ OPTIONS = {
     "samples": ("--quantcheck-samples=9", "whole number of at least 10"),
     "batch-size": ("--quantcheck-batch-size=0", "whole number of at least 1"),
     "layers": ("--quantcheck-layers=first", "expected paper, all or block numbers"),
+    "layers-absent": ("--quantcheck-layers=0,99", "the model has layers 0 to 5, and 99 is none of them"),
     "device": ("--quantcheck-device=tpu", "expected auto, cpu, cuda or cuda:N"),
     "limit-nan": ("--quantcheck-fail=ace_drift:nan", "finite limit of at least 0 for ace_drift, got nan"),
     "limit-infinite": ("--quantcheck-fail=ace_drift:inf", "finite limit of at least 0 for ace_drift, got inf"),
@@ -79,6 +80,14 @@ def test_prompt_file(refused, pytester, content, said):
 def test_missing_prompt_file(refused):
     """A prompt file that does not exist."""
     assert "cannot read prompts from nowhere.csv: No such file" in refused("--quantcheck-prompts=nowhere.csv")
+
+
+@pytest.mark.parametrize("option", ["prompts", "report", "candidate", "profile"])
+def test_name_that_is_not_utf_8(refused, option):
+    """Bytes that are no text, as in the name of a file from an old archive: node ids and reports are text."""
+    sentence = refused(f"--quantcheck-{option}=fr\udce4gen.csv")
+    said = r"expected text, got 'fr\udce4gen.csv', which is not UTF-8; rename the file or directory"
+    assert sentence == f"--quantcheck-{option}: {said}"
 
 
 @pytest.mark.parametrize(

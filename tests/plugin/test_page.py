@@ -160,13 +160,16 @@ def test_page_that_cannot_be_written_costs_no_verdict(gate, pytester):
     assert "report: report/report.json" in found.lines
 
 
-def test_drawing_that_fails_costs_no_verdict(gate, monkeypatch):
-    """Whatever the libraries behind the page raise, the gate's result stands and the problem is said once."""
+def test_drawing_that_fails_costs_no_verdict(gate, pytester, monkeypatch):
+    """Whatever the libraries raise, the gate's result stands, the problem is said once, and no older page is left."""
+    page = pytester.mkdir("report") / "report.html"
+    page.write_text("of another run")
     monkeypatch.setattr("pytest_quantcheck.reporting.html.page._environment", lambda: 1 / 0)
     found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
     assert found.status == 0
     said = "no report.html, the verdicts stand: ZeroDivisionError: division by zero; this is a fault of the plugin"
     assert found.sentences.count(said) == 1
+    assert not page.exists()
 
 
 @pytest.mark.slow

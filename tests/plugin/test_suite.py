@@ -93,6 +93,16 @@ def test_dry_run_says_what_would_be_measured(gate):
     assert "passed" not in found.text
 
 
+def test_dry_run_starts_no_workers(gate):
+    """There is nothing to hand out to xdist's workers, and it ends as well as without them."""
+    quick = ("--quantcheck-attribution=off", "--quantcheck-layers=0,5")
+    found = gate("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-dry-run", *quick, "-n", "2")
+    assert found.status == 0
+    assert "attribution: off; layers: 0, 5" in found.lines
+    assert "candidates: int8, nf4" in found.lines
+    assert "2 workers" not in found.text
+
+
 def test_dry_run_says_where_no_report_can_be_written(gate, pytester):
     """A run would go on without one, so that this is the time to see it."""
     pytester.path.joinpath("file").touch()
