@@ -66,4 +66,4 @@ def test_a_measurement_that_fails_ends_a_process_with_2(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert f"{tmp_path} cannot be loaded at reference" in done.stderr
+    assert f"{tmp_path}: expected a checkpoint, found no config.json" in done.stderr

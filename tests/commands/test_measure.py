@@ -105,7 +105,7 @@ def test_what_is_there_is_replaced_when_asked(copied, capsys):
 
 
 def test_what_is_there_outlives_a_failure(copied, empty, refused):
-    """A model that cannot be loaded replaces nothing, `--force` or not."""
+    """A model that is not there replaces nothing, `--force` or not."""
     before = files(copied)
     assert "found no config.json" in refused(
         "measure", "--model", empty, "--out", copied / "reference", "--force", *QUICK
