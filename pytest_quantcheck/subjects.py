@@ -134,10 +134,14 @@ class Subjects:
         return source
 
     def _check_reference(self) -> None:
-        """The reference's path must lead somewhere, its own precision is no candidate, and layers are some it has."""
+        """The reference's path leads somewhere, its precision is no candidate, its layers and the device are there."""
         asked, declared = self._settings, declared_dtype(self.model)
         if asked.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in asked.bits:
             raise equal_to_reference(dtype)
+        if asked.device.startswith("cuda") and not asked.dry_run:
+            from .models.reading import choose_device  # noqa: PLC0415 - heavy
+
+            choose_device(asked.device)
         if isinstance(asked.layers, tuple) and (n_layers := declared_layers(self.model)):
             from .models.neurons import choose_layers  # noqa: PLC0415 - heavy
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 GOOD = "prompt,gold\n" + "".join(f"is {number} a number,True\n" for number in range(12))
 
@@ -68,6 +69,12 @@ def _files(pytester):
 def test_option(refused, options, said):
     """A value that cannot be used is named, with what was expected."""
     assert said in refused(*options.split(" "))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_that_is_not_there(refused):
+    """It is refused as a wrong value is, not test by test."""
+    assert "sees no CUDA device here" in refused("--quantcheck-device=cuda")
 
 
 @pytest.mark.parametrize(("content", "said"), PROMPT_FILES.values(), ids=PROMPT_FILES)
