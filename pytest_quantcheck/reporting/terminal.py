@@ -9,7 +9,7 @@ from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only, printable
 
 Line = tuple[str, Mapping[str, bool]]
-"""A line of ASCII text without its end, and the markup for pytest's terminal writer."""
+"""A line of text without its end, and the markup for pytest's terminal writer. ASCII, but for remarks' paths."""
 
 _PLAIN: Mapping[str, bool] = {}
 _BOLD = {"bold": True}
