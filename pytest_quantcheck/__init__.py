@@ -8,31 +8,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .assertions import QuantcheckWarning as QuantcheckWarning
-    from .assertions import assert_accuracy_drop as assert_accuracy_drop
-    from .assertions import assert_ace_drift as assert_ace_drift
-    from .assertions import assert_confidence_drift as assert_confidence_drift
-    from .assertions import assert_dead_neuron_churn as assert_dead_neuron_churn
-    from .assertions import assert_dead_neuron_delta as assert_dead_neuron_delta
-    from .assertions import assert_faint_neuron_churn as assert_faint_neuron_churn
-    from .assertions import assert_flip_rate as assert_flip_rate
-    from .assertions import assert_kl_divergence as assert_kl_divergence
-    from .assertions import assert_metric as assert_metric
-    from .assertions import assert_redundancy_change as assert_redundancy_change
-    from .assertions import assert_salient_overlap as assert_salient_overlap
-    from .comparing import compare as compare
-    from .errors import QuantcheckError as QuantcheckError
-    from .gate import Gate as Gate
-    from .judging import judge as judge
-    from .measuring import measure as measure
-    from .merging import merge as merge
-    from .profiles import load_profile as load_profile
-    from .prompts import read_prompts as read_prompts
+    from pytest_quantcheck.assertions import QuantcheckWarning as QuantcheckWarning
+    from pytest_quantcheck.assertions import assert_accuracy_drop as assert_accuracy_drop
+    from pytest_quantcheck.assertions import assert_ace_drift as assert_ace_drift
+    from pytest_quantcheck.assertions import assert_confidence_drift as assert_confidence_drift
+    from pytest_quantcheck.assertions import assert_dead_neuron_churn as assert_dead_neuron_churn
+    from pytest_quantcheck.assertions import assert_dead_neuron_delta as assert_dead_neuron_delta
+    from pytest_quantcheck.assertions import assert_faint_neuron_churn as assert_faint_neuron_churn
+    from pytest_quantcheck.assertions import assert_flip_rate as assert_flip_rate
+    from pytest_quantcheck.assertions import assert_kl_divergence as assert_kl_divergence
+    from pytest_quantcheck.assertions import assert_metric as assert_metric
+    from pytest_quantcheck.assertions import assert_redundancy_change as assert_redundancy_change
+    from pytest_quantcheck.assertions import assert_salient_overlap as assert_salient_overlap
+    from pytest_quantcheck.comparing import compare as compare
+    from pytest_quantcheck.errors import QuantcheckError as QuantcheckError
+    from pytest_quantcheck.judging import judge as judge
+    from pytest_quantcheck.measuring import measure as measure
+    from pytest_quantcheck.measuring.merging import merge as merge
+    from pytest_quantcheck.profiles import load_profile as load_profile
+    from pytest_quantcheck.prompts import read_prompts as read_prompts
+    from pytest_quantcheck.run.gate import Gate as Gate
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Gate": "gate",
+    "Gate": "run.gate",
     "QuantcheckError": "errors",
     "QuantcheckWarning": "assertions",
     "assert_accuracy_drop": "assertions",
@@ -50,7 +50,7 @@ _HOMES = {
     "judge": "judging",
     "load_profile": "profiles",
     "measure": "measuring",
-    "merge": "merging",
+    "merge": "measuring.merging",
     "read_prompts": "prompts",
 }
 

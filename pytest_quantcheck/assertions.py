@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 
-from .errors import ProfileError
-from .judging import judge
-from .limits import find_metric
-from .profiles import load_profile
-from .records import Comparison, Verdict
-from .reporting.wording import concession, failure_message, headline
+from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.judging import judge
+from pytest_quantcheck.limits import find_metric
+from pytest_quantcheck.profiles import load_profile
+from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.reporting.wording import concession, failure_message, headline
 
 DEFAULT_PROFILE = "default@2"
 

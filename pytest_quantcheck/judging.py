@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .analyses.resampling import prompts_to_settle
-from .metrics import METRICS
-from .profiles import Limit, Profile
-from .records import RELEASED, WORST_FIRST, Comparison, Estimate, Status, Verdict
+from pytest_quantcheck.analyses.resampling import prompts_to_settle
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.profiles import Limit, Profile
+from pytest_quantcheck.records import RELEASED, WORST_FIRST, Comparison, Estimate, Status, Verdict
 
 
 def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .errors import QuantcheckError
-from .options import asked, register
+from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.options import asked, register
 
 if TYPE_CHECKING:
-    from .gate import Gate
-    from .models.loading import LoadedModel
-    from .options import Settings
-    from .session import Session
+    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.options import Settings
+    from pytest_quantcheck.run.gate import Gate
+    from pytest_quantcheck.suite.session import Session
 
 _SESSION = pytest.StashKey["Session"]()
 _NO_MODEL = "needs --quantcheck-model=MODEL"
@@ -146,13 +146,13 @@ def _parametrized(test: pytest.Item, fixture: str) -> bool:
 def _settings(config: pytest.Config) -> Settings | None:
     if not asked(config):
         return None
-    from .options import settings_from
+    from pytest_quantcheck.options import settings_from
 
     return settings_from(config)
 
 
 def _session(config: pytest.Config, settings: Settings) -> Session:
-    from .session import Session
+    from pytest_quantcheck.suite.session import Session
 
     session = Session(config, settings)
     config.pluginmanager.register(session, "quantcheck-session")

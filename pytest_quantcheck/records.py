@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .limits import find_metric
-from .profiles.records import Profile
+from pytest_quantcheck.limits import find_metric
+from pytest_quantcheck.profiles.profile import Profile
 
 SCHEMA = 2
 """Version of the measurement's file format; a measurement of another schema is not compared."""

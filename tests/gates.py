@@ -1,7 +1,7 @@
 """Gates for tests: quick ones, and one that remembers what it loaded."""
 
-from pytest_quantcheck.gate import Gate
-from pytest_quantcheck.options import OPTIONS, Attribution, Settings
+from pytest_quantcheck.options import OPTIONS, AttributionMethod, Settings
+from pytest_quantcheck.run.gate import Gate
 
 
 class CountingGate(Gate):
@@ -23,6 +23,6 @@ def settings(**changes):
         "bits": ("int8",),
         "samples": 12,
         "layers": (2,),
-        "attribution": Attribution("off"),
+        "attribution": AttributionMethod("off"),
     }
     return Settings(**{option.field: option._value(option._default) for option in OPTIONS} | quick | changes)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 from torch import Tensor
 
-from ..errors import MeasurementError
-from ..records import Correlations
+from pytest_quantcheck.errors import MeasurementError
+from pytest_quantcheck.records import Correlations
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..errors import MeasurementError
+from pytest_quantcheck.errors import MeasurementError
 
 Masks = NDArray[np.bool_]
 Extremes = NDArray[np.float32]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ..records import Activations
+from pytest_quantcheck.records import Activations
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]

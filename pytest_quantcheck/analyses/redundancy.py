@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..records import Correlations
-from .correlation_sums import TILE, Floats, Matrix, check_width, mirror
+from pytest_quantcheck.analyses.correlation_sums import TILE, Floats, Matrix, check_width, mirror
+from pytest_quantcheck.records import Correlations
 
 Histogram = NDArray[np.int64]
 

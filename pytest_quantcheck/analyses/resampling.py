@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from .draws import Counts, bootstrap_counts, half_samples, random_weights
+from pytest_quantcheck.analyses.draws import Counts, bootstrap_counts, half_samples, random_weights
 
 Floats = NDArray[np.float64]
 

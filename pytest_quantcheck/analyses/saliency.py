@@ -36,7 +36,7 @@ _END = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
+class Quadrature:
     """Quadrature on [0, 1] whose node count can grow without losing what was evaluated.
 
     `points` (p,) float64, the path's ends first; `integrals` (levels, p, p) float64: times the values at the points,
@@ -57,7 +57,7 @@ class Rule:
         return self.integrals[:, _END]
 
 
-def lobatto_kronrod(levels: int = 4) -> Rule:
+def lobatto_kronrod(levels: int = 4) -> Quadrature:
     """Nested quadrature with 5, 9, 17, 33, ... nodes that begins with Lobatto's five.
 
     The ends of the path are nodes: the difference that completeness asks for costs nothing. Exact for polynomials up
@@ -72,7 +72,7 @@ def lobatto_kronrod(levels: int = 4) -> Rule:
     integrals = np.zeros((levels, len(points), len(points)))
     for level, n in enumerate(sizes):
         integrals[level, :n, :n] = _integrals(points[:n], points[:n])
-    return Rule(points, integrals, sizes=tuple(sizes), checked=tuple(sizes), nodes=tuple(sizes))
+    return Quadrature(points, integrals, sizes=tuple(sizes), checked=tuple(sizes), nodes=tuple(sizes))
 
 
 def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,7 +92,7 @@ def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((zeros - zeros[::-1]) / 2)
 
 
-def gauss_legendre(nodes: int) -> Rule:
+def gauss_legendre(nodes: int) -> Quadrature:
     """So many Gauss-Legendre nodes (the paper takes 50).
 
     A polynomial of degree 2 * nodes - 1 is integrated exactly, but only over the whole path: nothing is held against
@@ -102,7 +102,7 @@ def gauss_legendre(nodes: int) -> Rule:
     points = np.concatenate([[0.0, 1.0], inside])
     integrals = np.zeros((1, nodes + 2, nodes + 2))
     integrals[0, :, 2:] = _integrals(inside, points)
-    return Rule(points, integrals, sizes=(nodes + 2,), checked=(2,), nodes=(nodes,))
+    return Quadrature(points, integrals, sizes=(nodes + 2,), checked=(2,), nodes=(nodes,))
 
 
 def _integrals(nodes: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,7 +113,7 @@ def _integrals(nodes: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[n
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class PathIntegral:
     """The path integral for m prompts and its quality.
 
     `gradient` (m, ...) float32: the gradient averaged over the path; times the step from start to end it is the
@@ -133,10 +133,10 @@ def integrated_gradients(
     start: torch.Tensor,
     end: torch.Tensor,
     *,
-    rule: Rule,
+    rule: Quadrature,
     tolerance: float = 0.0,
     at_once: int = 1,
-) -> Attribution:
+) -> PathIntegral:
     """Average the function's gradient over the straight path, with more nodes for the prompts that need them.
 
     A prompt is left at the level at which its completeness error is within the tolerance, or at which twice the
@@ -175,7 +175,7 @@ def integrated_gradients(
         if not len(rows):
             break
     nodes = torch.tensor(rule.nodes, device=end.device)[level_of]
-    return Attribution(sums[level_of, everyone], heights[_END], error, nodes)
+    return PathIntegral(sums[level_of, everyone], heights[_END], error, nodes)
 
 
 def _evaluate(

@@ -21,9 +21,9 @@ from pytest_quantcheck.judging import judge
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import REFERENCE, RELEASED, Comparison, Provenance, Verdict
-from pytest_quantcheck.report_files import REPORT, write_report
 from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
-from pytest_quantcheck.step_summary import append_to_step_summary
+from pytest_quantcheck.reporting.files import REPORT, write_report
+from pytest_quantcheck.reporting.step_summary import append_to_step_summary
 from pytest_quantcheck.storage import load_measurement
 
 

@@ -13,11 +13,11 @@ from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.output import FINE, say
 from pytest_quantcheck.commands.stored import check_free, size
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import REFERENCE, Measurement, Provenance
-from pytest_quantcheck.reporting import Progress
-from pytest_quantcheck.reporting.progress import duration
+from pytest_quantcheck.reporting import ProgressLine
+from pytest_quantcheck.reporting.progress_line import duration
+from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import save_measurement
 
 
@@ -77,13 +77,13 @@ def _stored(gate: Gate, out: Path) -> Iterator[tuple[str, Measurement]]:
         yield name, measurement
 
 
-def _progress() -> Callable[[str], Progress] | None:
+def _progress() -> Callable[[str], ProgressLine] | None:
     """One line on a terminal; elsewhere nothing."""
     return _on_terminal if sys.stderr.isatty() else None
 
 
-def _on_terminal(label: str) -> Progress:
-    return Progress(_write, subject=label, interactive=True, width=shutil.get_terminal_size().columns)
+def _on_terminal(label: str) -> ProgressLine:
+    return ProgressLine(_write, subject=label, interactive=True, width=shutil.get_terminal_size().columns)
 
 
 def _write(text: str) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import ComparisonError
-from ..records import RELEASED, Comparison, Measurement
-from .layers import convergence, histograms, layer_estimates
-from .permutations import align
-from .prompts import flips, prompt_estimates, reliability
-from .sampling import Sampling
+from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
+from pytest_quantcheck.comparing.intervals import Sampling
+from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
+from pytest_quantcheck.comparing.permutations import align
+from pytest_quantcheck.errors import ComparisonError
+from pytest_quantcheck.records import RELEASED, Comparison, Measurement
 
 __all__ = ["Sampling", "compare", "refuse_identical"]
 

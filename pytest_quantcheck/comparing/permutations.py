@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from ..analyses.matching import Indices, Matching, find_order, in_order
-from ..records import Estimate, Measurement, Saliency
+from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, in_order
+from pytest_quantcheck.records import Estimate, Measurement, Saliency
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,19 +9,19 @@ import msgspec
 import numpy as np
 import torch
 
-from ..errors import MeasurementError, PromptError
-from ..models.encoding import encode, encoding_hash
-from ..models.gradients import gradient_path
-from ..models.loading import LoadedModel
-from ..options.attribution import covering
-from ..prompts import PromptSet
-from ..records import Measurement, Provenance
-from ..storage import Checkpoint
-from .passes import Passes
-from .plan import Plan, Progress, Silent
-from .resuming import stages_of
+from pytest_quantcheck.errors import MeasurementError, PromptError
+from pytest_quantcheck.measuring.passes import Passes
+from pytest_quantcheck.measuring.plan import Plan, ProgressReporter, Silent
+from pytest_quantcheck.measuring.resuming import stages_of
+from pytest_quantcheck.models.encoding import encode, encoding_hash
+from pytest_quantcheck.models.gradients import gradient_path
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.options.attribution import covering
+from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.records import Measurement, Provenance
+from pytest_quantcheck.storage import Checkpoint
 
-__all__ = ["Plan", "Progress", "Silent", "measure"]
+__all__ = ["Plan", "ProgressReporter", "Silent", "measure"]
 
 
 def measure(
@@ -33,7 +33,7 @@ def measure(
     revision: str | None = None,
     reference: Measurement | None = None,
     index: Sequence[int] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressReporter | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Measurement:
     """Measure what a model does on a prompt set.

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..analyses.divergence import log_probs_at, top_log_probs
-from ..errors import NonFiniteError, PromptError
-from ..models.encoding import Batch, answer_token
-from ..prompts import PromptSet
-from ..records import Answers
+from pytest_quantcheck.analyses.divergence import log_probs_at, top_log_probs
+from pytest_quantcheck.errors import NonFiniteError, PromptError
+from pytest_quantcheck.models.encoding import Batch, answer_token
+from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.records import Answers
 
 SUPPORT = 1024
 """Tokens of the reference's answer distribution that are kept; the rest is one number."""

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..analyses.saliency import (
+from pytest_quantcheck.analyses.saliency import (
     PROBES,
     TOLERANCE,
-    Attribution,
-    Rule,
+    PathIntegral,
+    Quadrature,
     gauss_legendre,
     given_up,
     integrated_gradients,
     lobatto_kronrod,
     salient,
 )
-from ..models.continuation import Passage, run_with_neurons
-from ..models.encoding import collate
-from ..models.loading import LoadedModel
-from ..options.attribution import Attribution as Method
-from ..records import Saliency
-from .plan import Progress
-from .resuming import Stage, flat, under
+from pytest_quantcheck.measuring.plan import ProgressReporter
+from pytest_quantcheck.measuring.resuming import Stage, flat, under
+from pytest_quantcheck.models.encoding import collate
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.passage import Passage, run_with_neurons
+from pytest_quantcheck.options.attribution import AttributionMethod
+from pytest_quantcheck.records import Saliency
 
 _AGREE = 0.01
 """Nats by which a shortened path may differ from the model's own answer. On the same prompts it differs by the
@@ -36,7 +36,7 @@ rounding of float32, through LLM.int8() too; a forgotten norm, cap or scale move
 
 
 @dataclass(frozen=True, eq=False)
-class _Outcome:
+class _Attributed:
     """One prompt's salient neurons (d,) bool with their completeness error and nodes."""
 
     salient: NDArray[np.bool_]
@@ -48,7 +48,7 @@ class _Outcome:
 class _Found:
     """What was found so far, by layer and prompt; prompts that are done have no outcome where no layer was left."""
 
-    outcomes: dict[int, dict[int, _Outcome]]
+    outcomes: dict[int, dict[int, _Attributed]]
     done: set[int]
 
     @classmethod
@@ -58,7 +58,7 @@ class _Found:
             return cls({layer: {} for layer in layers}, set())
         return cls({layer: _to_outcomes(under(state, str(layer))) for layer in layers}, set(state["done"].tolist()))
 
-    def add(self, part: list[int], found: dict[int, list[_Outcome]]) -> None:
+    def add(self, part: list[int], found: dict[int, list[_Attributed]]) -> None:
         """Take the outcomes of some more prompts."""
         for layer, outcomes in found.items():
             self.outcomes[layer] |= zip(part, outcomes, strict=True)
@@ -70,7 +70,7 @@ class _Found:
         return {"done": np.array(sorted(self.done), dtype=np.int64)} | flat(layers)
 
 
-def _to_arrays(outcomes: dict[int, _Outcome]) -> dict[str, NDArray[Any]]:
+def _to_arrays(outcomes: dict[int, _Attributed]) -> dict[str, NDArray[Any]]:
     """One layer's outcomes: `index`, `salient`, `error`, `nodes`, a row for each prompt."""
     return {
         "index": np.array(list(outcomes), dtype=np.int64),
@@ -80,9 +80,9 @@ def _to_arrays(outcomes: dict[int, _Outcome]) -> dict[str, NDArray[Any]]:
     }
 
 
-def _to_outcomes(arrays: Mapping[str, NDArray[Any]]) -> dict[int, _Outcome]:
+def _to_outcomes(arrays: Mapping[str, NDArray[Any]]) -> dict[int, _Attributed]:
     rows = zip(arrays["salient"], arrays["error"].tolist(), arrays["nodes"].tolist(), strict=True)
-    return {i: _Outcome(*row) for i, row in zip(arrays["index"].tolist(), rows, strict=True)}
+    return {i: _Attributed(*row) for i, row in zip(arrays["index"].tolist(), rows, strict=True)}
 
 
 class Attributor:
@@ -96,7 +96,7 @@ class Attributor:
         self,
         loaded: LoadedModel,
         encoded: Sequence[Sequence[int]],
-        method: Method,
+        method: AttributionMethod,
         *,
         tokens: int = 1024,
         tolerance: float = TOLERANCE,
@@ -107,7 +107,7 @@ class Attributor:
         self._baseline: dict[int, torch.Tensor] = {}
 
     def attribute(
-        self, layers: Sequence[int], targets: dict[int, int], progress: Progress, stage: Stage | None = None
+        self, layers: Sequence[int], targets: dict[int, int], progress: ProgressReporter, stage: Stage | None = None
     ) -> dict[int, Saliency]:
         """Attribute the log-probability of each prompt's target token (by position in the prompt set).
 
@@ -128,7 +128,7 @@ class Attributor:
         progress.finish()
         return {layer: _record(outcomes, targets, self._tolerance) for layer, outcomes in found.outcomes.items()}
 
-    def _run(self, layers: Sequence[int], part: list[int], targets: dict[int, int]) -> dict[int, list[_Outcome]]:
+    def _run(self, layers: Sequence[int], part: list[int], targets: dict[int, int]) -> dict[int, list[_Attributed]]:
         passage = self._passage(layers, part, targets) if layers else None
         return {} if passage is None else {layer: self._outcomes(passage, layer) for layer in layers}
 
@@ -148,16 +148,16 @@ class Attributor:
         target = torch.tensor([targets[i] for i in index], device=loaded.device)
         return Passage(loaded.model, loaded.neurons, layers, batch, target)
 
-    def _outcomes(self, passage: Passage, layer: int) -> list[_Outcome]:
+    def _outcomes(self, passage: Passage, layer: int) -> list[_Attributed]:
         start = passage.start(layer, self._baseline.get(layer))
         values, found = attributions(
             passage, layer, start, rule=self._rule, tolerance=self._tolerance, at_once=self._tokens // start.shape[1]
         )
         sets = salient(values, passage.real).cpu().numpy()
         quality = zip(found.error.tolist(), found.nodes.tolist(), strict=True)
-        return [_Outcome(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
+        return [_Attributed(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
-    def _hopeless(self, outcomes: dict[int, _Outcome], first: list[int], planned: int) -> bool:
+    def _hopeless(self, outcomes: dict[int, _Attributed], first: list[int], planned: int) -> bool:
         """Whether a layer is left after its first prompts; later ones, of a run that died, must not count."""
         converged = [outcomes[i].error <= self._tolerance for i in first if i in outcomes]
         return not self._method.nodes and given_up(np.array(converged), planned)
@@ -175,8 +175,8 @@ class Attributor:
 
 
 def attributions(
-    passage: Passage, layer: int, start: torch.Tensor, *, rule: Rule, tolerance: float, at_once: int
-) -> tuple[torch.Tensor, Attribution]:
+    passage: Passage, layer: int, start: torch.Tensor, *, rule: Quadrature, tolerance: float, at_once: int
+) -> tuple[torch.Tensor, PathIntegral]:
     """Attributions (prompts, tokens, d) of a layer's neurons, nats, by the shortest path that gives the model's answer.
 
     `start` (prompts, tokens, d): where the path starts; the rest as in `integrated_gradients`.
@@ -190,7 +190,7 @@ def attributions(
     return path.pull_back(found.gradient) * (passage.neurons[layer] - start), found
 
 
-def _record(outcomes: dict[int, _Outcome], targets: dict[int, int], tolerance: float) -> Saliency:
+def _record(outcomes: dict[int, _Attributed], targets: dict[int, int], tolerance: float) -> Saliency:
     index = sorted(outcomes)
     error = np.array([outcomes[i].error for i in index], dtype=np.float32)
     return Saliency(

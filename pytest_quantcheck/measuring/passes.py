@@ -10,19 +10,19 @@ from functools import cached_property
 
 import torch
 
-from ..analyses.saliency import attributable
-from ..errors import MeasurementError
-from ..models.encoding import Batch, batches, collate, wrapped
-from ..models.gradients import float32_gradients
-from ..models.loading import LoadedModel
-from ..models.neurons import choose_layers
-from ..prompts import PromptSet
-from ..records import Activations, Answers, Measurement, Saliency
-from .answers import AnswerCollector, choice_tokens
-from .attributing import Attributor
-from .plan import Plan, Progress
-from .resuming import Arrays, Stage, flat, under
-from .streams import LayerStream, RealTokens, affordable_neurons
+from pytest_quantcheck.analyses.saliency import attributable
+from pytest_quantcheck.errors import MeasurementError
+from pytest_quantcheck.measuring.answers import AnswerCollector, choice_tokens
+from pytest_quantcheck.measuring.attributing import Attributor
+from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
+from pytest_quantcheck.measuring.resuming import Arrays, Stage, flat, under
+from pytest_quantcheck.measuring.streams import LayerStream, RealTokens, affordable_neurons
+from pytest_quantcheck.models.encoding import Batch, batches, collate, wrapped
+from pytest_quantcheck.models.gradients import float32_gradients
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.neurons import choose_layers
+from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Passes:
     reference: Measurement | None
     chat: bool
     encoded: Sequence[Sequence[int]]
-    progress: Progress
+    progress: ProgressReporter
 
     @property
     def int8_kernels(self) -> bool:

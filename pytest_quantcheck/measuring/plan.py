@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, Self
 
-from ..options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Plan:
 
     layers: Literal["paper", "all"] | tuple[int, ...] = "paper"
     readout: str = "token"
-    attribution: Attribution = field(default_factory=Attribution)
+    attribution: AttributionMethod = field(default_factory=AttributionMethod)
     samples: int = 64
     tokens: int = 1024
     batch_size: int = 16
@@ -35,7 +35,7 @@ class Plan:
         return replace(self, batch_size=smaller, tokens=max(self.tokens // 2, 1), shuffle=self.seed)
 
 
-class Progress(Protocol):
+class ProgressReporter(Protocol):
     """Who is told how far a measurement is; all do nothing by default."""
 
     def say(self, what: str, *, log: bool = False) -> None:

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import StorageError
-from ..records import Measurement, Provenance
-from ..storage import Checkpoint
-from .plan import Plan
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.measuring.plan import Plan
+from pytest_quantcheck.records import Measurement, Provenance
+from pytest_quantcheck.storage import Checkpoint
 
 Arrays = Mapping[str, NDArray[Any]]
 

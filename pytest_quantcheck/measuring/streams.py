@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from ..analyses.correlation_sums import CorrelationSums
-from ..analyses.dead_neurons import new_extremes, update_extremes
-from ..analyses.sampling import seeded_neurons
-from ..errors import MeasurementError, NonFiniteError
-from ..models.encoding import Batch
-from ..options.values import FEWEST_NEURONS
-from ..prompts import PromptSet
-from ..records import Activations
-from .resuming import flat, under
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
+from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
+from pytest_quantcheck.analyses.sampling import seeded_neurons
+from pytest_quantcheck.errors import MeasurementError, NonFiniteError
+from pytest_quantcheck.measuring.resuming import flat, under
+from pytest_quantcheck.models.encoding import Batch
+from pytest_quantcheck.options.values import FEWEST_NEURONS
+from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.records import Activations
 
 GROUPS = 16
 """Groups of prompts from which the intervals of token-level quantities are made."""

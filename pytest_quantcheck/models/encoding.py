@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import PromptError
+from pytest_quantcheck.errors import PromptError
 
 
 @dataclass(frozen=True, eq=False)

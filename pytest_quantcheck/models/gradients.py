@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .quantized_layers import KINDS, dequantized, is_plain, kind_of
+from pytest_quantcheck.models.formats.quantized_layers import KINDS, dequantized, is_plain, kind_of
 
 
 @contextmanager

@@ -13,22 +13,22 @@ from typing import Any, Self
 
 import torch
 
-from ..errors import ModelError
-from ..records import REFERENCE, RELEASED
-from .bits import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
-from .identity import Source, chat_template_hash, content_hash, vocabulary_hash
-from .neurons import Neurons, find_neurons
-from .quantized_layers import has_quantized, module_types
-from .reading import (
+from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.float_formats import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
+from pytest_quantcheck.models.formats.quantized_layers import has_quantized, module_types
+from pytest_quantcheck.models.neurons import Neurons, find_neurons
+from pytest_quantcheck.models.pretrained import (
     check_folder,
     choose_device,
-    explained,
     file_arguments,
-    made_ready,
-    quietly,
+    prepare_for_inference,
     read_model,
     read_tokenizer,
+    silence_libraries,
+    translate_load_errors,
 )
+from pytest_quantcheck.models.source import Source, chat_template_hash, content_hash, vocabulary_hash
+from pytest_quantcheck.records import REFERENCE, RELEASED
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
 
@@ -96,19 +96,19 @@ def load(source: Source, bits: str = REFERENCE) -> LoadedModel:
             quantized, has not one quantized layer.
     """
     if source.is_gguf:
-        from .gguf import load_gguf, unpack_gguf  # noqa: PLC0415 - which loads by way of this function
+        from pytest_quantcheck.models.formats.gguf import load_gguf, unpack_gguf  # noqa: PLC0415 - which loads by way of this function
 
         if bits == RELEASED:
             return load_gguf(source)
         with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
             return load(unpack_gguf(source, Path(folder)), bits)
     if bits == RELEASED:
-        from .released import load_released  # noqa: PLC0415 - which loads by way of this module
+        from pytest_quantcheck.models.formats.released import load_released  # noqa: PLC0415 - which loads by way of this module
 
         return load_released(source)
     check_folder(source)
     device = choose_device(source.device)
-    with explained(source, bits), quietly():
+    with translate_load_errors(source, bits), silence_libraries():
         tokenizer = read_tokenizer(source)
         model = _model(source, bits, device)
     if bits not in QUANTIZED and has_quantized(model):
@@ -154,7 +154,7 @@ def _model(source: Source, bits: str, device: torch.device) -> Any:
     quantized = bits in QUANTIZED
     extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
     model = read_model(source, dtype=dtype, **extra)
-    return made_ready(model if quantized else model.to(device), device)
+    return prepare_for_inference(model if quantized else model.to(device), device)
 
 
 def _half(name: str, arguments: dict[str, Any], dtype: Any) -> torch.dtype:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import ModelError
+from pytest_quantcheck.errors import ModelError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import NotApplicable
-from .loading import LoadedModel
+from pytest_quantcheck.errors import NotApplicable
+from pytest_quantcheck.models.loading import LoadedModel
 
 _GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # Llama, Mistral, Qwen2/3, SmolLM, Gemma
 _FUSED = ("mlp.gate_up_proj", "mlp.down_proj")  # Phi-3: the rows of the gate, then those of the up projection

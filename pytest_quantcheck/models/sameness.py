@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..records import Provenance
-from .loading import LoadedModel
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.records import Provenance
 
 
 def differences(reference: Provenance, loaded: LoadedModel) -> tuple[str, ...]:

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantcheck.options.table import OPTIONS, Option, asked, register
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.options.attribution import Attribution
+    from pytest_quantcheck.options.attribution import AttributionMethod
     from pytest_quantcheck.options.settings import Settings, settings_from
     from pytest_quantcheck.options.values import BIT_WIDTHS
 
-__all__ = ["BIT_WIDTHS", "OPTIONS", "Attribution", "Option", "Settings", "asked", "register", "settings_from"]
+__all__ = ["BIT_WIDTHS", "OPTIONS", "AttributionMethod", "Option", "Settings", "asked", "register", "settings_from"]
 
-_HOMES = {"Attribution": "attribution", "BIT_WIDTHS": "values", "Settings": "settings", "settings_from": "settings"}
+_HOMES = {
+    "AttributionMethod": "attribution",
+    "BIT_WIDTHS": "values",
+    "Settings": "settings",
+    "settings_from": "settings",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ _CHOICES = {"baseline": ("token", "zero"), "target": ("reference", "own")}
 
 
 @dataclass(frozen=True)
-class Attribution:
+class AttributionMethod:
     """How salient neurons are found.
 
     `method`: `adaptive` adds quadrature nodes until the attribution is complete, `paper` takes the paper's 50,
@@ -35,16 +35,16 @@ class Attribution:
         return f"{method},baseline={self.baseline},target={self.target}"
 
 
-def covering(attribution: Attribution, samples: int) -> str:
+def covering(attribution: AttributionMethod, samples: int) -> str:
     """How a measurement's provenance spells what was attributed: by which method, on how many prompts."""
     return f"{attribution},samples={samples}"
 
 
-def parse_attribution(raw: str) -> Attribution:
+def parse_attribution(raw: str) -> AttributionMethod:
     """Read `adaptive`, `paper`, `off` or `nodes=N`, with `baseline=` and `target=` behind commas.
 
     >>> parse_attribution("paper,target=own")
-    Attribution(method='paper', nodes=50, baseline='token', target='own')
+    AttributionMethod(method='paper', nodes=50, baseline='token', target='own')
     """
     fields: dict[str, Any] = {}
     for part in (part.strip() for part in raw.split(",")):
@@ -54,7 +54,7 @@ def parse_attribution(raw: str) -> Attribution:
             fields[name] = value
     if fields.get("method") == "off" and len(fields) > 1:
         raise ValueError(f"'off' takes nothing beside it, got {raw!r}")
-    return Attribution(**fields)
+    return AttributionMethod(**fields)
 
 
 def _read_part(part: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.options.table import OPTIONS
 
@@ -40,7 +40,7 @@ class Settings:
     seed: int
     layers: Literal["paper", "all"] | tuple[int, ...]
     readout: str
-    attribution: Attribution
+    attribution: AttributionMethod
     attribution_samples: int
     attribution_tokens: int
     redundancy_neurons: Literal["auto", "all"] | int

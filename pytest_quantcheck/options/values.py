@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_quantcheck.labels import read_label
 from pytest_quantcheck.limits import check_limit, find_metric, nearest
+from pytest_quantcheck.options.labels import read_label
 
 BIT_WIDTHS: Mapping[str, str] = {
     **{name: name for name in ("bf16", "fp16", "fp32", "int8", "nf4", "fp4")},

@@ -1,5 +1,6 @@
 """Threshold profiles: read, checked, and asked for the limit of one case."""
 
+from pytest_quantcheck.profiles.profile import Limit, Profile, Rule
 from pytest_quantcheck.profiles.published import (
     changed_profiles,
     checksum,
@@ -8,7 +9,6 @@ from pytest_quantcheck.profiles.published import (
     thresholds_directory,
 )
 from pytest_quantcheck.profiles.reading import read_profile
-from pytest_quantcheck.profiles.records import Limit, Profile, Rule
 
 __all__ = [
     "Limit",

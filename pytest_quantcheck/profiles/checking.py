@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.profiles.profile import Profile
 from pytest_quantcheck.profiles.published import (
     CHECKSUMS,
     changed_profiles,
@@ -11,7 +12,6 @@ from pytest_quantcheck.profiles.published import (
     published_checksums,
     thresholds_directory,
 )
-from pytest_quantcheck.profiles.records import Profile
 
 
 def check_files(specs: Iterable[str], *, directory: Path | None = None) -> Iterator[str | ProfileError]:

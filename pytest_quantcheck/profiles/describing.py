@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.profiles.records import Limit, Profile, Rule
+from pytest_quantcheck.profiles.profile import Limit, Profile, Rule
 from pytest_quantcheck.reporting.wording import BAD_SIDES, BOUNDS, interval_name, printable
 
 WIDTH = 80

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from pytest_quantcheck.errors import ProfileError
-from pytest_quantcheck.labels import read_label
+from pytest_quantcheck.options.labels import read_label
+from pytest_quantcheck.profiles.profile import Profile
 from pytest_quantcheck.profiles.reading import read_profile
-from pytest_quantcheck.profiles.records import Profile
 
 _PACKAGED = Path(__file__).parent.parent / "thresholds"  # in the wheel
 _CHECKOUT = Path(__file__).parent.parent.parent / "thresholds"  # beside the package

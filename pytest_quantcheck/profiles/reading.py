@@ -9,7 +9,7 @@ import msgspec
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.limits import check_limit, find_metric
 from pytest_quantcheck.metrics import Metric
-from pytest_quantcheck.profiles.records import BitWidth, Inconclusive, LayerName, Limit, Profile, Rule
+from pytest_quantcheck.profiles.profile import BitWidth, Inconclusive, LayerName, Limit, Profile, Rule
 
 SCHEMA = 1
 """Version of the profile's file format."""

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from pytest_quantcheck.profiles.profile import Profile, Rule
 from pytest_quantcheck.profiles.reading import SCHEMA
-from pytest_quantcheck.profiles.records import Profile, Rule
 
 WIDTH = 100
 """Longest row of a text that can be broken between words; its key, or the end of the text, may come on top."""

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pytest_quantcheck.certifying import Certificate
+from pytest_quantcheck.controls.certificate import Certificate
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Comparison, Verdict
 
 Schema = Literal[1]
 """Version of the report's file format."""
 
-Outcome = Literal["passed", "failed"]
+RunOutcome = Literal["passed", "failed"]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: Schema
     tool_version: str
     created: Annotated[datetime, msgspec.Meta(tz=True)]
-    outcome: Outcome
+    outcome: RunOutcome
     profile: str
     settings: dict[str, Any]
     verdicts: tuple[Verdict, ...]
@@ -50,7 +50,7 @@ def encode_report(
     verdicts: Iterable[Verdict],
     comparisons: Iterable[Comparison],
     *,
-    outcome: Outcome,
+    outcome: RunOutcome,
     profile: str,
     settings: Mapping[str, object],
     tool_version: str,

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pytest_quantcheck.certifying import ControlResult, conclusion
+from pytest_quantcheck.controls.certificate import ControlResult, conclusion
 from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.outcomes import Outcome, outcomes, sentence
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import printable
 
@@ -62,7 +62,7 @@ def escaped(text: str) -> str:
     return _MEANT.sub(r"\\\g<0>", printable(text))
 
 
-def _outcome(outcome: Outcome) -> Iterator[str]:
+def _outcome(outcome: CandidateOutcome) -> Iterator[str]:
     yield from (f"{'✅' if outcome.fit else '❌'} **{escaped(outcome.title)}**", "")
     yield from (f"- {escaped(objection)}" for objection in outcome.objections())
     yield from (f"- **next:** {escaped(step)}" for step in outcome.steps())

@@ -16,7 +16,7 @@ from pytest_quantcheck.reporting.wording import (
 )
 
 
-class Outcome(NamedTuple):
+class CandidateOutcome(NamedTuple):
     """One candidate: its verdicts, and for each test that reached none what went wrong."""
 
     candidate: str
@@ -64,14 +64,14 @@ class Outcome(NamedTuple):
         yield from next_steps(self.against)
 
 
-def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -> list[Outcome]:
+def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -> list[CandidateOutcome]:
     """What is known of each candidate: first those that are not fit for release, then those that could not be judged.
 
     `causes`: by candidate, what went wrong in each test that reached no verdict.
     """
     candidates = dict.fromkeys((*causes, *(verdict.candidate for verdict in verdicts)))
     found = (
-        Outcome(name, tuple(v for v in verdicts if v.candidate == name), tuple(causes.get(name, ())))
+        CandidateOutcome(name, tuple(v for v in verdicts if v.candidate == name), tuple(causes.get(name, ())))
         for name in candidates
     )
     return sorted(found, key=lambda outcome: (not outcome.against, outcome.fit))

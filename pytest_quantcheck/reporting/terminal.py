@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.outcomes import Outcome, outcomes, sentence
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only, printable
 
@@ -59,7 +59,7 @@ def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:
         yield line, _PLAIN
 
 
-def _outcome(outcome: Outcome, width: int) -> Iterator[Line]:
+def _outcome(outcome: CandidateOutcome, width: int) -> Iterator[Line]:
     yield from wrapped(outcome.title, width, _GOOD if outcome.fit else _BAD)
     for objection in outcome.objections():
         yield from wrapped(f"- {objection}", width, _PLAIN)

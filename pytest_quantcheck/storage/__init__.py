@@ -1,10 +1,10 @@
 """Measurements on disk: written whole or not at all, verified when they are read."""
 
-from .atomic import check_writable, write_atomically
-from .baselines import save_baseline
-from .cache import Cache, Entry
-from .checkpoints import Checkpoint
-from .measurements import load_measurement, load_provenance, save_measurement
+from pytest_quantcheck.storage.atomic import check_writable, write_atomically
+from pytest_quantcheck.storage.cache import Cache, Entry
+from pytest_quantcheck.storage.checkpoints import Checkpoint
+from pytest_quantcheck.storage.measurements import load_measurement, load_provenance, save_measurement
+from pytest_quantcheck.storage.thinning import save_baseline
 
 __all__ = [
     "Cache",

@@ -12,11 +12,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import StorageError
-from ..records import Measurement
-from .atomic import remove_unfinished, write_atomically
-from .checkpoints import Checkpoint
-from .measurements import load_measurement, save_measurement
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.records import Measurement
+from pytest_quantcheck.storage.atomic import remove_unfinished, write_atomically
+from pytest_quantcheck.storage.checkpoints import Checkpoint
+from pytest_quantcheck.storage.measurements import load_measurement, save_measurement
 
 KEY = "key.json"
 MEASUREMENT = "measurement"

@@ -14,8 +14,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from ..errors import StorageError
-from .atomic import write_atomically
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.storage.atomic import write_atomically
 
 _HASH = "sha256"
 _SUFFIX = ".safetensors"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..records import Correlations
+from pytest_quantcheck.records import Correlations
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..records import Activations, Answers, Correlations, Measurement, Provenance, Saliency
-from .correlations import exact_arrays, from_exact, from_rounded, rounded_arrays, triangle
-from .narrowing import narrow, widen
+from pytest_quantcheck.records import Activations, Answers, Correlations, Measurement, Provenance, Saliency
+from pytest_quantcheck.storage.correlations import exact_arrays, from_exact, from_rounded, rounded_arrays, triangle
+from pytest_quantcheck.storage.narrowing import narrow, widen
 
 Arrays = Mapping[str, NDArray[Any]]
 Layout = Mapping[str, tuple[str, type[np.generic]]]

@@ -9,10 +9,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from ..errors import StorageError
-from ..records import SCHEMA, Measurement, Provenance
-from .atomic import write_directory_atomically
-from .layout import Document, scalars, to_arrays, to_measurement
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.records import SCHEMA, Measurement, Provenance
+from pytest_quantcheck.storage.atomic import write_directory_atomically
+from pytest_quantcheck.storage.layout import Document, scalars, to_arrays, to_measurement
 
 DOCUMENT = "measurement.json"
 ARRAYS = "arrays.safetensors"

@@ -14,9 +14,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from pytest_quantcheck.models.gguf import unpack_gguf
-from pytest_quantcheck.models.identity import Source
+from pytest_quantcheck.models.formats.gguf import unpack_gguf
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
 
 PROMPTS = "QUANTCHECK_BENCHMARK_PROMPTS"

@@ -11,7 +11,7 @@ from pytest_quantcheck.analyses.saliency import FLOOR, TOLERANCE, jaccard, salie
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Silent
 from pytest_quantcheck.models.encoding import encode
-from pytest_quantcheck.options.attribution import PAPER_NODES, Attribution
+from pytest_quantcheck.options.attribution import PAPER_NODES, AttributionMethod
 
 RESOLVED = 1e-4
 """Completeness error that float32 can tell from none: log-probabilities around -10 are rounded by 1e-6 of that, and
@@ -57,7 +57,7 @@ class Task:
 
         It is that of the whole path, as Captum's is; the gate asks it of all `pieces`.
         """
-        attributor = Attributor(self.loaded, self.encoded, Attribution(), tolerance=tolerance)
+        attributor = Attributor(self.loaded, self.encoded, AttributionMethod(), tolerance=tolerance)
         if not pieces:
             rule = attributor._rule
             attributor._rule = replace(rule, checked=(2,) * len(rule.checked))

@@ -18,9 +18,9 @@ from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import batches, collate, encode
 from pytest_quantcheck.models.gradients import float32_gradients
-from pytest_quantcheck.models.identity import Source
 from pytest_quantcheck.models.loading import load
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.models.source import Source
+from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.prompts import read_prompts
 
 LLAMA_2_7B = {
@@ -94,7 +94,7 @@ def finished(function, device):
 def test_measuring_pass(llama, device, race, full, bits):
     """Answers, dead neurons and redundancy at three layers against the bare forward pass on the same batches."""
     loaded, prompts = llama(bits), read_prompts("builtin", samples=256 if full else 16)
-    plan = Plan(attribution=Attribution("off"))
+    plan = Plan(attribution=AttributionMethod("off"))
     encoded = encode(loaded.tokenizer, prompts.texts, chat=loaded.chat)
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ def answers(loaded, encoded):
 
 def attributed(loaded, encoded, layer, targets):
     """Our salient neurons of one layer."""
-    return Attributor(loaded, encoded, Attribution()).attribute([layer], targets, Silent())[layer]
+    return Attributor(loaded, encoded, AttributionMethod()).attribute([layer], targets, Silent())[layer]
 
 
 def attributed_by_captum(loaded, encoded, layer, targets):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 
-from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.models.encoding import encode
 from pytest_quantcheck.options import settings_from
 from pytest_quantcheck.options.attribution import PAPER_NODES
+from pytest_quantcheck.run.gate import Gate
 
 
 class Scripts:

@@ -5,7 +5,7 @@ import torch
 
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.models.encoding import batches, collate, encode
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
 
 @pytest.mark.benchmark(group="measuring")
@@ -17,7 +17,7 @@ def test_measuring_pass(model, prompts, race, full, matrix_rate):
     """
     dtype = "bf16" if full else "fp32"
     loaded, chosen = model(dtype=dtype), prompts(256 if full else 24)
-    plan = Plan(attribution=Attribution("off"))
+    plan = Plan(attribution=AttributionMethod("off"))
     encoded = encode(loaded.tokenizer, chosen.texts, chat=bool(chosen.chat))
 
     @torch.no_grad()

@@ -16,9 +16,9 @@ import torch
 
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.models.encoding import batches, collate, encode
-from pytest_quantcheck.models.identity import Source
 from pytest_quantcheck.models.loading import load
-from pytest_quantcheck.options import Attribution
+from pytest_quantcheck.models.source import Source
+from pytest_quantcheck.options import AttributionMethod
 from pytest_quantcheck.prompts import read_prompts
 
 BATCH = 16
@@ -50,7 +50,7 @@ def forward(loaded, prompts):
 
 def measured(loaded, prompts):
     """What the plugin does, without the attribution pass, whose memory a setting bounds."""
-    return measure(loaded, prompts, Plan(attribution=Attribution("off"), batch_size=BATCH), model="")
+    return measure(loaded, prompts, Plan(attribution=AttributionMethod("off"), batch_size=BATCH), model="")
 
 
 def mib(field):

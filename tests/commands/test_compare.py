@@ -79,7 +79,11 @@ def test_verdicts_are_those_of_one_run_of_pytest(stored, tmp_path, pytester):
     """What was measured apart and judged later is what a gate finds at once."""
     asked = [f"--quantcheck-{option.removeprefix('--')}" if "--" in option else option for option in QUICK]
     models = ("--quantcheck-model=builtin", "--quantcheck-bits=int8", "--quantcheck-report=report")
-    for module in ("assertions", "session", "treating"):  # pytester forgets what is first imported within a run
+    for module in (
+        "assertions",
+        "suite.session",
+        "controls.nulls",
+    ):  # pytester forgets what is first imported within a run
         importlib.import_module(f"pytest_quantcheck.{module}")
     done = pytester.runpytest_inprocess("-W", "default", "--quantcheck-only", *models, *asked)
     assert done.ret == pytest.ExitCode.OK

@@ -15,9 +15,10 @@ from pytest_quantcheck.commands import main
 from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.parser import parser
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.gate import Gate
-from pytest_quantcheck.models import bits, builtin
+from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models import float_formats as bits
 from pytest_quantcheck.options import OPTIONS
+from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import load_measurement, load_provenance
 
 from .conftest import QUICK

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pytest_quantcheck.comparing import compare
-from pytest_quantcheck.comparing.prompts import BINS
+from pytest_quantcheck.comparing.answer_estimates import BINS
 
 
 def test_reliability_is_that_of_the_ace(comparison):

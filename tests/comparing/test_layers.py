@@ -10,7 +10,7 @@ from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.measuring.streams import seeded_neurons
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
 LAYERS = (0, 2, 5)
 
@@ -236,7 +236,7 @@ def test_intervals_are_clipped_to_what_can_be(reference, measured, metric):
 
 def test_more_prompts_make_narrower_intervals_of_correlations(models, prompts, reference, measured, sampling):
     """The jackknife over groups knows how many prompts there are: a quarter of them is wider."""
-    plan, few = Plan(attribution=Attribution("off")), list(range(15))
+    plan, few = Plan(attribution=AttributionMethod("off")), list(range(15))
     before = measure(models["reference"], prompts, plan, model="builtin", index=few)
     after = measure(models["nf4"], prompts, plan, model="builtin", index=few, reference=before)
     widths = [

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pytest_quantcheck.comparing import compare
-from pytest_quantcheck.comparing.prompts import prompt_estimates
+from pytest_quantcheck.comparing.answer_estimates import prompt_estimates
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
 PLAN = Plan(samples=12)
 LAYERED = ("dead_neuron_churn", "faint_neuron_churn", "salient_overlap", "redundancy_change")
@@ -112,7 +112,7 @@ def test_rows_without_their_columns_are_damage(models, measured_again, reference
 
 def test_a_sample_keeps_the_neurons_known_in_both(models, measured_again, sampling):
     """300 of 384 neurons are correlated: the value is of those in both samples, the note and details say how many."""
-    plan = dataclasses.replace(PLAN, attribution=Attribution("off"), redundancy_neurons=300)
+    plan = dataclasses.replace(PLAN, attribution=AttributionMethod("off"), redundancy_neurons=300)
     before = measured_again(models["reference"], plan, against=None)
     after = measured_again(permuted(models["reference"], (2,)), plan, against=before)
     comparison = compare(before, after, sampling)
@@ -139,7 +139,7 @@ def test_no_followed_pair_leaves_the_whole_range(reference, sampling):
 
 def test_what_cannot_be_confirmed_is_said(models, measured_again, sampling):
     """Twelve correlated neurons confirm no match: neurons are compared by index, and a note says why."""
-    plan = dataclasses.replace(PLAN, attribution=Attribution("off"), redundancy_neurons=12)
+    plan = dataclasses.replace(PLAN, attribution=AttributionMethod("off"), redundancy_neurons=12)
     before = measured_again(models["reference"], plan, against=None)
     after = measured_again(permuted(models["reference"], (2,)), plan, against=before)
     comparison = compare(before, after, sampling)

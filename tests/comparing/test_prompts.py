@@ -9,12 +9,12 @@ from pytest_quantcheck.analyses.draws import half_samples
 from pytest_quantcheck.analyses.resampling import paired_shares, share, studentised_bootstrap
 from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.measuring import Plan, answers, measure
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
 EXACT = 1e-12
 """Float64 sums of sixty numbers of size 1."""
 
-OFF = Plan(attribution=Attribution("off"))
+OFF = Plan(attribution=AttributionMethod("off"))
 
 
 def ace(confidence, correct):

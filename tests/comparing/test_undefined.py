@@ -8,7 +8,7 @@ import pytest
 from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Correlations
 from pytest_quantcheck.reporting import summary_lines
@@ -87,7 +87,7 @@ def test_five_prompts_in_common_are_averaged(reference, measured, changed):
 
 def test_without_attribution_there_is_no_overlap(models, prompts):
     """`off`: not one estimate of the overlap; all other metrics are there."""
-    plan = Plan(attribution=Attribution("off"))
+    plan = Plan(attribution=AttributionMethod("off"))
     before = measure(models["reference"], prompts, plan, model="builtin")
     after = measure(models["nf4"], prompts, plan, model="builtin", reference=before)
     comparison = compare(before, after, FEW)

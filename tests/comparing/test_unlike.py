@@ -10,9 +10,9 @@ import pytest
 from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
-OFF = Attribution("off")
+OFF = AttributionMethod("off")
 
 
 @pytest.mark.parametrize(

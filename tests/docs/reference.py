@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 import pytest_quantcheck
-from pytest_quantcheck import certifying, errors, plugin, records
+from pytest_quantcheck import errors, plugin, records
 from pytest_quantcheck.commands.options import COMPARE, MEASURE, spelled
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls import certificate as certifying
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report

@@ -12,7 +12,7 @@ import pytest_quantcheck
 from pytest_quantcheck.commands import main
 from pytest_quantcheck.models.builtin import DIRECTORY
 from pytest_quantcheck.models.loading import Source, load
-from pytest_quantcheck.prompts.reading import BUILTIN
+from pytest_quantcheck.prompts.sources import BUILTIN
 from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow, look_at, run
 
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.special import softmax
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
-OFF = Attribution("off")
+OFF = AttributionMethod("off")
 
 NOISE = 1e-5
 """Softmax of float32 logits, padded in batches against unpadded one by one."""

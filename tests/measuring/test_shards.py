@@ -5,8 +5,8 @@ import pytest
 
 from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.errors import MeasurementError
-from pytest_quantcheck.merging import merge
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.measuring.merging import merge
+from pytest_quantcheck.options.attribution import AttributionMethod
 
 NOISE = 3e-6
 """What left padding does to float32 activations (relative to their size, at least 1), probabilities and correlations.
@@ -81,7 +81,7 @@ def test_batches_do_not_change_a_measurement(run, loaded, prompts, whole, batch_
 def test_batches_move_int8_by_no_more_than_its_rounding(run, quantized, prompts, candidates):
     """LLM.int8() rounds activations to 1/127: noise of a last bit now and then moves one by a whole step."""
     step = 1 / 127
-    obtained = run(quantized["int8"], prompts, batch_size=7, attribution=Attribution("off"))
+    obtained = run(quantized["int8"], prompts, batch_size=7, attribution=AttributionMethod("off"))
     moved = np.abs(obtained.answers.confidence - candidates["int8"].answers.confidence)
     assert moved.max() < 2 * step  # measured: 0.007
     for layer, activations in candidates["int8"].activations.items():

@@ -5,9 +5,9 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from pytest_quantcheck.measuring import answers
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.options.attribution import AttributionMethod
 
-OFF = Attribution("off")
+OFF = AttributionMethod("off")
 
 
 def test_a_small_vocabulary_is_kept_whole(loaded, prompts, reference, logits):

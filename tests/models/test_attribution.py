@@ -10,11 +10,11 @@ from captum.attr import LayerIntegratedGradients
 from pytest_quantcheck.analyses.saliency import gauss_legendre, salient
 from pytest_quantcheck.measuring.attributing import attributions
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.continuation import Passage, run_with_neurons
 from pytest_quantcheck.models.encoding import Batch, collate, encode
 from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.models.loading import Source, load
 from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.models.passage import Passage, run_with_neurons
 
 NODES = 8
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
-from pytest_quantcheck.models.gguf import unpack_gguf
+from pytest_quantcheck.models.formats.gguf import unpack_gguf
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loading import Source, load
 from tests.models.gguf_files import rounded, spell_builtin, write_gguf

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.gguf_header import Header, Tensor, read_header
+from pytest_quantcheck.models.formats.gguf_header import Header, Tensor, read_header
 
 AGAIN = "copy, download or convert it again"
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import Source, content_hash, load
-from pytest_quantcheck.models.reading import choose_device
+from pytest_quantcheck.models.pretrained import choose_device
 
 BITS = ["fp32", "bf16", "fp16", "int8", "nf4", "fp4"]
 LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit", "fp4": "Linear4bit"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.continuation import Passage
 from pytest_quantcheck.models.neurons import choose_layers, find_neurons
+from pytest_quantcheck.models.passage import Passage
 
 
 def test_every_block_gives_its_ffn_neurons(model, batch_of):

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models.formats.quantized_layers import dequantized
+from pytest_quantcheck.models.formats.released import ReleasedFormat, recognise
 from pytest_quantcheck.models.gradients import float32_gradients, gradient_path
 from pytest_quantcheck.models.loading import Source, load
-from pytest_quantcheck.models.quantized_layers import dequantized
-from pytest_quantcheck.models.released import ReleasedFormat, recognise
 from tests.models.releases import RELEASES, logits_of, needs, plain_copy, read_tensors, slope_of, write
 
 LAYERS = 42

@@ -139,13 +139,13 @@ def _warm():
     """Import what a run imports late: pytester forgets all that is first imported within a run, and torch does not
     bear being imported twice."""
     for module in (
-        "gate",
-        "session",
+        "run.gate",
+        "suite.session",
         "assertions",
         "comparing",
         "measuring",
         "storage",
-        "treating",
+        "controls.nulls",
         "reporting.html.page",
     ):
         importlib.import_module(f"pytest_quantcheck.{module}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_quantcheck.gate import Gate
+from pytest_quantcheck.run.gate import Gate
 from tests.gates import settings
 
 QUICK = ("--quantcheck-only", "--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-attribution=off")

@@ -5,7 +5,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.reporting import schema_text
 
 QUICK = (

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 from filelock import FileLock
 
-from pytest_quantcheck.gate import Gate
 from pytest_quantcheck.measuring import Silent
+from pytest_quantcheck.run.gate import Gate
 from tests.gates import settings
 
 QUICK = ("--quantcheck-model=builtin", "--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-bits=8")
@@ -28,13 +28,13 @@ ANNOUNCING = """
 @pytest.fixture
 def often(monkeypatch):
     """Where nobody watches there is a line for every step, however short."""
-    monkeypatch.setattr("pytest_quantcheck.reporting.progress.REPEAT", 0.0)
+    monkeypatch.setattr("pytest_quantcheck.reporting.progress_line.REPEAT", 0.0)
 
 
 @pytest.fixture
 def often_elsewhere(pytester, often):
     """The same in other processes that the test starts."""
-    pytester.makeconftest("from pytest_quantcheck.reporting import progress\nprogress.REPEAT = 0.0")
+    pytester.makeconftest("from pytest_quantcheck.reporting import progress_line\nprogress_line.REPEAT = 0.0")
 
 
 @pytest.mark.usefixtures("often")

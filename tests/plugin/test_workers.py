@@ -5,7 +5,7 @@ import os
 
 LOADS = """
 import os
-from pytest_quantcheck.gate import Gate
+from pytest_quantcheck.run.gate import Gate
 
 load = Gate.load
 

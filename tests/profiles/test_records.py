@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.profiles import read_profile
-from pytest_quantcheck.profiles.records import block_name
+from pytest_quantcheck.profiles.profile import block_name
 
 HEAD = """
 schema = 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.prompts import read_prompts
-from pytest_quantcheck.prompts.reading import BUILTIN
+from pytest_quantcheck.prompts.sources import BUILTIN
 
 
 def write(folder, n=30, **columns):

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from pytest_quantcheck.certifying import certify, judge_control, without_verdicts
+from pytest_quantcheck.controls.certificate import certify, judge_control, without_verdicts
 from pytest_quantcheck.prompts.promptset import PromptSet
 from pytest_quantcheck.records import Answer, Convergence, Flip, ReliabilityBin
 from pytest_quantcheck.reporting import Report

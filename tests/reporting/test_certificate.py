@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import pytest_quantcheck.reporting
-from pytest_quantcheck.certifying import Certificate, certify, judge_control, without_verdicts
+from pytest_quantcheck.controls.certificate import Certificate, certify, judge_control, without_verdicts
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.reporting import Report, control_lines, control_message, encode_certificate, encode_report
 from pytest_quantcheck.reporting.json_report import schema_text

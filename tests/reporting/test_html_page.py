@@ -211,7 +211,7 @@ def test_same_records_give_the_same_bytes(make):
 
 def test_drawing_library_is_imported_when_a_page_is_written():
     """A run that writes no report pays nothing for it, nor needs it."""
-    code = "import sys, pytest_quantcheck.session; print('matplotlib' in sys.modules)"
+    code = "import sys, pytest_quantcheck.suite.session; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_quantcheck.certifying import conclusion, judge_control
+from pytest_quantcheck.controls.certificate import conclusion, judge_control
 from pytest_quantcheck.reporting import fitted, markdown_lines
 from pytest_quantcheck.reporting.markdown import escaped
 

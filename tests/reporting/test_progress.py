@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pytest_quantcheck.reporting.progress import Progress, duration
+from pytest_quantcheck.reporting.progress_line import ProgressLine, duration
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Told:
     def __init__(self, *, interactive, **options):
         self.clock, self.written = Clock(), []
         subject = options.pop("subject", "int8 on boolq")
-        self.progress = Progress(
+        self.progress = ProgressLine(
             self.written.append, subject=subject, interactive=interactive, clock=self.clock, **options
         )
 
@@ -45,7 +45,7 @@ class Told:
 
 @pytest.fixture
 def terminal():
-    """Progress that somebody watches, in its first phase."""
+    """ProgressLine that somebody watches, in its first phase."""
     told = Told(interactive=True)
     told.progress.start("measuring", 512)
     return told
@@ -53,7 +53,7 @@ def terminal():
 
 @pytest.fixture
 def log():
-    """Progress that goes into a log, in its first phase."""
+    """ProgressLine that goes into a log, in its first phase."""
     told = Told(interactive=False)
     told.progress.start("measuring", 512)
     return told
@@ -148,10 +148,10 @@ def test_error_in_a_log_claims_no_success(log):
 
 @pytest.mark.parametrize("interactive", [True, False])
 def test_closed_stream_fails_nothing(interactive):
-    """Progress on a stream that is gone goes on in silence."""
+    """ProgressLine on a stream that is gone goes on in silence."""
     stream, clock = io.StringIO(), Clock()
     stream.close()
-    with Progress(stream.write, subject="nf4 on boolq", interactive=interactive, clock=clock) as progress:
+    with ProgressLine(stream.write, subject="nf4 on boolq", interactive=interactive, clock=clock) as progress:
         progress.start("measuring", 8)
         clock.now += 60
         progress.advance(8)
@@ -166,7 +166,7 @@ def test_broken_pipe_is_tried_once():
         tried.append(text)
         raise BrokenPipeError
 
-    progress = Progress(write, subject="nf4 on boolq", interactive=True, clock=Clock())
+    progress = ProgressLine(write, subject="nf4 on boolq", interactive=True, clock=Clock())
     progress.start("measuring", 8)
     progress.finish()
     assert len(tried) == 1

@@ -25,7 +25,7 @@ from pytest_quantcheck.analyses import resampling
 from pytest_quantcheck.analyses.calibration import adaptive_calibration_error
 from pytest_quantcheck.analyses.saliency import jaccard
 from pytest_quantcheck.comparing import Sampling, compare
-from pytest_quantcheck.comparing.prompts import prompt_estimates
+from pytest_quantcheck.comparing.answer_estimates import prompt_estimates
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Answers, Correlations, Estimate, Measurement, Saliency
 from pytest_quantcheck.storage import load_measurement

@@ -19,14 +19,14 @@ import msgspec
 import numpy as np
 
 from pytest_quantcheck.comparing import Sampling, compare
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls.altering import GRADES, alter
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.merging import merge
-from pytest_quantcheck.models.altering import GRADES, alter
-from pytest_quantcheck.models.identity import Source
+from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.models.loading import LoadedModel, load
 from pytest_quantcheck.models.neurons import choose_layers
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Comparison, Measurement
 

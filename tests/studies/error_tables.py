@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 from scipy.stats import binomtest
 
-from pytest_quantcheck.calibrating import calibrated
+from pytest_quantcheck.controls.altering import SEVERITIES
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.models.altering import SEVERITIES
 from pytest_quantcheck.profiles import Profile, load_profile, read_profile
+from pytest_quantcheck.profiles.calibrating import calibrated
 from tests.studies.error_rates import Line
 
 ACCURACY = 0.05

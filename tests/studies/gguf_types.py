@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.models.gguf import unpack_gguf
-from pytest_quantcheck.models.identity import Source
+from pytest_quantcheck.models.formats.gguf import unpack_gguf
 from pytest_quantcheck.models.loading import load
-from pytest_quantcheck.options.attribution import Attribution
+from pytest_quantcheck.models.source import Source
+from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Measurement
 from tests.models.gguf_files import write_gguf
@@ -48,7 +48,7 @@ def _divergence(reference: Measurement, candidate: Source, prompts: PromptSet) -
 
 
 def _measured(source: Source, prompts: PromptSet, reference: Measurement | None = None) -> Measurement:
-    plan = Plan(attribution=Attribution(method="off"), layers=(0,))
+    plan = Plan(attribution=AttributionMethod(method="off"), layers=(0,))
     with load(source, "released" if reference else "reference") as loaded:
         return measure(loaded, prompts, plan, model=source.model, reference=reference)
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_quantcheck.comparing import compare
+from pytest_quantcheck.controls.altering import alter
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.models.altering import alter
-from pytest_quantcheck.models.identity import Source
 from pytest_quantcheck.models.loading import LoadedModel, load
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Comparison, Measurement
 

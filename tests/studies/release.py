@@ -30,9 +30,9 @@ import torch
 
 from pytest_quantcheck.commands.parser import parser as measuring_parser
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.bits import quantization_config
-from pytest_quantcheck.models.gguf import unpack_gguf
-from pytest_quantcheck.models.identity import Source, declared_dtype, local_path
+from pytest_quantcheck.models.float_formats import quantization_config
+from pytest_quantcheck.models.formats.gguf import unpack_gguf
+from pytest_quantcheck.models.source import Source, declared_dtype, local_path
 from pytest_quantcheck.reporting import Report
 from tests.studies.tampering import TAMPERS, Tamper
 

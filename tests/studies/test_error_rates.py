@@ -2,10 +2,10 @@
 
 import pytest
 
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls.altering import SEVERITIES
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.measuring import Plan
-from pytest_quantcheck.models.altering import SEVERITIES
-from pytest_quantcheck.models.identity import Source
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.prompts import read_prompts
 from tests.studies.error_rates import NEURONS, Study, damaged, nulls

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.measuring import Plan
-from pytest_quantcheck.models.identity import Source
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.prompts import read_prompts
 from tests.studies.limits import study

@@ -161,7 +161,7 @@ def chance(rng: Random, true: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Family:
+class StatementFamily:
     """How to make a statement that is true, or one that is false, and how often training shows one."""
 
     make: Callable[[Random, bool], str]
@@ -169,18 +169,18 @@ class Family:
 
 
 FAMILIES = {
-    "addition": Family(addition),
-    "subtraction": Family(subtraction),
-    "comparison": Family(comparison),
-    "divisibility": Family(divisibility),
-    "alphabet": Family(alphabet),
-    "calendar": Family(calendar, share=0.5),
-    "spelling": Family(spelling, share=1.5),
-    "sizes": Family(sizes),
-    "properties": Family(properties),
-    "counting": Family(counting),
-    "transitivity": Family(transitivity),
-    "chance": Family(chance, share=0.5),
+    "addition": StatementFamily(addition),
+    "subtraction": StatementFamily(subtraction),
+    "comparison": StatementFamily(comparison),
+    "divisibility": StatementFamily(divisibility),
+    "alphabet": StatementFamily(alphabet),
+    "calendar": StatementFamily(calendar, share=0.5),
+    "spelling": StatementFamily(spelling, share=1.5),
+    "sizes": StatementFamily(sizes),
+    "properties": StatementFamily(properties),
+    "counting": StatementFamily(counting),
+    "transitivity": StatementFamily(transitivity),
+    "chance": StatementFamily(chance, share=0.5),
 }
 
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
+from pytest_quantcheck.reporting.html.candidates import MARKS, findings_of, release_headline, unopposed
 from pytest_quantcheck.reporting.html.figures import Figure, group_figures, paper_figures
-from pytest_quantcheck.reporting.html.findings import MARKS, findings_of, release_headline, unopposed
 from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible

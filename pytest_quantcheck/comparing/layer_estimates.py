@@ -1,0 +1,233 @@
+"""Metrics of the layers: dead neurons, salient neurons, redundancy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_quantcheck.analyses.correlation_sums import without
+from pytest_quantcheck.analyses.dead_neurons import (
+    amplitude,
+    amplitude_without_each,
+    dead,
+    dead_neuron_churn,
+    dead_neuron_gain,
+    dead_without_each,
+    faint,
+)
+from pytest_quantcheck.analyses.redundancy import (
+    correlation_change,
+    correlation_histogram,
+    sampling_error,
+    tail_mass,
+    wasserstein,
+)
+from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
+from pytest_quantcheck.analyses.saliency import attributable, jaccard
+from pytest_quantcheck.comparing.intervals import Facts, Sampling
+from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
+
+FEWEST = 5
+"""Prompts attributed in both models below which their overlap is not averaged."""
+
+
+def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sampling) -> Iterator[Estimate]:
+    """Yield the estimates of every layered metric, layer by layer."""
+    n = len(reference.answers.index)
+    for layer in reference.provenance.layers:
+        before, after = reference.activations[layer], candidate.activations[layer]
+        yield from _dead_neurons(layer, before, after, n, sampling)
+        yield _faint_neuron_churn(layer, before, after, n, sampling)
+        yield _redundancy_change(layer, before, after, n, sampling)
+        if layer in reference.saliency:
+            yield _salient_overlap(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
+
+
+def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
+    """Count pairs by abs(r) in ten bins, the paper's Figure 4, for each layer and both models."""
+    return {
+        layer: {
+            name: tuple(int(count) for count in correlation_histogram(model.activations[layer].correlations))
+            for name, model in (("reference", reference), ("candidate", candidate))
+        }
+        for layer in reference.provenance.layers
+    }
+
+
+def convergence(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, Convergence]]:
+    """How the attributions of both models came out at each layer where one was tried."""
+    models = {"reference": reference.saliency, "candidate": candidate.saliency}
+    return {
+        layer: {name: _convergence(saliency[layer]) for name, saliency in models.items() if layer in saliency}
+        for layer in reference.saliency
+    }
+
+
+def _convergence(saliency: Saliency) -> Convergence:
+    return Convergence(
+        attributed=len(saliency.index),
+        converged=int(saliency.converged.sum()),
+        median_nodes=_median(saliency.nodes),
+        median_error=_median(saliency.error),
+    )
+
+
+def _median(values: NDArray[Any]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else None
+
+
+def _dead_neurons(
+    layer: int, before: Activations, after: Activations, n: int, sampling: Sampling
+) -> Iterator[Estimate]:
+    sizes, there = _tokens(before), _tokens(before) > 0
+    masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
+    left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
+    facts, floor = _counted(layer, masks, there)
+    gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
+    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling) + floor
+    yield sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
+    yield sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+
+
+def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+    """Churn by what is faint in the reference's layer, whose scale is known anew with each group left out."""
+    sizes, there = _tokens(before), _tokens(before) > 0
+    amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
+    without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
+    masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
+    churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, there)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
+    return sampling.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+
+
+def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.bool_]) -> tuple[Facts, float]:
+    """What is said of neurons that are counted, and the share that one of them is.
+
+    No change can be smaller; where no neuron hangs by one group of prompts the jackknife says 0.
+    """
+    floor = 1 / len(masks[0])
+    facts: Facts = {
+        "layer": layer,
+        "method": f"{_jackknifed(there)}, a neuron more or less",
+        "details": {"neurons": float(masks[0].size), "floor": floor},
+        "reference": float(masks[0].mean()),
+        "candidate": float(masks[1].mean()),
+    }
+    return facts, floor
+
+
+def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+    """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
+
+    Where not all neurons are correlated, what that may have missed joins the width. What the sampling of prompts alone
+    adds to absolute changes, at most twice the jackknife's estimate of it, lengthens the interval downward.
+    """
+    change = correlation_change(before.correlations, after.correlations)
+    if change.mean is None:
+        reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
+        return sampling.nothing("redundancy_change", reason, n, layer=layer)
+    there = _tokens(before) > 0
+    spread, bias = _followed_spread(before, after, there, sampling)
+    compared, neurons = len(before.correlated), before.minimum.shape[1]
+    missed = sampling_error(change, compared, neurons)
+    half = math.hypot(spread, sampling.quantile * missed)
+    counts = [correlation_histogram(a.correlations) for a in (before, after)]
+    details = {
+        "neurons": float(compared),
+        "followed_neurons": float(len(before.sample)),
+        "sampling_error": missed,
+        "floor": sampling.quantile * missed,
+        "bias_at_most": bias,
+        "excluded_neurons": float(change.excluded),
+        "wasserstein": wasserstein(*counts),
+        "tail_0.8_change": tail_mass(counts[1], 0.8) - tail_mass(counts[0], 0.8),
+        "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
+    }
+    interval = Interval(max(0.0, change.mean - bias - half), min(2.0, change.mean + half))
+    return sampling.estimate(
+        "redundancy_change",
+        change.mean,
+        interval,
+        n,
+        layer=layer,
+        method=f"{_jackknifed(there)}, less its bias",
+        details=details,
+    )
+
+
+def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, sampling: Sampling) -> Estimate:
+    metric, tried = "salient_overlap", len(before.index)
+    if not attributable(before.converged):
+        reason = f"the reference's attributions converge for {before.converged.sum()} of {tried} prompts there"
+        return sampling.nothing(metric, reason, tried, layer=layer, applicable=False)
+    if after is None or not attributable(after.converged):
+        came = 0 if after is None else int(after.converged.sum())
+        reason = f"the candidate's attributions converge for {came} of {tried} prompts, the reference's for most"
+        return sampling.nothing(metric, reason, tried, layer=layer)
+    both, here, there = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
+    settled = before.converged[here] & after.converged[there]
+    if np.count_nonzero(settled) < FEWEST:
+        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST} are needed"
+        return sampling.nothing(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
+    overlap = jaccard(before.salient[here][settled], after.salient[there][settled])
+    details = {"attributed": float(len(both)), "converged": float(settled.sum())}
+    return sampling.estimate(
+        metric,
+        float(overlap.mean()),
+        sampling.mean_share(overlap),
+        len(overlap),
+        method=f"bounded mean, {sampling.draws} draws",
+        layer=layer,
+        details=details,
+    )
+
+
+def _tokens(activations: Activations) -> Floats:
+    return np.array([group.count for group in activations.groups], dtype=np.float64)
+
+
+def _jackknifed(there: NDArray[np.bool_]) -> str:
+    return f"jackknife over {np.count_nonzero(there)} groups of prompts"
+
+
+def _spread(left_out: Floats, value: float, sizes: Floats | None, sampling: Sampling) -> float:
+    """Half the width of the jackknife interval."""
+    interval = grouped_jackknife(left_out, value, confidence=sampling.confidence, sizes=sizes)
+    return (interval.high - interval.low) / 2
+
+
+def _within(value: float, half: float, least: float, most: float) -> Interval:
+    return Interval(max(least, value - half), min(most, value + half))
+
+
+def _followed(activations: Activations) -> Correlations:
+    return activations.correlations.of(np.searchsorted(activations.correlated, activations.sample))
+
+
+def _followed_spread(
+    before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling
+) -> tuple[float, float]:
+    """Half the width from the neurons followed, and twice their bias; the whole range where matching left no pair."""
+    if len(before.sample) < 2:
+        return 2.0, 0.0
+    left_out, followed = _changes_without_each(before, after, there), _followed_change(before, after)
+    return _spread(left_out, followed, None, sampling), 2 * max(0.0, jackknife_bias(left_out, followed))
+
+
+def _followed_change(before: Activations, after: Activations) -> float:
+    return correlation_change(_followed(before), _followed(after)).mean or 0.0
+
+
+def _changes_without_each(before: Activations, after: Activations, there: NDArray[np.bool_]) -> Floats:
+    wholes = _followed(before), _followed(after)
+    changes = [
+        correlation_change(without(wholes[0], before.groups[g]), without(wholes[1], after.groups[g])).mean or 0.0
+        for g in np.flatnonzero(there)
+    ]
+    return np.array(changes)

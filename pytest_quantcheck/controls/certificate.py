@@ -1,0 +1,194 @@
+"""Verdicts on controls -> certificate: whether the gate sees damage, and calls nothing else damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from pytest_quantcheck.controls.catalogue import CONTROLS, Kind
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.records import Verdict
+
+ControlOutcome = Literal["passed", "failed", "not applicable"]
+
+_WORST_FIRST: tuple[ControlOutcome, ...] = ("failed", "passed", "not applicable")
+
+
+class ControlResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one control showed on one prompt set.
+
+    A null or a rewrite passes when every verdict on it is acceptable, a defect when a metric saw it: one whose verdict
+    is `failed` or `unmeasured`, and not acceptable. `seen_by`: those metrics; in a null or a rewrite the ones that are
+    not acceptable. `done`: what was done to the reference; `reason`: what stands against the control, or why it has no
+    verdicts. `verdicts`: one for each gated metric, with the estimate that decided (the worst layer's).
+    """
+
+    control: str
+    kind: Kind
+    prompt_set: str
+    outcome: ControlOutcome
+    done: str = ""
+    reason: str = ""
+    seen_by: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a metric moved on one prompt set where nothing is wrong, over nulls and rewrites at their worst layers.
+
+    `smallest`, `largest`: of the values; `resolvable`: the furthest end of their intervals towards the failing side,
+    the smallest effect that so many prompts can tell from nothing.
+    """
+
+    metric: str
+    prompt_set: str
+    n_prompts: int
+    n_controls: int
+    smallest: float
+    largest: float
+    resolvable: float
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controls of a run showed of the gate, on one model and its prompt sets, judged by one profile."""
+
+    schema: Literal[1]
+    tool_version: str
+    created: Annotated[datetime, msgspec.Meta(tz=True)]
+    model: str
+    profile: str
+    outcome: Literal["passed", "failed"]
+    conclusion: str
+    spreads: tuple[Spread, ...]
+    controls: tuple[ControlResult, ...]
+
+
+def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *, done: str) -> ControlResult:
+    """The result of a control from the verdicts on it, which are made as those on a candidate are."""
+    if not verdicts:
+        return without_verdicts(control, prompt_set, "not applicable", "the profile has no limit in this case")
+    defect = CONTROLS[control].kind == "defect"
+    against = [verdict for verdict in verdicts if not verdict.acceptable]
+    seen_by = tuple(v.metric for v in against if not defect or v.status != "inconclusive")
+    return ControlResult(
+        control=control,
+        kind=CONTROLS[control].kind,
+        prompt_set=prompt_set,
+        outcome="passed" if bool(seen_by) == defect else "failed",
+        done=done,
+        reason=_defect_reason(seen_by, against) if defect else _null_reason(seen_by),
+        seen_by=seen_by,
+        verdicts=tuple(verdicts),
+    )
+
+
+def without_verdicts(
+    control: str, prompt_set: str, outcome: ControlOutcome, reason: str, *, seen_by: tuple[str, ...] = ()
+) -> ControlResult:
+    """The result of a control on which there are no verdicts, for a reason."""
+    kind = CONTROLS[control].kind
+    return ControlResult(
+        control=control, kind=kind, prompt_set=prompt_set, outcome=outcome, reason=reason, seen_by=seen_by
+    )
+
+
+def certify(
+    results: Iterable[ControlResult], *, whole: bool, model: str, profile: str, tool_version: str, created: datetime
+) -> Certificate:
+    """The certificate of a run's controls; it passes where none failed and the run is `whole`.
+
+    `created` has a time zone.
+    """
+    controls = in_order(results)
+    passed = whole and all(result.outcome != "failed" for result in controls)
+    return Certificate(
+        schema=1,
+        tool_version=tool_version,
+        created=created,
+        model=model,
+        profile=profile,
+        outcome="passed" if passed else "failed",
+        conclusion=conclusion(controls),
+        spreads=tuple(spreads(controls)),
+        controls=controls,
+    )
+
+
+def in_order(results: Iterable[ControlResult]) -> tuple[ControlResult, ...]:
+    """The results prompt set by prompt set, controls in their own order, whichever worker was first."""
+    places = {name: place for place, name in enumerate(CONTROLS)}
+    return tuple(sorted(results, key=lambda result: (result.prompt_set, places[result.control])))
+
+
+def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
+    """Yield the spread of each metric on each prompt set that a null or a rewrite was measured with."""
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for result in results:
+        for verdict in result.verdicts if result.kind != "defect" else ():
+            if verdict.estimate.value is not None:
+                found.setdefault((result.prompt_set, verdict.metric), []).append(verdict)
+    for (prompt_set, metric), verdicts in found.items():
+        yield _spread(prompt_set, metric, verdicts)
+
+
+def conclusion(results: Sequence[ControlResult]) -> str:
+    """One sentence, without its full stop: how many controls did what they must, on every prompt set."""
+    negative, defects = (_outcomes(results, defects=defects) for defects in (False, True))
+    left_out = [*negative, *defects].count("not applicable")
+    counts = (
+        _share(negative, "negative control passed", "negative controls passed"),
+        _share(defects, "defect was caught", "defects were caught"),
+        f"{left_out} not applicable" if left_out else "",
+    )
+    return ", ".join(filter(None, counts))
+
+
+def titles(metrics: Iterable[str]) -> str:
+    """The metrics' titles, joined by commas."""
+    return ", ".join(METRICS[metric].title for metric in metrics)
+
+
+def _null_reason(seen_by: Sequence[str]) -> str:
+    return f"called damage by {titles(seen_by)}" if seen_by else ""
+
+
+def _defect_reason(seen_by: Sequence[str], against: Sequence[Verdict]) -> str:
+    if seen_by:
+        return ""
+    doubt = titles(verdict.metric for verdict in against)
+    return f"no metric saw it{f'; in doubt: {doubt}' if doubt else ''}"
+
+
+def _spread(prompt_set: str, metric: str, verdicts: Sequence[Verdict]) -> Spread:
+    found = [verdict.estimate for verdict in verdicts]
+    values = [estimate.value for estimate in found if estimate.value is not None]
+    highs = [estimate.high for estimate in found if estimate.high is not None]
+    lows = [estimate.low for estimate in found if estimate.low is not None]
+    return Spread(
+        metric=metric,
+        prompt_set=prompt_set,
+        n_prompts=min(estimate.n_prompts for estimate in found),
+        n_controls=len(verdicts),
+        smallest=min(values),
+        largest=max(values),
+        resolvable=max(values + highs) if METRICS[metric].direction == "max" else min(values + lows),
+    )
+
+
+def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[ControlOutcome]:
+    """The worst outcome of each control over the prompt sets."""
+    worst: dict[str, ControlOutcome] = {}
+    for result in results:
+        if (result.kind == "defect") == defects:
+            known = worst.get(result.control, result.outcome)
+            worst[result.control] = min(known, result.outcome, key=_WORST_FIRST.index)
+    return list(worst.values())
+
+
+def _share(outcomes: Sequence[ControlOutcome], one: str, many: str) -> str:
+    counted = [outcome for outcome in outcomes if outcome != "not applicable"]
+    passed = counted.count("passed")
+    return f"{passed} of {len(counted)} {one if len(counted) == 1 else many}" if counted else ""

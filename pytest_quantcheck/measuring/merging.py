@@ -1,0 +1,155 @@
+"""Measurements of disjoint shards of one prompt set, merged into the measurement of the whole."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_quantcheck.analyses import correlation_sums
+from pytest_quantcheck.analyses.saliency import PROBES, given_up
+from pytest_quantcheck.errors import ComparisonError
+from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
+
+_T = TypeVar("_T")
+
+
+def merge(parts: Sequence[Measurement]) -> Measurement:
+    """Return the measurement of all prompts of `parts`, measurements of disjoint shards of one prompt set.
+
+    The order of the parts does not matter. Nor does it matter which are merged first: answers, extremes and
+    saliency are the same bit for bit, correlation sums to float32 rounding. The provenance is that of the parts,
+    with the largest of their batch sizes. A part without attributed prompts may lack saliency.
+
+    Raises:
+        ComparisonError: parts that differ in provenance (but for the batch size), that share a prompt, or whose
+            records do not fit together.
+        ValueError: no parts.
+    """
+    if not parts:
+        raise ValueError("Expected at least one measurement to merge, got none.")
+    parts = sorted(parts, key=lambda part: part.answers.index[:1].tolist())
+    return Measurement(
+        provenance=_merge_provenance([part.provenance for part in parts]),
+        answers=_merge_answers([part.answers for part in parts]),
+        activations=_merge_activations([part.activations for part in parts]),
+        saliency=_merge_saliency(
+            [part.saliency for part in parts], adaptive=parts[0].provenance.attribution.startswith("adaptive")
+        ),
+        texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
+    )
+
+
+def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
+    batch_size = max(part.batch_size for part in parts)
+    whole, *others = [msgspec.structs.replace(part, batch_size=batch_size) for part in parts]
+    for other in others:
+        _check_same_origin(whole, other)
+    return whole
+
+
+def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
+    values = [(name, getattr(expected, name), getattr(obtained, name)) for name in expected.__struct_fields__]
+    differences = [f"{name} {before!r} and {after!r}" for name, before, after in values if before != after]
+    if differences:
+        raise ComparisonError(
+            f"expected shards of one measurement, got {'; '.join(differences)}. Measure all shards with "
+            "the same model, prompts, settings and libraries."
+        )
+
+
+def _merge_answers(parts: Sequence[Answers]) -> Answers:
+    exact = _same("answers.exact", [part.exact for part in parts])
+    _same("number of supporting tokens", [part.support.shape[1] for part in parts])
+    order = _order([part.index for part in parts])
+    joined = _joined(parts, order)
+    return Answers(
+        index=joined("index"),
+        token=joined("token"),
+        confidence=joined("confidence"),
+        correct=joined("correct"),
+        support=joined("support"),
+        log_probs=joined("log_probs"),
+        rest=joined("rest"),
+        exact=exact,
+    )
+
+
+def _merge_activations(parts: Sequence[dict[int, Activations]]) -> dict[int, Activations]:
+    _same("layers", [sorted(part) for part in parts])
+    return {layer: _merge_layer(layer, [part[layer] for part in parts]) for layer in parts[0]}
+
+
+def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:
+    _same(f"groups and neurons of layer {layer}", [part.minimum.shape for part in parts])
+    _same(f"sample of neurons of layer {layer}", [part.sample.tolist() for part in parts])
+    _same(f"correlated neurons of layer {layer}", [part.correlated.tolist() for part in parts])
+    return Activations(
+        minimum=np.minimum.reduce([part.minimum for part in parts]),
+        maximum=np.maximum.reduce([part.maximum for part in parts]),
+        correlated=parts[0].correlated,
+        correlations=correlation_sums.merge([part.correlations for part in parts]),
+        sample=parts[0].sample,
+        groups=tuple(correlation_sums.merge(group) for group in zip(*(part.groups for part in parts), strict=True)),
+        rectified=_same(f"kind of activation function of layer {layer}", [part.rectified for part in parts]),
+    )
+
+
+def _merge_saliency(parts: Sequence[dict[int, Saliency]], *, adaptive: bool) -> dict[int, Saliency]:
+    layers = sorted({layer for part in parts for layer in part})
+    return {
+        layer: _merge_attributed(layer, [part[layer] for part in parts if layer in part], adaptive=adaptive)
+        for layer in layers
+    }
+
+
+def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) -> Saliency:
+    """Join a layer's prompts; each part has probed the layer on its own first ones, the whole on the first of all."""
+    _same(f"number of neurons of layer {layer}", [part.salient.shape[1] for part in parts])
+    order = _order([part.index for part in parts])
+    converged = _joined(parts, order)("converged")
+    for tried in PROBES if adaptive else ():
+        if given_up(converged[:tried], len(order)):
+            order = order[:tried]
+            break
+    joined = _joined(parts, order)
+    return Saliency(
+        index=joined("index"),
+        target=joined("target"),
+        salient=joined("salient"),
+        error=joined("error"),
+        nodes=joined("nodes"),
+        converged=joined("converged"),
+    )
+
+
+def _joined(parts: Sequence[Answers] | Sequence[Saliency], order: NDArray[np.intp]) -> Callable[[str], NDArray[Any]]:
+    """Return what joins a field of all parts, in the order of the prompts."""
+    return lambda name: np.concatenate([getattr(part, name) for part in parts])[order]
+
+
+def _order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
+    """Return what sorts the prompts of all parts; no prompt may be there twice."""
+    index = np.concatenate(indices)
+    order = np.argsort(index, kind="stable")
+    again = np.flatnonzero(np.diff(index[order]) == 0)
+    if len(again):
+        raise ComparisonError(
+            f"expected shards without a prompt in common, got prompt {index[order][again[0]]} more than once; merge "
+            "each shard once, and only shards that were cut from the same split."
+        )
+    return order
+
+
+def _same(what: str, values: Sequence[_T]) -> _T:
+    first = values[0]
+    for other in values[1:]:
+        if other != first:
+            raise ComparisonError(
+                f"expected shards with the same {what}, got {reprlib.repr(first)} and {reprlib.repr(other)}."
+            )
+    return first

@@ -1,0 +1,252 @@
+"""From one layer's neurons to the log-probability of an answer, running no more of the model than that needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.encoding import Batch
+from pytest_quantcheck.models.neurons import Neurons, head_logits
+
+_AFFINE = 1e-4
+"""How far a block's output may be from the straight line between its ends, as a share of their distance. A norm behind
+the neurons, or LLM.int8()'s rounding, is far above."""
+
+_ROUNDING = 1e-6
+"""What float32 adds to that, as a share of the output itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntegrationPath:
+    """A straight path of one layer's neurons, in the coordinates at which the rest of the model can start.
+
+    `start` and `end` (prompts, positions, c): coordinates at the baseline and on the prompts. `log_probs` maps
+    coordinates (n, positions, c) and the batch's row of each, (n,) int64, to the log-probability (n,) of its
+    target. `pull_back` maps a gradient (prompts, positions, c), averaged over the path, to that with respect to
+    the neurons, (prompts, tokens, d). `whole`: the whole model runs for each evaluation.
+    """
+
+    start: torch.Tensor
+    end: torch.Tensor
+    log_probs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    pull_back: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient
+    whole: bool = False
+
+
+class Passage:
+    """One forward pass of a batch, and all that evaluations from some of its layers start from.
+
+    Everything below a layer's block is fixed by the prompts and computed here, once for all layers. What lies
+    above runs for each evaluation: the blocks, and at the answer position alone the tail and the output head.
+
+    Args:
+        model: a causal language model.
+        neurons: where its neurons are.
+        layers: the layers that will be asked for.
+        batch: the prompts.
+        target: (prompts,) int64, the token of each whose log-probability is looked at.
+    """
+
+    def __init__(
+        self, model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch, target: torch.Tensor
+    ) -> None:
+        self._model, self._neurons, self._batch, self._target = model, neurons, batch, target
+        self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._outputs: dict[int, torch.Tensor] = {}
+        with torch.no_grad(), ExitStack() as hooks:
+            for number in range(min(layers), len(neurons.blocks)):
+                handle = neurons.blocks[number].register_forward_pre_hook(self._remember_call(number), with_kwargs=True)
+                hooks.callback(handle.remove)
+            for layer in layers:
+                handle = neurons.blocks[layer].register_forward_hook(self._remember_output(layer))
+                hooks.callback(handle.remove)
+            self.neurons, logits = run_with_neurons(model, neurons, layers, batch)
+        self.real, self.log_probs = batch.real, self._chosen(logits, self._all)
+
+    def start(self, layer: int, baseline: torch.Tensor | None) -> torch.Tensor:
+        """Where the path starts, (prompts, tokens, d): `baseline` (longest, d) in each prompt's places, or zero.
+
+        What is computed for a sequence of zeros serves all shorter ones too: no token sees those behind it.
+        Padding stays where it is.
+        """
+        if baseline is None:
+            return torch.zeros_like(self.neurons[layer])
+        start = self.neurons[layer].clone()
+        for row, length in enumerate(self._batch.lengths):
+            start[row, start.shape[1] - length :] = baseline[:length]
+        return start
+
+    def paths(self, layer: int, start: torch.Tensor) -> Iterator[IntegrationPath]:
+        """Ways to run from `start` to this layer's neurons on the prompts, shortest first.
+
+        The last is always right. An earlier one is if its end gives the model's own `log_probs`.
+        """
+        end = self.neurons[layer]
+
+        def from_the_block(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._chosen(self._above(self._block(layer, x, rows), layer, rows), rows)
+
+        def anew(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._chosen(self._anew(layer, x, rows), rows)
+
+        if self._neurons.tail is not None:
+            yield from self._behind_the_block(layer, start, end)
+            yield IntegrationPath(start, end, from_the_block)
+        yield IntegrationPath(start, end, anew, whole=True)
+
+    def _behind_the_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> Iterator[IntegrationPath]:
+        """Where a block's output is affine in its neurons, its straight path is one of the block's output too.
+
+        The block then runs forward and back once, whatever the number of nodes. Behind the last block no position
+        but the answer's matters.
+        """
+        seen = slice(-1, None) if layer == len(self._neurons.blocks) - 1 else slice(None)
+        with torch.enable_grad():
+            points = torch.cat([start, (start + end) / 2]).requires_grad_()
+            first, middle = self._block(layer, points, self._all.repeat(2)).chunk(2)
+        low, high = first.detach(), self._outputs[layer]
+        bend = _norm(middle.detach() - (low + high) / 2)
+        if bend > _AFFINE * _norm(high - low) + _ROUNDING * _norm(high):
+            return
+
+        def pull_back(gradient: torch.Tensor) -> torch.Tensor:
+            (slope,) = torch.autograd.grad(middle[:, seen], points, gradient)
+            return slope.chunk(2)[1]
+
+        def above(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._chosen(self._above(x, layer, rows), rows)
+
+        yield IntegrationPath(low[:, seen], high[:, seen], above, pull_back)
+
+    def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The block's output for other neurons."""
+        args, kwargs = self._calls[layer]
+        with replaced(self._neurons.activation(layer), neurons):
+            return _hidden(self._neurons.blocks[layer](*self._rows_of(args, rows), **self._rows_of(kwargs, rows)))
+
+    def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
+        """Logits at the answer position, from the output of a layer's block."""
+        taken: dict[int, Any] = {}
+        with _at_the_answer(self._neurons.last_ffn):
+            for number in range(layer + 1, len(self._neurons.blocks)):
+                (_, *args), kwargs = self._calls[number]
+                args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
+                hidden = _hidden(self._neurons.blocks[number](hidden, *args, **kwargs))
+        answer = hidden[:, -1]
+        for module in self._neurons.tail or ():
+            answer = module(answer)
+        return head_logits(self._model, answer)
+
+    def _anew(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Logits at the answer position of the whole model with other neurons."""
+        inputs = self._rows_of(self._batch.inputs(), rows)
+        with replaced(self._neurons.activation(layer), neurons):
+            logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
+        return logits
+
+    @property
+    def _all(self) -> torch.Tensor:
+        return torch.arange(len(self._batch.index), device=self._target.device)
+
+    def _chosen(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return logits.float().log_softmax(dim=-1).gather(1, self._target[rows, None])[:, 0]
+
+    def _rows_of(self, value: Any, rows: torch.Tensor, taken: dict[int, Any] | None = None) -> Any:
+        return _rows_of(value, rows, len(self._batch.index), {} if taken is None else taken)
+
+    def _remember_call(self, number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = () if args else (kwargs["hidden_states"],)
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            self._calls[number] = ((*first, *args), rest)
+
+        return hook
+
+    def _remember_output(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._outputs[layer] = _hidden(output)
+
+        return hook
+
+
+def run_with_neurons(
+    model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """Run the model once; return these layers' neurons (prompts, tokens, d) and the logits at the answer position."""
+    seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer, outputs in seen.items():
+            handle = neurons.activation(layer).register_forward_hook(lambda _m, _a, out, to=outputs: to.append(out))
+            hooks.callback(handle.remove)
+        logits = model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+    return {layer: _by_prompt(outputs, batch) for layer, outputs in seen.items()}, logits
+
+
+@contextmanager
+def replaced(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
+    """Let a module answer with `output`, in the shape and dtype that it would have answered in."""
+    handle = module.register_forward_hook(lambda _m, _a, own: output.reshape(own.shape).to(own.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _at_the_answer(ffn: nn.Module | None) -> Iterator[None]:
+    """Let the last block's FFN, most of its work, see the answer position alone.
+
+    What it gives for that position is added to the block's other terms at every position, and right at the last one,
+    the only one that is read.
+    """
+    if ffn is None:
+        yield
+        return
+    handle = ffn.register_forward_pre_hook(lambda _m, args: (args[0][:, -1:], *args[1:]) if args else None)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _norm(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values))
+
+
+def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+    """What the activation module gave, (prompts, tokens, neurons)."""
+    if len(seen) != 1 or seen[0].shape[:-1].numel() != batch.input_ids.numel():
+        raise ModelError(
+            f"expected the FFN's activation module to run once, on every token of {tuple(batch.input_ids.shape)}, and "
+            f"got outputs {[tuple(output.shape) for output in seen]}; point at another with --quantcheck-neurons"
+        )
+    return seen[0].reshape(*batch.input_ids.shape, -1)
+
+
+def _hidden(output: Any) -> torch.Tensor:
+    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return first
+
+
+def _rows_of(value: Any, rows: torch.Tensor, prompts: int, taken: dict[int, Any]) -> Any:
+    """Take these rows of every tensor that has one for each prompt; one that holds for all prompts stays.
+
+    `taken` remembers, by identity, what several blocks are called with: it is taken once.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.dim() < 2 or value.shape[0] != prompts:
+            return value
+        if id(value) not in taken:
+            taken[id(value)] = value.index_select(0, rows)
+        return taken[id(value)]
+    if isinstance(value, dict):
+        return {key: _rows_of(item, rows, prompts, taken) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_rows_of(item, rows, prompts, taken) for item in value)
+    return value

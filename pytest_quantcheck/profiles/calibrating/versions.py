@@ -1,0 +1,93 @@
+"""Where a new version of a profile goes; one that is there is never overwritten."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.options.labels import read_label
+from pytest_quantcheck.profiles import read_profile, thresholds_directory
+from pytest_quantcheck.storage import check_writable, write_atomically
+
+_FLAG = "--quantcheck-calibrate"
+
+
+def check_calibration(name: str, *, directory: Path, rate: float, n_prompts: int) -> tuple[str, int]:
+    """Refuse what could not be written or would not be worth it, before anything is measured.
+
+    Args:
+        name: `NAME`, which takes the next free version, or `NAME@VERSION`.
+        directory: where profiles are kept; it need not exist.
+        rate: the false-alarm rate that is asked for.
+        n_prompts: prompts of the smallest prompt set.
+
+    Returns:
+        The name and the version that will be written.
+
+    Raises:
+        SettingsError: a name that is none, a version that exists, or too few prompts.
+        StorageError: a place that cannot be written.
+    """
+    name, version = _read_name(name)
+    version = version or next_version(directory, name)
+    _refuse_existing(directory, name, version)
+    check_writable(f"{_FLAG}-directory", directory / name)
+    _check_prompts(rate, n_prompts)
+    return name, version
+
+
+def next_version(directory: Path, name: str) -> int:
+    """One more than the largest version of that name, here or among the profiles that came with the package."""
+    return max((0, *_versions(directory, name), *_versions(thresholds_directory(), name))) + 1
+
+
+def save_calibrated(text: str, *, directory: Path, name: str, version: int) -> Path:
+    """Write a new version to `<directory>/<name>/<version>.toml`, whole or not at all, and return that path.
+
+    Raises:
+        SettingsError: that version is there by now.
+        StorageError: it cannot be written.
+    """
+    path = _path(directory, name, version)
+    data = text.encode()
+    read_profile(data, str(path))  # what cannot be read back is not written
+    _refuse_existing(directory, name, version)
+    write_atomically(path, data)
+    return path
+
+
+def _read_name(text: str) -> tuple[str, int | None]:
+    try:
+        return read_label(text)
+    except ValueError as problem:
+        raise SettingsError(f"{_FLAG}: {problem}") from None
+
+
+def _path(directory: Path, name: str, version: int) -> Path:
+    return directory / name / f"{version}.toml"
+
+
+def _versions(directory: Path, name: str) -> list[int]:
+    found = (re.fullmatch(r"[1-9]\d*", path.stem, re.ASCII) for path in (directory / name).glob("*.toml"))
+    return [int(match[0]) for match in found if match]
+
+
+def _refuse_existing(directory: Path, name: str, version: int) -> None:
+    for place in (directory, thresholds_directory()):
+        path = _path(place, name, version)
+        if path.exists() or path.is_symlink():
+            raise SettingsError(
+                f"{_FLAG}={name}@{version}: {path} exists, and a version never changes; leave the version out "
+                f"(the next is {next_version(directory, name)}), or take another name"
+            )
+
+
+def _check_prompts(rate: float, n_prompts: int) -> None:
+    needed = math.ceil(round(1 / rate, 6))
+    if n_prompts < needed:
+        raise SettingsError(
+            f"{_FLAG}-rate={rate:g}: expected at least {needed:,} prompts, one in {needed:,} being that rate, got "
+            f"{n_prompts:,}; measure more prompts or ask for a larger rate"
+        )

@@ -1,0 +1,1 @@
+"""One run: its targets, where their measurements come from, and the gate that judges them."""

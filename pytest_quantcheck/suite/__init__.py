@@ -1,0 +1,1 @@
+"""The packaged suite: what pytest collects, runs, gathers and prints for a gate."""

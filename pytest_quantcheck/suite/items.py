@@ -1,0 +1,167 @@
+"""The packaged suite that `--quantcheck-model` collects: one test per metric, candidate and prompt set.
+
+With `--quantcheck-controls` one more for each control and prompt set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import pytest
+
+from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.reporting import control_message, verdict_properties
+from pytest_quantcheck.run.gate import Gate
+
+SUITE = "quantcheck"
+CONTROL = "control"
+"""What stands in the place of a metric in the node ids of controls, and what their items have found."""
+VERDICT, COMPARISON = "verdict", "comparison"
+"""What an item has found: what the profile says of its metric, and how far its candidate moved."""
+CALIBRATED = "calibrated"
+"""What a control's item has found where a profile is to be written: how far the control moved."""
+
+
+class AcceptanceSuite(pytest.Collector):
+    """All items of a gate, candidate after candidate, so that each model is loaded once."""
+
+    gate: Gate
+    wanted: Sequence[str]
+
+    @classmethod
+    def of(cls, session: pytest.Session, gate: Gate, wanted: Sequence[str] = ()) -> AcceptanceSuite:
+        """The suite of one gate, or the part of it that node ids from the command line name."""
+        suite: AcceptanceSuite = cls.from_parent(session, name=SUITE, nodeid=SUITE)
+        suite.gate, suite.wanted = gate, wanted
+        return suite
+
+    def collect(self) -> Iterator[PackagedItem]:
+        """Yield one item for each candidate, prompt set and metric, then one for each control and prompt set."""
+        for case in _cases(self.gate):
+            if not self.wanted or any(_is_named(_nodeid(*case), nodeid) for nodeid in self.wanted):
+                yield (ControlItem if case[0] == CONTROL else AcceptanceItem).of(self, *case)
+
+
+class PackagedItem(pytest.Item):
+    """An item of the packaged suite; `found` are the records that its report carries, by kind."""
+
+    metric: str
+    candidate: str
+    prompts: str
+    found: dict[str, msgspec.Struct]
+
+    @classmethod
+    def of(cls, suite: AcceptanceSuite, metric: str, candidate: str, prompts: str) -> Self:
+        """The item of that name."""
+        nodeid = _nodeid(metric, candidate, prompts)  # in full: put together from names, --lf does not know it again
+        item: Self = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
+        item.metric, item.candidate, item.prompts, item.found = metric, candidate, prompts, {}
+        return item
+
+    @property
+    def gate(self) -> Gate:
+        """The gate of the run."""
+        gate: Gate = self.parent.gate  # type: ignore[union-attr]
+        return gate
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
+        """The sentence alone for what was expected to be able to go wrong; a traceback for all else.
+
+        A user's warning is our own, made an error by `-W error`: the gate lets no other through.
+        """
+        if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
+            text = str(excinfo.value)
+            return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
+        return super().repr_failure(excinfo)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Where pytest says the item is from."""
+        return Path(__file__), None, f"{SUITE}::{self.name}"
+
+
+class AcceptanceItem(PackagedItem):
+    """One metric of one candidate on one prompt set."""
+
+    def runtest(self) -> None:
+        """Measure what has not been measured yet, compare and judge.
+
+        An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
+        """
+        comparison = self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
+        verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
+        if verdict is None:
+            case = f"in this case, {comparison.n_prompts} prompts"
+            pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
+        self.found[VERDICT] = verdict
+        self.user_properties += verdict_properties(verdict)
+        from pytest_quantcheck.assertions import assert_metric  # noqa: PLC0415 - heavy, and loaded with the gate's care by now
+
+        assert_metric(comparison, self.metric)
+
+
+class ControlItem(PackagedItem):
+    """One control on one prompt set; `candidate` is the control's name."""
+
+    def runtest(self) -> None:
+        """Fail when a null or a rewrite is called damage, or a defect is not seen; skip what is not applicable."""
+        result = self.found[CONTROL] = self.gate.judge_control(self.candidate, self.prompts)
+        if result.outcome == "not applicable":
+            pytest.skip(result.reason)
+        if self.gate.settings.calibrate and result.verdicts:
+            self.found[CALIBRATED] = self.gate.compare_control(self.candidate, self.prompts)
+        if result.outcome == "failed":
+            raise AssertionError(control_message(result))
+
+
+def check_names(gate: Gate, wanted: Sequence[str]) -> None:
+    """Refuse node ids from the command line that name nothing, before anything is collected.
+
+    Raises:
+        pytest.UsageError: the packaged suite has no such test.
+    """
+    known = list(cases_by_nodeid(gate))
+    for nodeid in wanted:
+        if not any(_is_named(one, nodeid) for one in known):
+            few = ", ".join(known[:3])
+            raise pytest.UsageError(f"not found: {nodeid} (the packaged suite has {len(known)} items: {few}, …)")
+
+
+def is_suite(argument: str) -> bool:
+    """Whether a command-line argument is a node id of the packaged suite; a folder of that name comes first."""
+    path, colons, _ = argument.partition("::")
+    if colons:
+        return path == SUITE or (Path(path).name == SUITE and not Path(path).exists())
+    return path == SUITE and not Path(path).exists()
+
+
+def own_nodeid(argument: str) -> str:
+    """A node id of the packaged suite without the path that pytest prints before it outside of the root directory."""
+    path, colons, rest = argument.partition("::")
+    return f"{Path(path).name}{colons}{rest}"
+
+
+def cases_by_nodeid(gate: Gate) -> dict[str, tuple[str, str, str]]:
+    """Each test of the suite by its node id: the metric, or `CONTROL`; the candidate or control; the prompt set."""
+    return {_nodeid(*case): case for case in _cases(gate)}
+
+
+def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:
+    for candidate in gate.candidates:
+        for prompts in gate.prompt_sets:
+            for metric in gate.metrics:
+                yield metric, candidate, prompts
+    for control in gate.controls:
+        for prompts in gate.prompt_sets:
+            yield CONTROL, control, prompts
+
+
+def _nodeid(metric: str, candidate: str, prompts: str) -> str:
+    return f"{SUITE}::test_{metric}[{candidate}-{prompts}]"
+
+
+def _is_named(item: str, nodeid: str) -> bool:
+    """Whether a node id is that of an item: the suite, a test, or a test with its parameters."""
+    return nodeid in (SUITE, item, item.split("[", maxsplit=1)[0])

@@ -1,0 +1,118 @@
+"""What the tests of a run found: their reports carry it, from xdist's workers too, and it is gathered from those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_quantcheck.controls.certificate import ControlResult, in_order, without_verdicts
+from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.suite.items import (
+    CALIBRATED,
+    COMPARISON,
+    CONTROL,
+    VERDICT,
+    PackagedItem,
+    cases_by_nodeid,
+    is_suite,
+    own_nodeid,
+)
+
+_CARRIED = "quantcheck"
+_RECORDS: Mapping[str, type[msgspec.Struct]] = {
+    VERDICT: Verdict,
+    COMPARISON: Comparison,
+    CONTROL: ControlResult,
+    CALIBRATED: Comparison,
+}
+
+
+class Results:
+    """Both ends of the way from a test to the summary of the run.
+
+    `outcomes` are those of the packaged tests; `causes`, by candidate, what went wrong in each test without a verdict;
+    `calibrated` the comparisons of controls from which limits are to be made.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.outcomes: set[str] = set()
+        self.causes: dict[str, list[str]] = {}
+        self.calibrated: list[Comparison] = []
+        self._gate, self._cases = gate, cases_by_nodeid(gate)
+        self._verdicts: dict[tuple[int, ...], Verdict] = {}
+        self._comparisons: dict[tuple[int, ...], Comparison] = {}
+        self._controls: dict[tuple[str, str], ControlResult] = {}
+        self._sent: set[tuple[int, ...]] = set()
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """In the order of the suite, whichever worker was first."""
+        return [self._verdicts[place] for place in sorted(self._verdicts)]
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """In the order of the suite, whichever worker was first."""
+        return [self._comparisons[place] for place in sorted(self._comparisons)]
+
+    @property
+    def controls(self) -> tuple[ControlResult, ...]:
+        """In their own order, whichever worker was first."""
+        return in_order(self._controls.values())
+
+    def attach(self, item: pytest.Item, report: Any) -> None:
+        """Give a packaged test's report what the test found, in a form that survives the way from a worker.
+
+        A comparison is large, and all metrics of a candidate have it in common: it goes with the first of them.
+        """
+        if isinstance(item, PackagedItem):
+            news = {kind: record for kind, record in item.found.items() if kind != COMPARISON or self._is_news(record)}
+            setattr(report, _CARRIED, {kind: msgspec.json.encode(record).decode() for kind, record in news.items()})
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Take from a packaged test's report its outcome and what it carries, or the reason why there is no verdict."""
+        if not is_suite(report.nodeid):
+            return
+        self.outcomes.add(report.outcome)
+        carried = getattr(report, _CARRIED, {})
+        for kind, text in carried.items():
+            self._keep(kind, msgspec.json.decode(text, type=_RECORDS[kind]))
+        if report.failed and report.when != "teardown" and not carried.keys() & {VERDICT, CONTROL}:
+            self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
+
+    def _is_news(self, comparison: Any) -> bool:
+        place = self._place(comparison)
+        new = place not in self._sent
+        self._sent.add(place)
+        return new
+
+    def _keep(self, kind: str, record: Any) -> None:
+        if kind == VERDICT:
+            self._verdicts[self._place(record)] = record
+        elif kind == COMPARISON:
+            self._comparisons[self._place(record)] = record
+        elif kind == CONTROL:
+            self._controls[record.control, record.prompt_set] = record
+        else:
+            self.calibrated.append(record)
+
+    def _keep_cause(self, metric: str, subject: str, prompts: str, cause: str) -> None:
+        if metric == CONTROL:
+            self._keep(CONTROL, without_verdicts(subject, prompts, "failed", cause))
+        else:
+            self.causes.setdefault(subject, []).append(cause)
+
+    def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
+        """Where a record stands in the suite."""
+        gate = self._gate
+        place = gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)
+        return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else place
+
+
+def _cause(report: pytest.TestReport) -> str:
+    """What went wrong in a test that reached no verdict: the error's first line, without xdist's about the worker."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return next(iter((crash.message if crash else str(report.longrepr)).splitlines()), "an error without a message")

@@ -1,0 +1,247 @@
+"""One pytest run with a gate: what it collects, and what it writes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from pytest_quantcheck.controls.catalogue import CONTROLS
+from pytest_quantcheck.controls.certificate import Certificate, certify
+from pytest_quantcheck.errors import QuantcheckError, SettingsError
+from pytest_quantcheck.options import Settings
+from pytest_quantcheck.profiles.calibrating import calibrated, check_calibration, save_calibrated
+from pytest_quantcheck.reporting import (
+    WIDEST,
+    control_lines,
+    encode_certificate,
+    encode_report,
+    markdown_lines,
+    printable,
+    remark_lines,
+    summary_lines,
+)
+from pytest_quantcheck.reporting.files import REPORT, write_report
+from pytest_quantcheck.reporting.step_summary import append_to_step_summary
+from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.storage import check_writable
+from pytest_quantcheck.suite.items import AcceptanceSuite, check_names, is_suite, own_nodeid
+from pytest_quantcheck.suite.progress import Announcer
+from pytest_quantcheck.suite.results import Results
+
+CERTIFICATE = "certificate.json"
+_CACHE = "quantcheck_cache"
+_CUT = "no report: the run was cut short"
+_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+
+
+class Session:
+    """Also the listener to pytest's and xdist's hooks; `results` are what the tests have found so far."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config, self.settings = config, settings
+        if settings.dry_run:
+            config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
+        self._announcer = Announcer(config, alone=not settings.cache)
+        self.gate = Gate(_with_shared_cache(config, settings), self._announcer.progress)
+        self._wanted, alone = _take_node_ids(config, only=settings.only)
+        check_names(self.gate, self._wanted)
+        self.results = Results(self.gate)
+        self._written: list[str] = []
+        self._label = self._check_calibration()
+        if settings.update_baseline and settings.baseline:
+            check_writable("--quantcheck-baseline", Path(settings.baseline))
+        if alone:
+            config.args = []
+
+    def header(self) -> list[str]:
+        """Lines for the top of pytest's output."""
+        asked, gate = self.settings, self.gate
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+        revision = f" at {asked.revision}" if asked.revision else ""
+        prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in gate.prompt_sets.items())
+        controls = f" and {len(gate.controls)} controls" if gate.controls else ""
+        candidates, profile = ", ".join(gate.candidates) + controls, gate.profile.label
+        stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
+        lines = [
+            f"quantcheck: {gate.model}{revision} ({asked.dtype}{stored}) against {candidates}; profile {profile}",
+            f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}",
+            f"quantcheck: {versions}",
+        ]
+        return list(map(printable, lines))
+
+    def collect(self, session: pytest.Session) -> list[pytest.Item]:
+        """The packaged suite's items, or those of them that the command line names."""
+        return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._wanted)))
+
+    def dry_run(self) -> bool | None:
+        """Say what would be measured and take the place of the tests; None when this is no dry run."""
+        if not self.settings.dry_run:
+            return None
+        for line in self._plan_lines() if self._announcer.reporter else ():
+            self._announcer.reporter.write_line(line)
+        return True
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell an xdist worker where measurements are shared, and where it can say how far it is."""
+        node.workerinput[_CACHE] = self.gate.settings.cache
+        self._announcer.connect(node)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather what packaged tests found, wherever they ran."""
+        self.results.take(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the report and the profile that are asked for, once all reports have come; also without a terminal."""
+        if not self.results.outcomes or hasattr(self.config, "workerinput"):
+            return
+        cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        if self.settings.report:
+            whole = not (session.shouldfail or session.shouldstop)
+            make, directory = partial(self._files, whole=whole), Path(self.settings.report)
+            self._written = [_CUT] if cut else write_report(directory, make, self.gate.prompt_sets)
+        if self._label and not cut:
+            self._written.append(self._write_profile(session, *self._label))
+        problem = append_to_step_summary(self._markdown(cut=cut))
+        self._written += [problem] if problem else []
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the tables, and where the report is."""
+        found = self.results
+        if not (found.comparisons or found.causes or found.controls or self._written):
+            return
+        terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
+        width, verbosity = min(self._announcer.width, WIDEST), self.config.option.verbose
+        lines = summary_lines(found.verdicts, found.comparisons, causes=found.causes, width=width, verbosity=verbosity)
+        for line, markup in chain(lines, control_lines(found.controls, width=width)):
+            terminalreporter.write_line(line, **markup)
+        for remark in self._written:
+            for line, markup in remark_lines(remark, width=width):
+                terminalreporter.write_line(line, **markup)
+
+    def _markdown(self, *, cut: bool) -> Iterator[str]:
+        found = self.results
+        return markdown_lines(
+            self.gate.model,
+            found.verdicts,
+            found.comparisons,
+            causes=found.causes,
+            controls=found.controls,
+            remarks=["the run was cut short"] if cut else [],
+        )
+
+    def _check_calibration(self) -> tuple[str, int] | None:
+        """The name and version of the profile to be written; what cannot be is refused before anything is loaded."""
+        asked = self.settings
+        if not asked.calibrate:
+            return None
+        fewest = min(len(prompts) for prompts in self.gate.prompt_sets.values())
+        directory = Path(asked.calibrate_directory)
+        return check_calibration(asked.calibrate, directory=directory, rate=asked.calibrate_rate, n_prompts=fewest)
+
+    def _write_profile(self, session: pytest.Session, name: str, version: int) -> str:
+        """Write what the controls say limits should be; a profile that was asked for and is not there fails the run."""
+        asked, found = self.settings, self.results.calibrated
+        damaged = [comparison for comparison in found if CONTROLS[comparison.candidate].kind == "defect"]
+        harmless = [comparison for comparison in found if comparison not in damaged]
+        try:
+            if not (harmless and damaged):
+                raise SettingsError("it needs nulls and defects, and this run has left the one or the other out")
+            text = calibrated(harmless, damaged, name=name, version=version, rate=asked.calibrate_rate)
+            path = save_calibrated(text, directory=Path(asked.calibrate_directory), name=name, version=version)
+        except (QuantcheckError, OSError) as error:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            return f"no profile {name}@{version} is written: {error}"
+        return f"profile: {path}, used with --quantcheck-profile={path}"
+
+    def _files(self, *, whole: bool) -> dict[str, bytes]:
+        certificate = self._certificate(whole=whole) if self.results.controls else None
+        files = {REPORT: self._report(certificate, whole=whole)}
+        return files | {CERTIFICATE: encode_certificate(certificate)} if certificate else files
+
+    def _certificate(self, *, whole: bool) -> Certificate:
+        return certify(
+            self.results.controls,
+            whole=whole,
+            model=self.gate.model,
+            profile=self.gate.profile.label,
+            tool_version=importlib.metadata.version("pytest-quantcheck"),
+            created=datetime.now(UTC),
+        )
+
+    def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
+        found = self.results
+        passed = whole and found.verdicts and "failed" not in found.outcomes
+        return encode_report(
+            found.verdicts,
+            found.comparisons,
+            outcome="passed" if passed else "failed",
+            profile=self.gate.profile.label,
+            settings=asdict(self.settings),
+            tool_version=importlib.metadata.version("pytest-quantcheck"),
+            created=datetime.now(UTC),
+            causes=found.causes,
+            certificate=certificate,
+        )
+
+    def _plan_lines(self) -> list[str]:
+        asked, gate = self.settings, self.gate
+        stored = asked.baseline and not asked.update_baseline
+        reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
+        on = f" on {asked.attribution_samples} prompts"
+        attributed = f"{asked.attribution}{on if asked.attribution.method != 'off' else ''}"
+        layers = asked.layers if isinstance(asked.layers, str) else ", ".join(map(str, asked.layers))
+        return [
+            f"dry run: nothing is loaded. The reference {gate.model} would be {reference}",
+            f"candidates: {', '.join(gate.candidates)}",
+            *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
+            f"attribution: {attributed}; layers: {layers}",
+            f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
+            *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
+            *([f"limits would be written as {self._label[0]}@{self._label[1]}"] if self._label else ()),
+            *([f"report: {self._report_plan(asked.report)}"] if asked.report else ()),
+        ]
+
+    def _report_plan(self, directory: str) -> str:
+        """Where the report would be, or why it could not be; a run goes on without one, as its verdicts stand."""
+        try:
+            check_writable("--quantcheck-report", Path(directory))
+        except QuantcheckError as error:
+            return str(error)
+        return f"would be written into {directory}"
+
+
+def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:
+    """Take the packaged suite's node ids from the command line; also say whether nothing else is collected.
+
+    Both are kept among the options, which xdist hands to its workers; arguments that were taken it does not.
+    """
+    if not hasattr(config.option, "quantcheck_node_ids"):
+        wanted = [argument for argument in config.args if is_suite(argument)]
+        config.args = [argument for argument in config.args if argument not in wanted]
+        config.option.quantcheck_node_ids = [own_nodeid(argument) for argument in wanted]
+        config.option.quantcheck_alone = only or not config.args
+    return config.option.quantcheck_node_ids, config.option.quantcheck_alone
+
+
+def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
+    """The settings, with a cache that xdist's workers share for as long as the run lasts if the user names none.
+
+    One worker measures a model, and the others take what it found.
+    """
+    if hasattr(config, "workerinput"):
+        return replace(settings, cache=config.workerinput[_CACHE])
+    if settings.cache or not getattr(config.option, "tx", None):
+        return settings
+    folder = TemporaryDirectory(prefix="quantcheck-")
+    config.add_cleanup(folder.cleanup)
+    return replace(settings, cache=folder.name)

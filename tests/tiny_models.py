@@ -1,0 +1,188 @@
+"""Tiny models with random weights, large enough that their neurons differ, and checkpoints of them."""
+
+import copy
+import functools
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from pytest_quantcheck.models.encoding import collate
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.prompts import PromptSet
+
+VOCABULARY = 96
+SHARED = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA = SHARED | {"intermediate_size": 128}
+GQA = LLAMA | {"num_key_value_heads": 2}
+OPT = SHARED | {"ffn_dim": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 64}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 128, "n_positions": 64}
+GPT2 |= {"bos_token_id": 1, "eos_token_id": 2}
+
+CONFIGS = {
+    "llama": ("LlamaConfig", GQA),
+    "llama-tied": ("LlamaConfig", LLAMA | {"tie_word_embeddings": True}),
+    "mistral": ("MistralConfig", GQA | {"sliding_window": 4}),
+    "qwen2": ("Qwen2Config", GQA),
+    "qwen3": ("Qwen3Config", GQA | {"head_dim": 16}),
+    "gemma": ("GemmaConfig", GQA | {"head_dim": 16}),
+    "gemma2": ("Gemma2Config", GQA | {"head_dim": 16, "final_logit_softcapping": 3.0, "sliding_window": 4}),
+    "phi": ("PhiConfig", LLAMA),
+    "phi3": ("Phi3Config", GQA),
+    "gpt2": ("GPT2Config", GPT2),
+    "gpt-neox": ("GPTNeoXConfig", LLAMA),
+    "gpt-neox-serial": ("GPTNeoXConfig", LLAMA | {"use_parallel_residual": False}),
+    "opt": ("OPTConfig", OPT),
+    "opt-post-norm": ("OPTConfig", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+}
+UNUSUAL = {
+    "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 3, "n_head": 4}),
+    "mixtral": ("MixtralConfig", GQA | {"num_local_experts": 2}),
+    "half-mixture": (
+        "Qwen2MoeConfig",
+        GQA | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "decoder_sparse_step": 2},
+    ),
+    "granite": ("GraniteConfig", GQA | {"logits_scaling": 1.3}),
+}
+
+
+@functools.cache
+def make(name):
+    """A model of this architecture whose every parameter, norms and biases too, is random and matters."""
+    kind, arguments = (CONFIGS | UNUSUAL)[name]
+    model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**arguments))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data = 0.2 * noise if parameter.dim() > 1 else parameter.data + 0.1 * noise
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Makes the model of a name; each is made once."""
+    return make
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    """One model of every supported architecture."""
+    return make(request.param)
+
+
+@pytest.fixture(scope="session")
+def batch_of():
+    """Makes a left-padded batch of random prompts of these lengths."""
+
+    def make_batch(*lengths):
+        generator = torch.Generator().manual_seed(1)
+        encoded = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+        return collate(encoded, range(len(lengths)), pad=0, device=torch.device("cpu"))
+
+    return make_batch
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Padding, start, end, and the words w3 to w95; every prompt begins with the start."""
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{number}": number for number in range(3, VOCABULARY)}
+    plain = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    plain.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def save(tokenizer):
+    """Writes a model with the tokenizer into a folder."""
+
+    def write(model, folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(save, tmp_path_factory):
+    """A Llama in float32 with tied embeddings, whose layers' sides are multiples of 64."""
+    return save(make("llama-tied"), tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def bf16_checkpoint(save, tmp_path_factory):
+    """The same in bfloat16."""
+    folder = tmp_path_factory.mktemp("bf16")
+    model = AutoModelForCausalLM.from_pretrained(save(make("llama-tied"), folder), dtype=torch.bfloat16)
+    return save(model, folder)
+
+
+@pytest.fixture(scope="session")
+def answer():
+    """A loaded model's log-probabilities of the next token, (prompts, vocabulary) float32."""
+
+    @torch.no_grad()
+    def next_token(loaded, batch):
+        return loaded.model(**batch.inputs()).logits[:, -1].float().log_softmax(-1)
+
+    return next_token
+
+
+@pytest.fixture(scope="session")
+def asked():
+    """Makes a prompt set of the tokenizer's words with these gold answers."""
+
+    def make_prompts(*golds):
+        texts = tuple(f"w{10 + number} w{20 + number} w{30 + number}" for number in range(len(golds)))
+        rows = tuple(range(1, len(golds) + 1))
+        return PromptSet("words", texts, golds, rows, source="here", template="raw")
+
+    return make_prompts
+
+
+@pytest.fixture(scope="session")
+def held(tokenizer):
+    """Makes a loaded model of a copy of a model in memory."""
+
+    def hold(model, dtype=torch.float32):
+        own = copy.deepcopy(model).to(dtype)
+        return LoadedModel(
+            model=own,
+            tokenizer=tokenizer,
+            bits="reference",
+            dtype=str(dtype),
+            format="none",
+            device=torch.device("cpu"),
+            neurons=find_neurons(own),
+            module_types={},
+            quantization=None,
+            content_hash=None,
+            vocabulary_hash="",
+            chat_template_hash="",
+        )
+
+    return hold
+
+
+@pytest.fixture(scope="session")
+def changed():
+    """Names the weights of the second model that are not those of the first, bit for bit."""
+
+    def compare(before, after):
+        old, new = before.state_dict(), after.state_dict()
+        assert old.keys() == new.keys()
+        return [name for name, weight in new.items() if not torch.equal(weight, old[name])]
+
+    return compare
