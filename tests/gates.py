@@ -1,19 +1,29 @@
-"""Gates for tests: quick ones, and one that remembers what it loaded."""
+"""Gates for tests: quick ones, and one that records what it loads."""
 
 from pytest_quantcheck.options import OPTIONS, AttributionMethod, Settings
 from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.run.local_models import LocalModels
+
+
+class CountingModels(LocalModels):
+    """Records the name of each model that is loaded, for a control what it is made from."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads = []
+
+    def load(self, target):
+        self.loads.append(target.load_as if target.kind == "control" else target.name)
+        return super().load(target)
 
 
 class CountingGate(Gate):
-    """Remembers what was loaded."""
+    """A gate whose `loads` are recorded."""
 
     def __init__(self, settings):
-        super().__init__(settings)
-        self.loads = []
-
-    def load(self, bits="reference"):
-        self.loads.append(bits)
-        return super().load(bits)
+        models = CountingModels()
+        super().__init__(settings, models=models)
+        self.loads = models.loads
 
 
 def settings(**changes):

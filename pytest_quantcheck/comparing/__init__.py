@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from pytest_quantcheck.comparing.intervals import Sampling
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
 from pytest_quantcheck.comparing.permutations import align
 from pytest_quantcheck.errors import ComparisonError
+from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.records import RELEASED, Comparison, Measurement
 
 __all__ = ["Sampling", "compare", "refuse_identical"]
@@ -32,7 +33,15 @@ _MUST_AGREE = (
 )
 
 
-def compare(reference: Measurement, candidate: Measurement, sampling: Sampling | None = None) -> Comparison:
+def compare(
+    reference: Measurement,
+    candidate: Measurement,
+    sampling: Sampling | None = None,
+    *,
+    name: str | None = None,
+    profile: Profile | None = None,
+    notes: Sequence[str] = (),
+) -> Comparison:
     """Estimate every metric of a candidate against its reference.
 
     Where a layer's neurons stand in another order they are matched first; `notes` says so.
@@ -40,18 +49,23 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
     Args:
         reference: what the model did at full precision.
         candidate: what it did quantized, measured against that reference on the same prompts.
-        sampling: confidence level, bootstrap draws and seed of the intervals.
+        sampling: confidence level, bootstrap draws and seed of the intervals; the default takes the profile's
+            confidence, where there is one, and the reference's seed.
+        name: what the candidate is called; its bit-width by default.
+        profile: what the comparison will be judged by, for its record.
+        notes: sentences to add to the comparison's own.
 
     Raises:
         ComparisonError: the two were not measured alike; names each difference.
     """
     _refuse_unlike(reference, candidate)
-    sampling = sampling or Sampling()
+    if sampling is None:
+        sampling = Sampling(confidence=profile.confidence if profile else 0.95, seed=reference.provenance.seed)
     aligned = align(reference, candidate)
     layered = aligned.marked(layer_estimates(aligned.reference, aligned.candidate, sampling))
     estimates = (*prompt_estimates(reference, candidate, sampling), *layered)
     return Comparison(
-        candidate=candidate.provenance.bits,
+        candidate=name or candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,
         n_prompts=len(candidate.answers.index),
         estimates=estimates,
@@ -62,8 +76,9 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
         reliability=reliability(reference, candidate),
         convergence=convergence(reference, candidate),
         flips=tuple(flips(reference, candidate)),
+        profile=profile,
         conditions=tuple(_conditions(reference, candidate)),
-        notes=(*_notes(reference), *aligned.notes),
+        notes=(*_notes(reference), *aligned.notes, *notes),
     )
 
 

@@ -185,3 +185,24 @@ def in_plain_words(config: dict[str, Any]) -> dict[str, Any]:
 
 def _word(value: Any) -> str:
     return str(value.value if isinstance(value, Enum) else value)
+
+
+def check(source: Source, load_as: str) -> None:
+    """Shim."""
+    if source.is_gguf:
+        from pytest_quantcheck.models.formats.gguf import quantized_header
+
+        quantized_header(source)
+    else:
+        from pytest_quantcheck.models.formats.released import recognise
+
+        recognise(source).require(choose_device(source.device))
+
+
+def unpacked(source: Source, folder: Path) -> Source:
+    """Shim."""
+    if not source.is_gguf:
+        return source
+    from pytest_quantcheck.models.formats.gguf import unpack_gguf
+
+    return unpack_gguf(source, folder)

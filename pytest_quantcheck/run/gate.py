@@ -1,19 +1,17 @@
-"""One gate for a run: measures each model once, hands out comparisons and verdicts."""
+"""One gate for a run: measures each model once, compares and judges."""
 
 from __future__ import annotations
 
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from pytest_quantcheck.controls.catalogue import CONTROLS
+from pytest_quantcheck.controls import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
 from pytest_quantcheck.metrics import METRICS
@@ -21,46 +19,44 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import REFERENCE, Comparison, Measurement, Verdict
-from pytest_quantcheck.run.targets import Subjects
+from pytest_quantcheck.run.local_models import LocalModels
+from pytest_quantcheck.run.targets import Target, Targets, resolve_targets
 from pytest_quantcheck.storage import Cache
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import ProgressReporter
     from pytest_quantcheck.models.loading import LoadedModel
     from pytest_quantcheck.run.baselines import Baseline
-    from pytest_quantcheck.run.measurements import Supply
+    from pytest_quantcheck.run.measurements import Measurements, Progress
 
 
 class Gate:
     """All that one run measures and judges.
 
-    Making it reads the profile and the prompts and checks both, and loads no model. A model is loaded when a
-    test first needs what it does, measured on every prompt set, and freed: there is never more than one.
+    Making it reads and checks the profile and the prompts, and loads no model. A model is loaded when a test first
+    needs its measurement, measured on every prompt set, and freed: there is never more than one in memory.
 
     Raises:
         SettingsError: two prompt sets of one name, or a candidate that would be equal to the reference.
-        ModelError: a path that leads nowhere, or layers that the reference's configuration does not have.
-        StorageError: a baseline that is not there or was measured otherwise, a cache that cannot be written.
+        ModelError: a path that does not exist, or layers that the reference's configuration does not have.
+        StorageError: a baseline that is missing or was measured otherwise, a cache that cannot be written.
         PromptError: a prompt set that cannot be read.
         ProfileError: a profile that cannot be read.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        progress: Callable[[str], AbstractContextManager[ProgressReporter | None]] | None = None,
+        self, settings: Settings, progress: Progress | None = None, *, models: LocalModels | None = None
     ) -> None:
         self.settings = settings
         self.profile: Profile = (
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)
         )
-        self.prompt_sets: dict[str, PromptSet] = _named(
+        self.prompt_sets: dict[str, PromptSet] = _by_name(
             read_prompts(source, template=settings.template, samples=settings.samples, seed=settings.seed)
             for source in settings.prompts
         )
-        self._baseline = self._found_baseline()
-        self._subjects = Subjects(settings, self._baseline.model if self._baseline else None)
-        self._progress = progress
+        self._baseline = self._find_baseline()
+        self.targets: Targets = resolve_targets(settings, self._baseline.model if self._baseline else None)
+        self._models, self._progress = models or LocalModels(), progress
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._compared: dict[tuple[str, str], Comparison] = {}
         self._failed: dict[str, tuple[Exception, TracebackType | None]] = {}
@@ -71,17 +67,17 @@ class Gate:
     @property
     def model(self) -> str:
         """The reference's name: as the user gave it, else as the baseline has it."""
-        return self._subjects.model
+        return self.targets.reference.label
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """The candidates' names, in the order in which they are measured: bit-widths, then released checkpoints."""
-        return self._subjects.candidates
+        return tuple(target.name for target in self.targets.candidates)
 
     @property
     def controls(self) -> tuple[str, ...]:
         """The controls' names, in the order in which they are measured; none unless they are asked for."""
-        return tuple(CONTROLS) if self.settings.controls or self.settings.calibrate else ()
+        return tuple(target.name for target in self.targets.controls)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -89,162 +85,145 @@ class Gate:
         gated, attributed = self.profile.metrics, self.settings.attribution.method != "off"
         return tuple(name for name in METRICS if name in gated and (attributed or name != "salient_overlap"))
 
-    def load(self, bits: str = REFERENCE) -> LoadedModel:
+    def load(self, target: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.
 
         Args:
-            bits: `reference`, what `--quantcheck-bits` takes, or the name of a released candidate.
+            target: `reference`, what `--quantcheck-bits` takes, or the name of a released candidate.
 
         Raises:
             ModelError: it cannot be loaded.
-            SettingsError: no such bit-width or candidate.
+            SettingsError: this run has no such model.
         """
-        subject = self._subjects.exact(bits)
+        found = self.targets.find(target)
+        if found.kind == "control":
+            raise SettingsError(f"{target} is a control, which is made from the reference: load that instead")
         with _without_library_warnings():
-            from pytest_quantcheck.models.loading import load  # noqa: PLC0415 - heavy
+            return self._models.load(found)
 
-            return load(self._subjects.source(subject), self._subjects.bits(subject))
+    def measure(self, target: str = REFERENCE, prompts: str | None = None) -> Measurement:
+        """Measure what a model does on a prompt set, once in a run.
 
-    def measure(self, bits: str = REFERENCE, prompts: str | None = None) -> Measurement:
-        """What a model does on a prompt set, measured once in a run.
-
-        The reference's is the baseline's where there is one; what the cache holds is taken from there.
+        The reference's measurement is the baseline's where there is one; what the cache holds is taken from there.
 
         Args:
-            bits: `reference`, what `--quantcheck-bits` takes, or the name of a released candidate.
+            target: `reference`, what `--quantcheck-bits` takes, or the name of a released candidate.
             prompts: name of the prompt set; may be left out when there is one.
 
         Raises:
-            QuantcheckError: it cannot be loaded or measured. Whatever is raised is raised again without a new try
-                when asked again.
+            QuantcheckError: it cannot be loaded or measured. Asked again, the same error is raised without a new try.
         """
-        bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
-        self._raise_again(bits)
-        if (bits, name) not in self._measured:
-            if bits != REFERENCE:
-                with self._only_try(bits):
-                    self._subjects.check(bits)
-                self.measure(REFERENCE, name)
-            with self._only_try(bits):
-                for name_of_set, measurement in self._measurements(bits):
-                    self._measured[bits, name_of_set] = measurement
-        return self._measured[bits, name]
+        found, name = self.targets.find(target), self._prompt_set(prompts)
+        self._raise_again(found)
+        if (found.name, name) not in self._measured:
+            self._measure_now(found, lambda name, measurement: self._measured.update({(found.name, name): measurement}))
+        return self._measured[found.name, name]
 
-    def compare(self, bits: str, prompts: str | None = None) -> Comparison:
-        """How far a candidate moved from the reference on a prompt set, with the profile it is judged by.
+    def compare(self, candidate: str, prompts: str | None = None) -> Comparison:
+        """Compare a candidate or a control with the reference on a prompt set; the profile stands in the result.
+
+        A control is loaded once for all prompt sets, and only its comparisons are kept: a gate has many controls, and
+        a wide model's measurement is large.
 
         Raises:
             ComparisonError: the candidate is the reference, to the last bit: it was never quantized.
+            NotApplicable: the control makes no sense for this model.
             QuantcheckError: a model cannot be loaded or measured.
         """
         from pytest_quantcheck.comparing import refuse_identical  # noqa: PLC0415 - heavy
 
-        bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
-        if (bits, name) not in self._compared:
-            candidate, reference = self.measure(bits, name), self.measure(REFERENCE, name)
-            with _without_library_warnings():
-                self._compared[bits, name] = self._comparison(bits, reference, candidate)
-        return refuse_identical(self._compared[bits, name])
+        target, name = self.targets.find(candidate), self._prompt_set(prompts)
+        self._raise_again(target)
+        if (target.name, name) not in self._compared:
+            self._compare_now(target, name)
+        found = self._compared[target.name, name]
+        return found if target.kind == "control" else refuse_identical(found)
 
-    def judge(self, metric: str, bits: str, prompts: str | None = None) -> Verdict | None:
-        """The profile's verdict on one metric of a candidate; None when it does not gate that metric."""
+    def judge(self, metric: str, candidate: str, prompts: str | None = None) -> Verdict | None:
+        """Judge one metric of a candidate by the profile; None when it does not gate that metric."""
         from pytest_quantcheck.judging import judge  # noqa: PLC0415 - heavy
 
-        return judge(self.compare(bits, prompts), metric, self.profile)
-
-    def compare_control(self, control: str, prompts: str | None = None) -> Comparison:
-        """How far a control moved from the reference on a prompt set; one that did not move at all is fine here.
-
-        A control is loaded once for all prompt sets. Of each only the comparison is kept: a gate has many controls,
-        and a wide model's measurement is large.
-
-        Raises:
-            NotApplicable: the control makes no sense for this model.
-            QuantcheckError: it cannot be loaded or measured.
-            SettingsError: no such control.
-        """
-        control, name = _known(control), self._prompt_set(prompts)
-        self._raise_again(control)
-        if (control, name) not in self._compared:
-            self.measure(REFERENCE, name)
-            with self._only_try(control):
-                for name_of_set, measurement in self._measurements(control):
-                    reference = self._measured[REFERENCE, name_of_set]
-                    self._compared[control, name_of_set] = self._comparison(control, reference, measurement)
-        return self._compared[control, name]
+        return judge(self.compare(candidate, prompts), metric, self.profile)
 
     def judge_control(self, control: str, prompts: str | None = None) -> ControlResult:
-        """Whether a control did what it must: pass, or be seen by a metric. Raises as `compare_control` does.
+        """Judge whether a control did what it must: pass, or be seen by a metric. Raises as `compare` does.
 
         A control that makes no sense for this model, and a defect that leaves nothing to measure, are results too.
         """
-        from pytest_quantcheck.judging import judge  # noqa: PLC0415 - heavy
-
         name = self._prompt_set(prompts)
         try:
-            comparison = self.compare_control(control, name)
+            self.compare(control, name)
         except NotApplicable as reason:
             return without_verdicts(control, name, "not applicable", str(reason))
         except NonFiniteError as error:
             if CONTROLS[control].kind != "defect":
                 raise
             return without_verdicts(control, name, "passed", str(error), seen_by=self.metrics)
-        verdicts = (judge(comparison, metric, self.profile) for metric in self.metrics)
-        return judge_control(control, name, [v for v in verdicts if v is not None], done=self._supply.done[control])
+        verdicts = [verdict for metric in self.metrics if (verdict := self.judge(metric, control, name))]
+        return judge_control(control, name, verdicts, done=self._measurements.applied[control])
 
-    def _comparison(self, subject: str, reference: Measurement, candidate: Measurement) -> Comparison:
-        from pytest_quantcheck.comparing import Sampling, compare  # noqa: PLC0415 - heavy
+    def _compare_now(self, target: Target, prompt_set: str) -> None:
+        if target.kind == "control":
+            self._measure_now(target, partial(self._take_comparison, target))
+        else:
+            self._take_comparison(target, prompt_set, self.measure(target.name, prompt_set))
 
-        sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
-        found = compare(reference, candidate, sampling)
-        notes = (*found.notes, *self.prompt_sets[found.prompt_set].notes, *self._subjects.notes(subject))
-        return msgspec.structs.replace(found, candidate=subject, profile=self.profile, notes=notes)
+    def _take_comparison(self, target: Target, prompt_set: str, measurement: Measurement) -> None:
+        from pytest_quantcheck.comparing import compare  # noqa: PLC0415 - heavy
+
+        reference = self.measure(REFERENCE, prompt_set)
+        notes = (*self.prompt_sets[prompt_set].notes, *self._models.notes(target))
+        with _without_library_warnings():
+            found = compare(reference, measurement, name=target.name, profile=self.profile, notes=notes)
+        self._compared[target.name, prompt_set] = found
+
+    def _measure_now(self, target: Target, take: Callable[[str, Measurement], None]) -> None:
+        """Hand each prompt set's name and measurement to `take`; an error is kept, as a new try would fail alike."""
+        references = {}
+        if target.kind != "reference":
+            with self._only_try(target):
+                self._models.check(target)
+            references = {name: self.measure(REFERENCE, name) for name in self.prompt_sets}
+        with self._only_try(target):
+            for name, measurement in self._measurements.measure(target, references):
+                take(name, measurement)
 
     @contextmanager
-    def _only_try(self, subject: str) -> Iterator[None]:
-        """Remember what goes wrong: it would go wrong again."""
+    def _only_try(self, target: Target) -> Iterator[None]:
         try:
             with _without_library_warnings():
                 yield
         except Exception as error:
-            _let_go(error)
-            self._failed[subject] = error, error.__traceback__
+            _clear_frames(error)
+            self._failed[target.name] = error, error.__traceback__
             raise
 
-    def _raise_again(self, subject: str) -> None:
-        """Raise what went wrong before, from where it did: each test that it passed has added its own frames since."""
-        if subject in self._failed:
-            error, place = self._failed[subject]
+    def _raise_again(self, target: Target) -> None:
+        """Raise an earlier error from its own place: each test that it passed has added frames since."""
+        if target.name in self._failed:
+            error, place = self._failed[target.name]
             raise error.with_traceback(place)
 
-    def _measurements(self, subject: str) -> Iterable[tuple[str, Measurement]]:
-        """Each prompt set's name and the measurement of the reference, a candidate or a control."""
-        if subject == REFERENCE:
-            return self._supply.reference().items()
-        references = {name: self._measured[REFERENCE, name] for name in self.prompt_sets}
-        return self._supply.measured(subject, references)
-
     @cached_property
-    def _supply(self) -> Supply:
-        from pytest_quantcheck.run.measurements import Supply  # noqa: PLC0415 - heavy
+    def _measurements(self) -> Measurements:
+        from pytest_quantcheck.run.measurements import Measurements  # noqa: PLC0415 - heavy
 
-        return Supply(
+        return Measurements(
             self.settings,
-            self._subjects,
+            self._models,
             self.prompt_sets,
             baseline=self._baseline,
             cache=self._cache,
-            load=self.load,
             progress=self._progress,
         )
 
-    def _found_baseline(self) -> Baseline | None:
-        asked = self.settings
-        if not asked.baseline or asked.update_baseline:
+    def _find_baseline(self) -> Baseline | None:
+        settings = self.settings
+        if not settings.baseline or settings.update_baseline:
             return None
         from pytest_quantcheck.run.baselines import find_baseline  # noqa: PLC0415 - heavy
 
-        return find_baseline(Path(asked.baseline), self.prompt_sets, asked)
+        return find_baseline(Path(settings.baseline), self.prompt_sets, settings)
 
     def _prompt_set(self, name: str | None) -> str:
         known = list(self.prompt_sets)
@@ -255,14 +234,8 @@ class Gate:
         return name
 
 
-def _known(control: str) -> str:
-    if control not in CONTROLS:
-        raise SettingsError(f"expected a control ({', '.join(CONTROLS)}), got {control!r}")
-    return control
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Empty the frames of an error that is kept: they would hold the model, and there is never more than one."""
+def _clear_frames(error: BaseException | None) -> None:
+    """Empty the frames of an error that is kept: they would hold the model in memory."""
     while error:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
@@ -270,17 +243,17 @@ def _let_go(error: BaseException | None) -> None:
 
 @contextmanager
 def _without_library_warnings() -> Iterator[None]:
-    """Keep to themselves what libraries warn of while they are imported, load a model or run it.
+    """Hide what libraries warn of while they are imported, load a model or run it.
 
     A user can do nothing about a name that torch deprecates and transformers still uses; under `-W error` it would
-    turn a gate red that has nothing against the model. What the gate has to say are verdicts and errors.
+    turn a gate red for a reason that is not the model's.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _named(prompt_sets: Iterable[PromptSet]) -> dict[str, PromptSet]:
+def _by_name(prompt_sets: Iterable[PromptSet]) -> dict[str, PromptSet]:
     named: dict[str, PromptSet] = {}
     for prompts in prompt_sets:
         if prompts.name in named:

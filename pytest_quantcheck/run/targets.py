@@ -1,164 +1,133 @@
-"""What a run measures, by name: the reference, its bit-widths, released checkpoints and controls."""
+"""A run's models, each resolved once from the options into a record."""
 
 from __future__ import annotations
 
-from functools import cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
+from pytest_quantcheck.controls import CONTROLS
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.models.source import (
-    Source,
-    content_hash,
-    declared_dtype,
-    declared_layers,
-    files_said,
-    local_path,
-    local_source,
-)
+from pytest_quantcheck.models.source import Source, declared_dtype, declared_layers, local_path
 from pytest_quantcheck.options import BIT_WIDTHS, Settings
 from pytest_quantcheck.options.candidate import name_candidates
 from pytest_quantcheck.options.values import DTYPES
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
+Kind = Literal["reference", "bit_width", "checkpoint", "control"]
 
-class Subjects:
-    """Where each model of a run comes from, and what it is loaded as.
 
-    Making it looks at paths and at one small file, and loads nothing.
+@dataclass(frozen=True)
+class Target:
+    """One model of a run.
+
+    `name` stands in test ids; `source` says where its files are, as the user named them; `load_as` is what
+    `models.loading.load` takes; `label` is what messages call it. A control is made from the reference after loading.
+    """
+
+    name: str
+    kind: Kind
+    source: Source
+    load_as: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Targets:
+    """All models of a run; candidates are bit-widths, then released checkpoints."""
+
+    reference: Target
+    candidates: tuple[Target, ...]
+    controls: tuple[Target, ...]
+
+    def find(self, name: str) -> Target:
+        """Find a target by its name; bit-widths may be spelled as in `--quantcheck-bits` and need not be candidates.
+
+        Raises:
+            SettingsError: this run has no such model.
+        """
+        spelled = str(name)  # a test may say 8 instead of "8"
+        known = {target.name: target for target in (self.reference, *self.candidates)}
+        if spelled in known:
+            return known[spelled]
+        if spelled in BIT_WIDTHS:
+            return _bit_width(BIT_WIDTHS[spelled], self.reference)
+        if spelled in CONTROLS:
+            return _control(spelled, self.reference)
+        raise SettingsError(
+            f"expected {', '.join(known)}, a bit-width ({', '.join(BIT_WIDTHS)}) or a control ({', '.join(CONTROLS)}), "
+            f"got {name!r}"
+        )
+
+
+def resolve_targets(settings: Settings, stored_model: str | None) -> Targets:
+    """Resolve the options into targets. Looks at paths and at one small file, and loads nothing.
 
     Args:
         settings: the options.
-        stored: the reference's name in a baseline that stands for it; None when the reference itself is measured.
+        stored_model: the reference's name in a baseline that stands for it; None when the reference is measured.
 
     Raises:
-        SettingsError: a bit-width that is the reference's precision, or candidates of one name.
-        ModelError: a path that leads nowhere, or layers that the reference's configuration does not have.
+        SettingsError: a bit-width that is the reference's precision, or two candidates of one name.
+        ModelError: a path that does not exist, or layers that the reference's configuration does not have.
     """
-
-    def __init__(self, settings: Settings, stored: str | None) -> None:
-        self._settings = settings
-        self._sources: dict[str, Source] = {}
-        self.released = name_candidates(settings.candidate)
-        self.model = settings.model or stored or ""
-        for one in self.released.values():
-            local_path(one.model)
-        if stored is None or settings.bits or settings.controls or settings.calibrate:
-            self._check_reference()
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """The candidates' names: bit-widths, then released checkpoints."""
-        return (*self._settings.bits, *self.released)
-
-    def exact(self, name: str) -> str:
-        """The one name of what a user may spell otherwise.
-
-        Raises:
-            SettingsError: there is no such model in this run.
-        """
-        if name == REFERENCE or name in self.released:
-            return name
-        spelt = str(name)  # a test may well say 8 where it should say "8"
-        if spelt not in BIT_WIDTHS:
-            known = ", ".join((REFERENCE, *self.released))
-            raise SettingsError(f"expected {known} or a bit-width ({', '.join(BIT_WIDTHS)}), got {name!r}")
-        return BIT_WIDTHS[spelt]
-
-    def bits(self, subject: str) -> str:
-        """What it is loaded as."""
-        return RELEASED if subject in self.released else subject
-
-    def label(self, subject: str) -> tuple[str, str | None]:
-        """The model's name and revision for the record."""
-        released = self.released.get(subject)
-        return (released.model, released.revision) if released else (self.model, self._settings.revision)
-
-    def source(self, subject: str) -> Source:
-        """Where its files are on this machine.
-
-        Raises:
-            ModelError: they can be had from nowhere, are not those that the model's own checksums name, or a GGUF file
-                cannot be read.
-        """
-        if subject not in self.released:
-            return self._reference
-        if subject not in self._sources:
-            self._sources[subject] = self._local(subject)
-        return self._sources[subject]
-
-    def check(self, subject: str) -> None:
-        """Look at a released checkpoint's files before its reference is measured, which may take hours.
-
-        Raises:
-            ModelError: they are not there, damaged as far as that shows without loading them, not quantized, or in a
-                format for which a package or a device is missing here.
-        """
-        if subject not in self.released:
-            return
-        source = self.source(subject)
-        if source.is_gguf:
-            from pytest_quantcheck.models.formats.gguf import quantized_header  # noqa: PLC0415 - heavy
-
-            quantized_header(source)
-        else:
-            from pytest_quantcheck.models.formats.released import recognise  # noqa: PLC0415 - heavy
-            from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
-
-            recognise(source).require(choose_device(source.device))
-
-    def notes(self, subject: str) -> tuple[str, ...]:
-        """What to know of a subject beside what is measured: of a released checkpoint, which files were gated."""
-        return (files_said(self.source(subject)),) if subject in self.released else ()
-
-    def named(self, subject: str) -> Source:
-        """Where its files are, as the user named it; of released ones only a GGUF file heeds the float format."""
-        asked = self._settings
-        model, revision = self.label(subject)
-        return Source(
-            model=model,
-            revision=revision,
-            dtype=asked.dtype,
-            device=asked.device,
-            neurons=asked.neurons,
-            trust_remote_code=asked.trust_remote_code,
-            allow_pickle=asked.allow_pickle,
-        )
-
-    @cached_property
-    def _reference(self) -> Source:
-        """A GGUF file is unpacked once, into a folder that lives as long as this object."""
-        from pytest_quantcheck.models.formats.gguf import unpack_gguf  # noqa: PLC0415 - heavy
-
-        source = self._local(REFERENCE)
-        if not source.is_gguf:
-            return source
-        self._folder = TemporaryDirectory(prefix="quantcheck-")
-        return unpack_gguf(source, Path(self._folder.name))
-
-    def _local(self, subject: str) -> Source:
-        source = local_source(self.named(subject))
-        content_hash(source)
-        return source
-
-    def _check_reference(self) -> None:
-        """The reference's path leads somewhere, its precision is no candidate, its layers and the device are there."""
-        asked, declared = self._settings, declared_dtype(self.model)
-        if asked.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in asked.bits:
-            raise equal_to_reference(dtype)
-        if asked.device.startswith("cuda") and not asked.dry_run:
-            from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
-
-            choose_device(asked.device)
-        if isinstance(asked.layers, tuple) and (n_layers := declared_layers(self.model)):
-            from pytest_quantcheck.models.neurons import choose_layers  # noqa: PLC0415 - heavy
-
-            choose_layers(asked.layers, n_layers)
+    model = settings.model or stored_model or ""
+    reference = Target(REFERENCE, "reference", _source(settings, model, settings.revision), REFERENCE, model)
+    checkpoints = tuple(_checkpoints(settings))
+    if stored_model is None or settings.bits or settings.controls or settings.calibrate:
+        _check_reference(settings, model)
+    return Targets(
+        reference=reference,
+        candidates=(*(_bit_width(bits, reference) for bits in settings.bits), *checkpoints),
+        controls=tuple(_control(name, reference) for name in CONTROLS if settings.controls or settings.calibrate),
+    )
 
 
 def equal_to_reference(bits: str) -> SettingsError:
-    """The error for a candidate that would be the reference."""
+    """Make the error for a candidate that would be the reference."""
     return SettingsError(
         f"--quantcheck-bits names {bits}, which is the precision of the reference: the candidate would be equal to it; "
         "leave it out, or give the reference another precision with --quantcheck-dtype"
     )
+
+
+def _checkpoints(settings: Settings) -> Iterator[Target]:
+    for name, checkpoint in name_candidates(settings.candidate).items():
+        local_path(checkpoint.model)
+        source = _source(settings, checkpoint.model, checkpoint.revision)
+        yield Target(name, "checkpoint", source, RELEASED, str(checkpoint))
+
+
+def _bit_width(bits: str, reference: Target) -> Target:
+    return Target(bits, "bit_width", reference.source, bits, reference.label)
+
+
+def _control(name: str, reference: Target) -> Target:
+    return Target(name, "control", reference.source, REFERENCE, reference.label)
+
+
+def _source(settings: Settings, model: str, revision: str | None) -> Source:
+    return Source(
+        model=model,
+        revision=revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        neurons=settings.neurons,
+        trust_remote_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickle,
+    )
+
+
+def _check_reference(settings: Settings, model: str) -> None:
+    """Check the reference's path, precision, layers and device."""
+    declared = declared_dtype(model)
+    if settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in settings.bits:
+        raise equal_to_reference(dtype)
+    if settings.device.startswith("cuda") and not settings.dry_run:
+        from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
+
+        choose_device(settings.device)
+    if isinstance(settings.layers, tuple) and (n_layers := declared_layers(model)):
+        from pytest_quantcheck.models.neurons import choose_layers  # noqa: PLC0415 - heavy
+
+        choose_layers(settings.layers, n_layers)

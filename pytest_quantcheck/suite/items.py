@@ -111,7 +111,7 @@ class ControlItem(PackagedItem):
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
         if self.gate.settings.calibrate and result.verdicts:
-            self.found[CALIBRATED] = self.gate.compare_control(self.candidate, self.prompts)
+            self.found[CALIBRATED] = self.gate.compare(self.candidate, self.prompts)
         if result.outcome == "failed":
             raise AssertionError(control_message(result))
 

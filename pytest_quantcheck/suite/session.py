@@ -30,6 +30,7 @@ from pytest_quantcheck.reporting import (
     summary_lines,
 )
 from pytest_quantcheck.reporting.files import REPORT, write_report
+from pytest_quantcheck.reporting.outline import Outline
 from pytest_quantcheck.reporting.step_summary import append_to_step_summary
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import check_writable
@@ -40,7 +41,6 @@ from pytest_quantcheck.suite.results import Results
 CERTIFICATE = "certificate.json"
 _CACHE = "quantcheck_cache"
 _CUT = "no report: the run was cut short"
-_LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
 class Session:
@@ -63,31 +63,21 @@ class Session:
             config.args = []
 
     def header(self) -> list[str]:
-        """Lines for the top of pytest's output."""
-        asked, gate = self.settings, self.gate
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
-        revision = f" at {asked.revision}" if asked.revision else ""
-        prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in gate.prompt_sets.items())
-        controls = f" and {len(gate.controls)} controls" if gate.controls else ""
-        candidates, profile = ", ".join(gate.candidates) + controls, gate.profile.label
-        stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
-        lines = [
-            f"quantcheck: {gate.model}{revision} ({asked.dtype}{stored}) against {candidates}; profile {profile}",
-            f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}",
-            f"quantcheck: {versions}",
-        ]
-        return list(map(printable, lines))
+        """Return the lines for the top of pytest's output."""
+        return list(self._outline.header_lines())
 
     def collect(self, session: pytest.Session) -> list[pytest.Item]:
         """The packaged suite's items, or those of them that the command line names."""
         return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._wanted)))
 
     def dry_run(self) -> bool | None:
-        """Say what would be measured and take the place of the tests; None when this is no dry run."""
+        """Print what would be measured, in place of the tests; return None when this is no dry run."""
         if not self.settings.dry_run:
             return None
-        for line in self._plan_lines() if self._announcer.reporter else ():
-            self._announcer.reporter.write_line(line)
+        if self._announcer.reporter:
+            label = "@".join(map(str, self._label)) if self._label else ""
+            for line in self._outline.dry_run_lines(new_profile=label, report=self._report_plan()):
+                self._announcer.reporter.write_line(line)
         return True
 
     @pytest.hookimpl(optionalhook=True)
@@ -193,31 +183,28 @@ class Session:
             certificate=certificate,
         )
 
-    def _plan_lines(self) -> list[str]:
-        asked, gate = self.settings, self.gate
-        stored = asked.baseline and not asked.update_baseline
-        reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
-        on = f" on {asked.attribution_samples} prompts"
-        attributed = f"{asked.attribution}{on if asked.attribution.method != 'off' else ''}"
-        layers = asked.layers if isinstance(asked.layers, str) else ", ".join(map(str, asked.layers))
-        return [
-            f"dry run: nothing is loaded. The reference {gate.model} would be {reference}",
-            f"candidates: {', '.join(gate.candidates)}",
-            *(f"prompts: {len(p)} of {name} from {p.source}" for name, p in gate.prompt_sets.items()),
-            f"attribution: {attributed}; layers: {layers}",
-            f"verdicts: {', '.join(gate.metrics)} by {gate.profile.label}",
-            *([f"controls: {', '.join(gate.controls)}"] if gate.controls else ()),
-            *([f"limits would be written as {self._label[0]}@{self._label[1]}"] if self._label else ()),
-            *([f"report: {self._report_plan(asked.report)}"] if asked.report else ()),
-        ]
+    @property
+    def _outline(self) -> Outline:
+        gate = self.gate
+        return Outline(
+            self.settings,
+            gate.model,
+            gate.candidates,
+            gate.controls,
+            gate.prompt_sets,
+            gate.metrics,
+            gate.profile.label,
+        )
 
-    def _report_plan(self, directory: str) -> str:
-        """Where the report would be, or why it could not be; a run goes on without one, as its verdicts stand."""
+    def _report_plan(self) -> str:
+        """Say where the report would be, or why it could not be; a run goes on without one."""
+        if not self.settings.report:
+            return ""
         try:
-            check_writable("--quantcheck-report", Path(directory))
+            check_writable("--quantcheck-report", Path(self.settings.report))
         except QuantcheckError as error:
             return str(error)
-        return f"would be written into {directory}"
+        return f"would be written into {self.settings.report}"
 
 
 def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:

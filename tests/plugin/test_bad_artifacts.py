@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.run.local_models import LocalModels
 from tests.gates import settings
 
 QUICK = ("--quantcheck-only", "--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-attribution=off")
@@ -177,7 +178,7 @@ def unwritable(place):
 def test_place_that_cannot_be_written(red, place, unwritable, option, monkeypatch):
     """Found out before anything is loaded."""
     loaded = []
-    monkeypatch.setattr(Gate, "load", lambda _gate, bits: loaded.append(bits))
+    monkeypatch.setattr(LocalModels, "load", lambda _models, target: loaded.append(target.name))
     where = unwritable(place / "read-only")
     more = ("--quantcheck-update-baseline",) if option == "baseline" else ()
     said = red(f"--quantcheck-{option}={where}", "--quantcheck-bits=8", *more)

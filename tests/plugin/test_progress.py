@@ -101,7 +101,7 @@ def test_one_that_waits_says_so(tmp_path):
                 other.release()
 
     gate = Gate(settings(cache=str(tmp_path)), lambda _label: nullcontext(Told()))
-    entry = gate._supply._entries("reference", {})["builtin"]
+    entry = gate._measurements._entries(gate.targets.reference, {})["builtin"]
     other = FileLock(entry.directory.with_suffix(".lock"))
     other.acquire()
     gate.measure()

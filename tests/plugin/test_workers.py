@@ -5,16 +5,16 @@ import os
 
 LOADS = """
 import os
-from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.run.local_models import LocalModels
 
-load = Gate.load
+load = LocalModels.load
 
-def counted(self, bits="reference"):
+def counted(self, target):
     with open(os.environ["LOADS"], "a") as file:
-        file.write(f"{bits}\\n")
-    return load(self, bits)
+        file.write(f"{target.name}\\n")
+    return load(self, target)
 
-Gate.load = counted
+LocalModels.load = counted
 """
 QUICK = (
     "--quantcheck-model=builtin",

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -14,32 +15,33 @@ from pytest_quantcheck.errors import ComparisonError, ModelError, SettingsError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import Source, load
 from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.run.local_models import LocalModels
 from tests.gates import CountingGate, settings
 
 
-class ForgetfulGate(Gate):
-    """Does not quantize, as a library might that passes over layers it does not know."""
+class UnquantizingModels(LocalModels):
+    """Does not quantize, like a library that skips layers it does not know."""
 
-    def load(self, bits="reference"):  # noqa: ARG002 - forgotten on purpose
-        return super().load()
+    def load(self, target):
+        return super().load(replace(target, load_as="reference"))
 
 
-class OverflowingGate(Gate):
-    """Its second model overflows, as half precision does where scales are wrong."""
+class OverflowingModels(LocalModels):
+    """Controls overflow, as half precision does where scales are wrong."""
 
-    def load(self, bits="reference"):
-        loaded = super().load(bits)
-        if self._measured:
+    def load(self, target):
+        loaded = super().load(target)
+        if target.kind == "control":
             loaded.model.get_output_embeddings().weight.mul_(float("inf"))
         return loaded
 
 
-class WarningGate(Gate):
+class WarningModels(LocalModels):
     """Uses a library that warns of itself."""
 
-    def load(self, bits="reference"):
+    def load(self, target):
         warnings.warn("this way of loading is deprecated", DeprecationWarning, stacklevel=1)
-        return super().load(bits)
+        return super().load(target)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +151,7 @@ def test_error_that_is_kept_keeps_no_model(folder):
 
 def test_candidate_that_was_never_quantized(gate):
     """Not one answer or activation differs: an error, each time it is asked for, and no verdict."""
-    forgetful = ForgetfulGate(settings())
+    forgetful = Gate(settings(), models=UnquantizingModels())
     for _ in range(2):
         with pytest.raises(ComparisonError, match=r"on builtin: .* this candidate was never quantized"):
             forgetful.judge("kl_divergence", "int8")
@@ -160,16 +162,16 @@ def test_control_is_loaded_once_for_all_prompt_sets(tmp_path):
     lines = builtin.PROMPTS.read_text().splitlines()[:12]
     (tmp_path / "other.jsonl").write_text("\n".join(lines))
     gate = CountingGate(settings(prompts=("builtin", str(tmp_path / "other.jsonl"))))
-    found = [gate.compare_control("three-bits", name) for name in ("builtin", "other")]
+    found = [gate.compare("three-bits", name) for name in ("builtin", "other")]
     assert [(one.candidate, one.prompt_set) for one in found] == [("three-bits", "builtin"), ("three-bits", "other")]
-    assert gate.compare_control("three-bits", "other") is found[1]
+    assert gate.compare("three-bits", "other") is found[1]
     assert gate.loads == ["reference", "reference"]
-    assert {bits for bits, _ in gate._measured} == {"reference"}
+    assert {name for name, _ in gate._measured} == {"reference"}
 
 
 def test_defect_leaves_the_next_model_alone(gate):
     """What is loaded after a defect is the reference again, bit for bit."""
-    gate.compare_control("zeroed-rows")
+    gate.compare("zeroed-rows")
     with gate.load() as loaded, load(Source("builtin")) as fresh:
         weights = zip(loaded.model.parameters(), fresh.model.parameters(), strict=True)
         assert all(torch.equal(one, two) for one, two in weights)
@@ -185,7 +187,7 @@ def test_defect_leaves_the_next_model_alone(gate):
 )
 def test_null_is_the_reference_under_other_conditions(gate, null, done):
     """Something moved, and no more than rounding moves: no answer by 0.01 nats on average."""
-    result, comparison = gate.judge_control(null), gate.compare_control(null)
+    result, comparison = gate.judge_control(null), gate.compare(null)
     assert (result.outcome, result.done, result.seen_by) == ("passed", done, ())
     assert not comparison.identical
     assert comparison.of("kl_divergence")[0].value < 0.01
@@ -208,8 +210,8 @@ def test_defect_is_seen(gate):
 
 def test_control_that_equals_the_reference_is_no_error():
     """For a candidate that is a sign that it was never quantized; a null may be as good."""
-    forgetful = ForgetfulGate(settings())
-    assert forgetful.compare_control("null-dtype").identical
+    forgetful = Gate(settings(), models=UnquantizingModels())
+    assert forgetful.compare("null-dtype").identical
     assert forgetful.judge_control("null-dtype").outcome == "passed"
 
 
@@ -227,7 +229,7 @@ def test_control_that_is_not_applicable_says_why(folder):
 
 def test_defect_that_leaves_no_number_is_caught():
     """A model with infinite logits has no verdicts, and no gate lets it out."""
-    result = OverflowingGate(settings()).judge_control("three-bits")
+    result = Gate(settings(), models=OverflowingModels()).judge_control("three-bits")
     assert (result.outcome, result.verdicts) == ("passed", ())
     assert "kl_divergence" in result.seen_by
     assert "NaN or infinite" in result.reason
@@ -235,7 +237,7 @@ def test_defect_that_leaves_no_number_is_caught():
 
 def test_unknown_control_is_refused(gate):
     """The sentence lists those that there are."""
-    with pytest.raises(SettingsError, match=r"expected a control \(null-batches, .*\), got 'four-bits'"):
+    with pytest.raises(SettingsError, match=r"or a control \(null-batches, .*\), got 'four-bits'"):
         gate.judge_control("four-bits")
 
 
@@ -260,7 +262,7 @@ def test_library_that_warns_costs_nothing():
     """Under `-W error`, as in this project's own tests, a library's warning of itself does not stop the gate."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert WarningGate(settings()).measure().provenance.dtype == "bf16"
+        assert Gate(settings(), models=WarningModels()).measure().provenance.dtype == "bf16"
 
 
 def test_path_that_leads_nowhere_is_refused_at_once(tmp_path):

@@ -1,0 +1,62 @@
+"""What a run is going to do: the header of pytest's output, and the dry run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from pytest_quantcheck.options import Settings
+from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.reporting.wording import printable
+
+_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+
+
+class Outline(NamedTuple):
+    """A run before anything is loaded: its settings, and the names of what it measures and judges."""
+
+    settings: Settings
+    model: str
+    candidates: tuple[str, ...]
+    controls: tuple[str, ...]
+    prompt_sets: Mapping[str, PromptSet]
+    metrics: tuple[str, ...]
+    profile: str
+
+    def header_lines(self) -> Iterator[str]:
+        """Yield the lines for the top of pytest's output."""
+        asked = self.settings
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+        revision = f" at {asked.revision}" if asked.revision else ""
+        prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in self.prompt_sets.items())
+        controls = f" and {len(self.controls)} controls" if self.controls else ""
+        stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
+        reference, candidates = f"{self.model}{revision} ({asked.dtype}{stored})", ", ".join(self.candidates)
+        yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile}")
+        yield printable(f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}")
+        yield printable(f"quantcheck: {versions}")
+
+    def dry_run_lines(self, *, new_profile: str, report: str) -> Iterator[str]:
+        """Yield what would be measured, judged and written.
+
+        Args:
+            new_profile: label of the profile that would be written; empty for none.
+            report: where the report would be, in words; empty for none.
+        """
+        asked = self.settings
+        stored = asked.baseline and not asked.update_baseline
+        reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
+        on = f" on {asked.attribution_samples} prompts" if asked.attribution.method != "off" else ""
+        layers = asked.layers if isinstance(asked.layers, str) else ", ".join(map(str, asked.layers))
+        yield f"dry run: nothing is loaded. The reference {self.model} would be {reference}"
+        yield f"candidates: {', '.join(self.candidates)}"
+        yield from (f"prompts: {len(p)} of {name} from {p.source}" for name, p in self.prompt_sets.items())
+        yield f"attribution: {asked.attribution}{on}; layers: {layers}"
+        yield f"verdicts: {', '.join(self.metrics)} by {self.profile}"
+        if self.controls:
+            yield f"controls: {', '.join(self.controls)}"
+        if new_profile:
+            yield f"limits would be written as {new_profile}"
+        if report:
+            yield f"report: {report}"
