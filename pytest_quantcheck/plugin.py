@@ -83,7 +83,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def quantcheck(request: pytest.FixtureRequest) -> Gate:
-    """The gate of this run: `.load(bits)`, `.measure(bits)`, `.compare(bits)`, each model measured once.
+    """Return the gate of this run: `.load(name)`, `.measure(name)`, `.compare(name)`.
+
+    Each model is measured once.
 
     Tests that use it are skipped where no `--quantcheck-model` is given.
     """
@@ -95,7 +97,7 @@ def quantcheck(request: pytest.FixtureRequest) -> Gate:
 
 @pytest.fixture(scope="session")
 def quantcheck_bits(request: pytest.FixtureRequest) -> str:
-    """Each candidate's name in turn: an exact bit-width, such as `int8`, or that of a released checkpoint."""
+    """Return each candidate's name in turn: an exact bit-width, such as `int8`, or that of a released checkpoint."""
     if not hasattr(request, "param"):
         pytest.fail(_NO_CANDIDATE, pytrace=False)
     bits: str = request.param
@@ -104,35 +106,35 @@ def quantcheck_bits(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def quantcheck_reference_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """The model at full precision, with `.model` and `.tokenizer`; freed after the test."""
+    """Load the model at full precision, with `.model` and `.tokenizer`; freed after the test."""
     with quantcheck.load() as loaded:
         yield loaded
 
 
 @pytest.fixture
 def quantcheck_candidate_model(quantcheck: Gate, quantcheck_bits: str) -> Iterator[LoadedModel]:
-    """Each candidate in turn, with `.model`, `.tokenizer` and `.bits`; freed after the test."""
+    """Load each candidate in turn, with `.model`, `.tokenizer` and `.bits`; freed after the test."""
     with quantcheck.load(quantcheck_bits) as loaded:
         yield loaded
 
 
 @pytest.fixture
 def quantcheck_int8_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """The model as LLM.int8(), with `.model` and `.tokenizer`; freed after the test."""
+    """Load the model as LLM.int8(), with `.model` and `.tokenizer`; freed after the test."""
     with quantcheck.load("int8") as loaded:
         yield loaded
 
 
 @pytest.fixture
 def quantcheck_nf4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """The model as NF4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
+    """Load the model as NF4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
     with quantcheck.load("nf4") as loaded:
         yield loaded
 
 
 @pytest.fixture
 def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """The model as FP4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
+    """Load the model as FP4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
     with quantcheck.load("fp4") as loaded:
         yield loaded
 

@@ -26,7 +26,10 @@ from pytest_quantcheck.storage import load_measurement
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Compare two directories of measurements, print what a gate would, and say whether every verdict is acceptable.
+    """Compare two directories of measurements and print what a gate would.
+
+    Returns the exit status: 0 where every verdict is acceptable.
+
 
     Raises:
         QuantcheckError: the two cannot be compared, or nothing in them can be judged.

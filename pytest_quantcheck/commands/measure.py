@@ -22,7 +22,7 @@ from pytest_quantcheck.storage import save_measurement
 
 
 def run(asked: argparse.Namespace) -> int:
-    """Measure the reference, or one candidate against a stored reference, and store that for each prompt set.
+    """Measure the reference or one candidate, and store each prompt set's measurement.
 
     Raises:
         QuantcheckError: what was asked for cannot be done; whatever can be said before a model is loaded is.
@@ -30,7 +30,7 @@ def run(asked: argparse.Namespace) -> int:
     given = read(asked, MEASURE)
     _check_together(given)
     began, out = time.monotonic(), Path(given["out"])
-    with warnings.catch_warnings():  # libraries warn of themselves, and nobody here can mend them
+    with warnings.catch_warnings():  # libraries warn of themselves; users cannot change that
         warnings.simplefilter("ignore")
         gate = Gate(_settings(given), _progress())
         check_free(out, gate.prompt_sets, force=given["force"])
@@ -61,7 +61,7 @@ def _check_together(given: dict[str, Any]) -> None:
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """Those of a gate that writes a baseline of its reference, or that takes a baseline and has one candidate."""
+    """Make settings of a gate with a new baseline or one candidate."""
     baseline, update = (given["reference"], False) if given["reference"] else (given["out"], True)
     candidates = {"bits": given["bits"] or (), "candidate": (given["candidate"],) if given["candidate"] else ()}
     return to_settings(given | candidates | {"baseline": baseline, "update_baseline": update})
@@ -78,7 +78,7 @@ def _stored(gate: Gate, out: Path) -> Iterator[tuple[str, Measurement]]:
 
 
 def _progress() -> Callable[[str], ProgressLine] | None:
-    """One line on a terminal; elsewhere nothing."""
+    """Report progress in one line on a terminal, and not elsewhere."""
     return _on_terminal if sys.stderr.isatty() else None
 
 

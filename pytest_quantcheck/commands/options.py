@@ -64,7 +64,7 @@ _SPELLINGS |= {"--quantcheck-baseline": "--reference", "--quantcheck-update-base
 
 
 def spelled(text: str) -> str:
-    """The text with pytest's options as these commands spell them; what they do not have stays as it is.
+    """Spell pytest's options in a text as these commands do; others stay.
 
     >>> spelled("--quantcheck-samples=9 and --quantcheck-report, not --quantcheck-controls")
     '--samples=9 and --report, not --quantcheck-controls'
@@ -73,7 +73,7 @@ def spelled(text: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
-    """Give a parser these options, each without `quantcheck-`; nothing is parsed yet."""
+    """Add these options to a parser, each without `quantcheck-`."""
     for option in options:
         shown: dict[str, Any] = {} if option.kind == "flag" else {"metavar": option.metavar or option.field.upper()}
         parser.add_argument(
@@ -95,7 +95,7 @@ def read(asked: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]
 
 
 def to_settings(given: Mapping[str, Any]) -> Settings:
-    """The settings of a run with these values by field, and pytest's defaults for the rest.
+    """Make settings from values by field, with pytest's defaults for the rest.
 
     Raises `SettingsError` for values that do not go together.
     """

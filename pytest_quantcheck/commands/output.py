@@ -1,4 +1,4 @@
-"""What every command says, where, and with which exit status."""
+"""Output of every command: where it goes, and the exit statuses."""
 
 import sys
 from collections.abc import Iterable

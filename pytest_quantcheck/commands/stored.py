@@ -35,7 +35,7 @@ def size(directory: Path) -> str:
 
 
 def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> None:
-    """Refuse a directory that cannot be written, or that holds what would be replaced without being asked to.
+    """Refuse a directory that cannot be written or holds a measurement.
 
     Raises:
         StorageError: it cannot be written.
@@ -51,7 +51,7 @@ def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> N
 
 
 def _folders(directory: Path) -> list[Path]:
-    """The folders in a directory, but for hidden ones: a process that was killed may have left half of one there."""
+    """List the folders in a directory, without hidden ones."""
     inside = sorted(directory.iterdir()) if directory.is_dir() else []
     return [path for path in inside if path.is_dir() and not path.name.startswith(".")]
 

@@ -28,7 +28,7 @@ class AttributionMethod:
     target: Literal["reference", "own"] = "reference"
 
     def __str__(self) -> str:
-        """The canonical spelling, which `parse_attribution` reads back."""
+        """Spell it as `parse_attribution` reads it back."""
         if self.method == "off":
             return "off"
         method = f"nodes={self.nodes}" if self.method == "fixed" else self.method

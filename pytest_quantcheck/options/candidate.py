@@ -1,4 +1,4 @@
-"""How `--quantcheck-candidate` is spelled and which checkpoint it names."""
+"""The spelling of `--quantcheck-candidate`, and the checkpoint it names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Released:
     revision: str | None = None
 
     def __str__(self) -> str:
-        """The spelling that `parse_candidate` reads back."""
+        """Spell it as `parse_candidate` reads it back."""
         return self.model if self.revision is None else f"{self.model}@{self.revision}"
 
 
@@ -61,7 +61,10 @@ def name_candidates(released: Iterable[Released]) -> dict[str, Released]:
 
 
 def _tail(released: Released, parts: int) -> str:
-    """The last parts of the path, absolute so that `.` has a name, without what node ids cannot hold."""
+    """Join the last parts of the path, for use in node ids.
+
+    The path is made absolute, so that `.` has a name.
+    """
     path = Path(released.model).expanduser()
     whole = path.resolve() if path.exists() else PurePath(released.model)
     return re.sub(r"[^\w.+@=-]+", "-", "-".join(whole.parts[-parts:])).strip("-")

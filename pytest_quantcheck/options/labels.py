@@ -6,7 +6,7 @@ _LABEL = re.compile(r"(\w[\w-]{0,63})(?:@([1-9]\d{0,8}))?", re.ASCII)
 
 
 def read_label(text: str) -> tuple[str, int | None]:
-    """A profile's name and its version, if it has one; the name is fit to be a folder's.
+    """Split a profile's label into name and version; the name is a valid folder name.
 
     >>> read_label("strict@2"), read_label("strict")
     (('strict', 2), ('strict', None))

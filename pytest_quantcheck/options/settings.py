@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import pytest
 
 _ALONE = ("only", "dry_run", "controls", "calibrate", "update_baseline")
-"""What says nothing without a model or a candidate."""
+"""Options that mean nothing without a model or a candidate."""
 
 _FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline")
-"""What is made from the reference itself, for which its stored measurement cannot stand."""
+"""Options that need the reference itself, not only its stored measurement."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ class Settings:
 
 
 def settings_from(config: pytest.Config) -> Settings | None:
-    """The run's settings: command line before ini file before default; None when no model is named.
+    """Read the run's settings; None when no model is named.
+
+    The command line comes before the ini file, and that before the default.
+
 
     Raises `SettingsError` for a value that cannot be used, and names the option and where it was given.
     """
@@ -86,7 +89,7 @@ def settings_from(config: pytest.Config) -> Settings | None:
 
 
 def _check_reference(settings: Settings, made_from_it: list[str]) -> None:
-    """There must be a reference, or a baseline in its place where that is enough."""
+    """Check that there is a reference, or a baseline that suffices."""
     if settings.update_baseline and not settings.baseline:
         raise SettingsError("--quantcheck-update-baseline needs a place to write to: add --quantcheck-baseline=DIR")
     if settings.model is not None:
@@ -98,7 +101,7 @@ def _check_reference(settings: Settings, made_from_it: list[str]) -> None:
         )
     if made_from_it:
         raise SettingsError(
-            f"{made_from_it[0]} needs the reference itself, a baseline does not do: add --quantcheck-model=MODEL"
+            f"{made_from_it[0]} needs the reference itself, a baseline is not enough: add --quantcheck-model=MODEL"
         )
 
 

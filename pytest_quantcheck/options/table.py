@@ -1,4 +1,7 @@
-"""The one table of options from which pytest's command line, the ini file and our own commands are made."""
+"""The table of options.
+
+pytest's command line, its ini file and our own commands are made from it.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,12 @@ _START_A_GATE = ("model", "candidate", "controls", "only", "dry-run", "calibrate
 
 
 def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
-    """A parser by its module and name, or the one that it makes of arguments; imported when something is to be parsed.
+    """Make a parser that imports its function when first used.
 
-    Most runs of pytest have nothing of ours to parse, and all of them import this table.
+    `name` is `module.function` in this package; with `arguments`, that function makes the parser.
+
+
+    Every pytest run imports this table, and most parse nothing of ours.
     """
 
     def parse(raw: str) -> Any:
@@ -56,7 +62,7 @@ class Option(NamedTuple):
 
     @property
     def dest(self) -> str:
-        """How it is spelled in the ini file and in pytest's option namespace."""
+        """Its name in the ini file and in pytest's option namespace."""
         return f"quantcheck_{self.field}"
 
     @property
@@ -71,7 +77,7 @@ class Option(NamedTuple):
         return config.getoption(self.dest) is not None or bool(config.getini(self.dest))
 
     def read(self, config: pytest.Config) -> Any:
-        """The option's value: from the command line, else from the ini file, else its default."""
+        """Read the value: from the command line, the ini file or the default."""
         import pytest  # noqa: PLC0415 - our own commands read this table without it
 
         said = config.getoption(self.dest)
@@ -82,7 +88,7 @@ class Option(NamedTuple):
             raise SettingsError(f"{place}: {problem}") from None
 
     def value(self, raw: Any = None) -> Any:
-        """What the user's text, texts or flag stand for; what the default stands for where `raw` is None.
+        """Parse the user's text, texts or flag; the default where `raw` is None.
 
         Raises `ValueError` with what was expected and what came.
         """
@@ -100,7 +106,7 @@ class Option(NamedTuple):
         return None if raw is None else self._parsed(raw)
 
     def _parsed(self, raw: str) -> Any:
-        """What one text stands for; bytes that are none, as in a file name of another age, no report could hold."""
+        """Parse one text; refuse undecodable bytes, as reports cannot hold them."""
         if any("\ud800" <= letter <= "\udfff" for letter in raw):
             raise ValueError(f"expected text, got {raw!a}, which is not UTF-8; rename the file or directory")
         return self.parse(raw)
@@ -280,5 +286,5 @@ def register(parser: pytest.Parser) -> None:
 
 
 def asked(config: pytest.Config) -> bool:
-    """Whether an option is given that starts a gate, or that needs one."""
+    """Tell whether an option starts a gate, or needs one."""
     return any(option.read(config) for option in OPTIONS if option.name in _START_A_GATE)

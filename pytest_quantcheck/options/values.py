@@ -1,4 +1,7 @@
-"""From the text of one option to its value; each `ValueError` says what was expected and what came."""
+"""Parsers from the text of one option to its value.
+
+Each raises `ValueError` with what was expected and what came.
+"""
 
 from __future__ import annotations
 
@@ -37,21 +40,21 @@ _READOUTS = {name: name for name in ("token", "choices", "substring")}
 
 
 def parse_text(raw: str) -> str:
-    """Text that is not blank."""
+    """Parse text that is not blank."""
     if not raw.strip():
         raise ValueError("expected a value, got nothing; name one or leave the option out")
     return raw.strip()
 
 
 def parse_template(raw: str) -> str:
-    r"""A template; shells and ini files hand over a literal `\n` or `\t`, which become newline and tab."""
+    r"""Parse a template; a literal `\n` or `\t` becomes newline or tab."""
     if not raw.strip():
         raise ValueError("expected auto, chat, raw or a format with {prompt}, got nothing")
     return raw.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def parse_name(known: Mapping[str, str]) -> Callable[[str], str]:
-    """A reader of one of the known spellings, which gives its exact name."""
+    """Make a parser from known spellings to their exact names."""
 
     def parse(raw: str) -> str:
         word = raw.strip().lower()
@@ -67,7 +70,7 @@ parse_readout = parse_name(_READOUTS)
 
 
 def parse_bits(raw: str) -> tuple[str, ...]:
-    """Bit-widths by their exact names, in the order given.
+    """Parse bit-widths into their exact names, in the order given.
 
     >>> parse_bits("8,4")
     ('int8', 'nf4')
@@ -80,7 +83,7 @@ def parse_bits(raw: str) -> tuple[str, ...]:
 
 
 def parse_whole(minimum: int, why: str = "") -> Callable[[str], int]:
-    """A reader of whole numbers from `minimum` up; `why` explains the minimum to the user."""
+    """Make a parser of whole numbers from `minimum` up; `why` explains the minimum."""
 
     def parse(raw: str) -> int:
         expected = f"expected a whole number of at least {minimum}{why and f' ({why})'}, got {raw!r}"
@@ -96,7 +99,7 @@ def parse_whole(minimum: int, why: str = "") -> Callable[[str], int]:
 
 
 def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
-    """`paper` (first, middle, last), `all`, or block numbers, ascending.
+    """Parse `paper` (first, middle, last), `all`, or block numbers, ascending.
 
     >>> parse_layers("29,0,14")
     (0, 14, 29)
@@ -113,7 +116,10 @@ def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
 
 
 def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
-    """`auto`, `all`, or a number of neurons that is no smaller than that of the neurons followed for intervals.
+    """Parse `auto`, `all` or a number of neurons.
+
+    The number is at least that of the neurons from which intervals are made.
+
 
     >>> parse_neurons("4096")
     4096
@@ -127,12 +133,12 @@ def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
 
 
 def parse_metric(raw: str) -> str:
-    """The name of a metric."""
+    """Parse the name of a metric."""
     return find_metric(raw.strip()).name
 
 
 def parse_limit(raw: str) -> tuple[str, float]:
-    """A metric and its limit.
+    """Parse a metric and its limit.
 
     >>> parse_limit("ace_drift:0.05")
     ('ace_drift', 0.05)
@@ -149,13 +155,13 @@ def parse_limit(raw: str) -> tuple[str, float]:
 
 
 def parse_new_profile(raw: str) -> str:
-    """The name of a profile to be written, with or without the version."""
+    """Parse the name of a new profile, with or without a version."""
     read_label(raw.strip())
     return raw.strip()
 
 
 def parse_rate(raw: str) -> float:
-    """A share of harmless candidates that may fail, above 0 and at most one half.
+    """Parse a share of harmless candidates: above 0, at most 0.5.
 
     >>> parse_rate("0.01")
     0.01
@@ -171,14 +177,14 @@ def parse_rate(raw: str) -> float:
 
 
 def parse_device(raw: str) -> str:
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Parse `auto`, `cpu`, `cuda` or `cuda:N`."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", raw.strip()):
         raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {raw!r}")
     return raw.strip()
 
 
 def parse_directory(raw: str) -> str:
-    """A directory that exists or can be made."""
+    """Parse the name of a directory, which need not exist."""
     directory = parse_text(raw)
     if Path(directory).is_file():
         raise ValueError(f"expected a directory, got the file {directory!r}; name another place")

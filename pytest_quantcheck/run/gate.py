@@ -81,7 +81,7 @@ class Gate:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that the profile gates and that this run can measure, in the order of tables."""
+        """The metrics that are gated and measured, in the order of tables."""
         gated, attributed = self.profile.metrics, self.settings.attribution.method != "off"
         return tuple(name for name in METRICS if name in gated and (attributed or name != "salient_overlap"))
 
@@ -102,7 +102,7 @@ class Gate:
             return self._models.load(found)
 
     def measure(self, target: str = REFERENCE, prompts: str | None = None) -> Measurement:
-        """Measure what a model does on a prompt set, once in a run.
+        """Measure what a model does on a prompt set, once per run.
 
         The reference's measurement is the baseline's where there is one; what the cache holds is taken from there.
 
@@ -120,7 +120,9 @@ class Gate:
         return self._measured[found.name, name]
 
     def compare(self, candidate: str, prompts: str | None = None) -> Comparison:
-        """Compare a candidate or a control with the reference on a prompt set; the profile stands in the result.
+        """Compare a candidate or control with the reference on a prompt set.
+
+        The result names the profile that judges it.
 
         A control is loaded once for all prompt sets, and only its comparisons are kept: a gate has many controls, and
         a wide model's measurement is large.
@@ -243,7 +245,7 @@ def _clear_frames(error: BaseException | None) -> None:
 
 @contextmanager
 def _without_library_warnings() -> Iterator[None]:
-    """Hide what libraries warn of while they are imported, load a model or run it.
+    """Hide warnings that libraries give while they load or run a model.
 
     A user can do nothing about a name that torch deprecates and transformers still uses; under `-W error` it would
     turn a gate red for a reason that is not the model's.

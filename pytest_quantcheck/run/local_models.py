@@ -45,7 +45,10 @@ class LocalModels:
         return load(self.source(target), target.load_as)
 
     def check(self, target: Target) -> None:
-        """Check a checkpoint's files before its reference is measured, which may take hours.
+        """Check a checkpoint's files before its reference is measured.
+
+        Measuring the reference may take hours.
+
 
         Raises:
             ModelError: they are missing, visibly damaged, not quantized, or in a format that cannot be loaded here.

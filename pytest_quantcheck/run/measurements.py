@@ -32,7 +32,9 @@ References = Mapping[str, Measurement]
 
 
 class Measurements:
-    """Measures a run's targets on its prompt sets, each at most once on this machine if there is a cache.
+    """Measures a run's targets on its prompt sets.
+
+    With a cache, each is measured once on this machine.
 
     `applied` says of each control that was measured what was done to the reference.
     """
@@ -118,7 +120,7 @@ class Measurements:
             return self._models.load(target)
 
     def _prepare(self, target: Target, loaded: LoadedModel, references: References) -> Plan:
-        """Make a control of the loaded model, or check a candidate against its reference; return the plan."""
+        """Make a control of the model, or check a candidate; return the plan."""
         plan = plan_of(self._settings)
         if target.kind == "control":
             from pytest_quantcheck.controls.nulls import treat  # noqa: PLC0415 - heavy
@@ -173,7 +175,7 @@ def _renamed(cached: Measurement, target: Target, prompt_set: str) -> Measuremen
 
 
 def _refuse_other_model(target: Target, loaded: LoadedModel, reference: Measurement) -> None:
-    """Refuse a checkpoint that was not made from the reference, before it is measured."""
+    """Refuse a checkpoint that was not made from the reference."""
     from pytest_quantcheck.models.sameness import differences  # noqa: PLC0415 - heavy
 
     if found := differences(reference.provenance, loaded):

@@ -26,20 +26,23 @@ CALIBRATED = "calibrated"
 
 
 class AcceptanceSuite(pytest.Collector):
-    """All items of a gate, candidate after candidate, so that each model is loaded once."""
+    """The items of a gate, one candidate after another.
+
+    So each model is loaded once.
+    """
 
     gate: Gate
     wanted: Sequence[str]
 
     @classmethod
     def of(cls, session: pytest.Session, gate: Gate, wanted: Sequence[str] = ()) -> AcceptanceSuite:
-        """The suite of one gate, or the part of it that node ids from the command line name."""
+        """Make a gate's suite, or the part that node ids name."""
         suite: AcceptanceSuite = cls.from_parent(session, name=SUITE, nodeid=SUITE)
         suite.gate, suite.wanted = gate, wanted
         return suite
 
     def collect(self) -> Iterator[PackagedItem]:
-        """Yield one item for each candidate, prompt set and metric, then one for each control and prompt set."""
+        """Yield the items of candidates, then those of controls."""
         for case in _cases(self.gate):
             if not self.wanted or any(_is_named(_nodeid(*case), nodeid) for nodeid in self.wanted):
                 yield (ControlItem if case[0] == CONTROL else AcceptanceItem).of(self, *case)
@@ -55,7 +58,7 @@ class PackagedItem(pytest.Item):
 
     @classmethod
     def of(cls, suite: AcceptanceSuite, metric: str, candidate: str, prompts: str) -> Self:
-        """The item of that name."""
+        """Make the item for a metric, candidate and prompt set."""
         nodeid = _nodeid(metric, candidate, prompts)  # in full: put together from names, --lf does not know it again
         item: Self = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
         item.metric, item.candidate, item.prompts, item.found = metric, candidate, prompts, {}
@@ -68,9 +71,9 @@ class PackagedItem(pytest.Item):
         return gate
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
-        """The sentence alone for what was expected to be able to go wrong; a traceback for all else.
+        """Show the message alone for expected errors; a traceback for all others.
 
-        A user's warning is our own, made an error by `-W error`: the gate lets no other through.
+        A `UserWarning` here is our own, made an error by `-W error`: the gate silences all others.
         """
         if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
             text = str(excinfo.value)
@@ -86,7 +89,7 @@ class AcceptanceItem(PackagedItem):
     """One metric of one candidate on one prompt set."""
 
     def runtest(self) -> None:
-        """Measure what has not been measured yet, compare and judge.
+        """Measure what is missing, compare and judge.
 
         An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
         """
@@ -106,7 +109,10 @@ class ControlItem(PackagedItem):
     """One control on one prompt set; `candidate` is the control's name."""
 
     def runtest(self) -> None:
-        """Fail when a null or a rewrite is called damage, or a defect is not seen; skip what is not applicable."""
+        """Fail on a control that did not do what it must; skip inapplicable ones.
+
+        A null or a rewrite must pass every metric, a defect must be seen by one.
+        """
         result = self.found[CONTROL] = self.gate.judge_control(self.candidate, self.prompts)
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
@@ -117,7 +123,7 @@ class ControlItem(PackagedItem):
 
 
 def check_names(gate: Gate, wanted: Sequence[str]) -> None:
-    """Refuse node ids from the command line that name nothing, before anything is collected.
+    """Refuse node ids that name no packaged test, before collection.
 
     Raises:
         pytest.UsageError: the packaged suite has no such test.
@@ -138,7 +144,7 @@ def is_suite(argument: str) -> bool:
 
 
 def own_nodeid(argument: str) -> str:
-    """A node id of the packaged suite without the path that pytest prints before it outside of the root directory."""
+    """Remove the path that pytest prints before a packaged node id."""
     path, colons, rest = argument.partition("::")
     return f"{Path(path).name}{colons}{rest}"
 

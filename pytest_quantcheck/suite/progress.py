@@ -1,4 +1,4 @@
-"""How far measurements are, said in pytest's terminal: past its capture, and by xdist's workers through it."""
+"""Progress of measurements in pytest's terminal: past its capture, and from xdist's workers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CHANNEL = "quantcheck_channel"
 
 
 class Announcer:
-    """The terminal of one pytest run, in a worker that of its controller.
+    """The terminal of one pytest run; in an xdist worker, the controller's.
 
-    `alone`: the run has no cache that others use too, so that nobody but parts of it can be waited for.
+    `alone`: no other run shares its cache, so that it can only wait for its own workers.
     """
 
     def __init__(self, config: pytest.Config, *, alone: bool) -> None:
@@ -24,7 +24,7 @@ class Announcer:
         self._announced = False
 
     def progress(self, label: str) -> AbstractContextManager[Any]:
-        """Who is told how far the measurement of this name is."""
+        """Make the progress reporter for a measurement, or one that is None."""
         if hasattr(self._config, "workerinput"):
             channel = self._config.workerinput.get(_CHANNEL)
             if channel is None:
@@ -37,7 +37,7 @@ class Announcer:
         return ProgressLine(self._write, subject=label, interactive=interactive, width=self.width)
 
     def connect(self, node: Any) -> None:
-        """Give an xdist worker that is about to start a way to say how far it is."""
+        """Open a channel through which a new xdist worker reports progress."""
         if self._watched:
             node.workerinput[_CHANNEL] = channel = node.gateway.newchannel()
             channel.setcallback(self._write_from_worker)
@@ -55,7 +55,7 @@ class Announcer:
 
     @property
     def _watched(self) -> bool:
-        """Whether there is a terminal that wants to know how far it is."""
+        """Whether progress is shown at all."""
         return self.reporter is not None and self._config.option.verbose >= 0
 
     def _write(self, text: str) -> None:
@@ -67,12 +67,12 @@ class Announcer:
             self.reporter.write(text, flush=True)
 
     def _write_from_worker(self, text: str) -> None:
-        """Write a worker's line below the dots; a terminal that is gone is no reason to hang up on the worker."""
+        """Write a worker's line below the dots; ignore a terminal that is gone."""
         with suppress(OSError, ValueError):
             begun = self._config.get_terminal_writer().width_of_current_line
             self.reporter.write("\n" * bool(begun) + text, flush=True)
 
     def _uncaptured(self) -> AbstractContextManager[Any]:
-        """Where pytest's capture stands aside, so that the terminal is there to be written to, and to be measured."""
+        """Suspend pytest's capture while the terminal is used."""
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         return capture.global_and_fixture_disabled() if capture else nullcontext()

@@ -1,4 +1,4 @@
-"""What the tests of a run found: their reports carry it, from xdist's workers too, and it is gathered from those."""
+"""Results of a run's tests: attached to pytest's reports, also in xdist's workers, and gathered from them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RECORDS: Mapping[str, type[msgspec.Struct]] = {
 
 
 class Results:
-    """Both ends of the way from a test to the summary of the run.
+    """Attaches results to tests' reports, and gathers them for the summary.
 
     `outcomes` are those of the packaged tests; `causes`, by candidate, what went wrong in each test without a verdict;
     `calibrated` the comparisons of controls from which limits are to be made.
@@ -64,7 +64,7 @@ class Results:
         return in_order(self._controls.values())
 
     def attach(self, item: pytest.Item, report: Any) -> None:
-        """Give a packaged test's report what the test found, in a form that survives the way from a worker.
+        """Attach a packaged test's results to its report, as text.
 
         A comparison is large, and all metrics of a candidate have it in common: it goes with the first of them.
         """
@@ -73,7 +73,10 @@ class Results:
             setattr(report, _CARRIED, {kind: msgspec.json.encode(record).decode() for kind, record in news.items()})
 
     def take(self, report: pytest.TestReport) -> None:
-        """Take from a packaged test's report its outcome and what it carries, or the reason why there is no verdict."""
+        """Gather the outcome and results from a packaged test's report.
+
+        Where there is no verdict, keep the reason.
+        """
         if not is_suite(report.nodeid):
             return
         self.outcomes.add(report.outcome)
@@ -113,6 +116,6 @@ class Results:
 
 
 def _cause(report: pytest.TestReport) -> str:
-    """What went wrong in a test that reached no verdict: the error's first line, without xdist's about the worker."""
+    """Find the error's first line, without xdist's line about the worker."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return next(iter((crash.message if crash else str(report.longrepr)).splitlines()), "an error without a message")

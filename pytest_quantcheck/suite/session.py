@@ -1,4 +1,4 @@
-"""One pytest run with a gate: what it collects, and what it writes."""
+"""One pytest run with a gate: what it collects and writes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Session:
         return list(self._outline.header_lines())
 
     def collect(self, session: pytest.Session) -> list[pytest.Item]:
-        """The packaged suite's items, or those of them that the command line names."""
+        """Collect the packaged suite's items, or those that the command line names."""
         return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._wanted)))
 
     def dry_run(self) -> bool | None:
@@ -82,7 +82,7 @@ class Session:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell an xdist worker where measurements are shared, and where it can say how far it is."""
+        """Tell an xdist worker the shared cache and the channel for progress."""
         node.workerinput[_CACHE] = self.gate.settings.cache
         self._announcer.connect(node)
 
@@ -91,7 +91,7 @@ class Session:
         self.results.take(report)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the report and the profile that are asked for, once all reports have come; also without a terminal."""
+        """Write the requested report and profile once all reports have come."""
         if not self.results.outcomes or hasattr(self.config, "workerinput"):
             return
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
@@ -130,7 +130,7 @@ class Session:
         )
 
     def _check_calibration(self) -> tuple[str, int] | None:
-        """The name and version of the profile to be written; what cannot be is refused before anything is loaded."""
+        """Find the name and version of the profile to write."""
         asked = self.settings
         if not asked.calibrate:
             return None
@@ -221,7 +221,7 @@ def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], boo
 
 
 def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
-    """The settings, with a cache that xdist's workers share for as long as the run lasts if the user names none.
+    """Add a temporary cache for xdist's workers, where there is none.
 
     One worker measures a model, and the others take what it found.
     """

@@ -31,6 +31,7 @@ class Import:
     line: int
     target: str
     late: bool
+    relative: bool = False
 
     @property
     def room(self) -> str:
@@ -63,7 +64,7 @@ class _Collector(ast.NodeVisitor):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         above = self.folder[: len(self.folder) - node.level + 1] if node.level else []
         base = ".".join([*above, *filter(None, [node.module])])
-        self._add(node, [f"{base}.{alias.name}" for alias in node.names])
+        self._add(node, [f"{base}.{alias.name}" for alias in node.names], relative=bool(node.level))
 
     def visit_FunctionDef(self, node: ast.AST) -> None:
         before, self.late = self.late, True
@@ -77,8 +78,8 @@ class _Collector(ast.NodeVisitor):
         visit = self.visit_FunctionDef if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit
         visit(node)
 
-    def _add(self, node: ast.stmt, targets: list[str]) -> None:
-        self.found += [Import(self.source, node.lineno, target, self.late) for target in targets]
+    def _add(self, node: ast.stmt, targets: list[str], *, relative: bool = False) -> None:
+        self.found += [Import(self.source, node.lineno, target, self.late, relative) for target in targets]
 
 
 def imports_of(package: Path) -> dict[str, list[Import]]:
@@ -153,23 +154,99 @@ def _all(imports: dict[str, list[Import]]) -> Iterator[Import]:
     return (found for module in imports.values() for found in module)
 
 
+def files_form_no_circle(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """No file imports itself through others; late imports and those for types count, too."""
+    yield from _circles_between(imports, str)
+
+
+def folders_form_no_circle(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """No folder imports itself through others; a file of the top level counts as a folder."""
+    yield from _circles_between(imports, _folder)
+
+
+def imports_are_absolute(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """There is one import style."""
+    rule = "import from pytest_quantcheck, with the whole path"
+    yield from (found.breaks(rule) for found in _all(imports) if found.relative)
+
+
+def files_have_names_of_their_own(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """Two rooms never have a file of the same name."""
+    seen: dict[str, str] = {}
+    for source in imports:
+        name = Path(source).name
+        if name in seen and name not in {"__init__.py", "__main__.py"}:
+            yield f"{seen[name]} and {source} have one name; a name means one thing"
+        seen[name] = source
+
+
+def _circles_between(imports: dict[str, list[Import]], unit: Callable[[str], str]) -> Iterator[str]:
+    graph: dict[str, set[str]] = {}
+    for source, found in imports.items():
+        targets = {unit(target) for one in found for target in _modules_imported(one, imports)}
+        graph.setdefault(unit(source), set()).update(targets - {unit(source)})
+    yield from (f"{', '.join(circle)}: a circle; move what both need below both" for circle in _circles(graph))
+
+
+def _folder(source: str) -> str:
+    """Return the folder of a file; a file of the top level stands for itself."""
+    parent = str(Path(source).parent)
+    return source if parent == "." else parent
+
+
+def _modules_imported(found: Import, imports: dict[str, list[Import]]) -> Iterator[str]:
+    """Yield the file of ours that holds what is imported: the innermost one, not the packages above it."""
+    here = [name for name in _modules_run_by(found) if name in imports]
+    yield from here[-1:] if here and here[-1] != found.source else ()
+
+
+def _circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Yield one path for each group of units that reach one another."""
+    reached = {start: _reachable(graph, start) for start in graph}
+    seen: set[str] = set()
+    for start in sorted(graph):
+        circle = sorted(unit for unit in reached[start] if start in reached.get(unit, ()))
+        if circle and seen.isdisjoint(circle):
+            seen.update(circle)
+            yield circle
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [*graph[start]]
+    while waiting:
+        unit = waiting.pop()
+        if unit not in found:
+            found.add(unit)
+            waiting += graph.get(unit, ())
+    return found
+
+
 WALLS = (
     analyses_are_pure_numerics,
     analyses_know_three_libraries,
     only_models_knows_hugging_face,
     records_are_judged_without_pytest,
     starting_pytest_is_cheap,
+    files_form_no_circle,
+    folders_form_no_circle,
+    imports_are_absolute,
+    files_have_names_of_their_own,
 )
 
 BREACHES = [
     (analyses_are_pure_numerics, "analyses/redundancy.py", "from pytest_quantcheck.models import loading"),
-    (analyses_are_pure_numerics, "analyses/redundancy.py", "from ..gate import Gate"),
+    (analyses_are_pure_numerics, "analyses/redundancy.py", "from pytest_quantcheck.gate import Gate"),
     (analyses_know_three_libraries, "analyses/redundancy.py", "import msgspec"),
     (only_models_knows_hugging_face, "measuring.py", "def load():\n    import transformers.models"),
     (records_are_judged_without_pytest, "reporting/terminal.py", "from pytest import TerminalReporter"),
-    (records_are_judged_without_pytest, "judging.py", "from .models.loading import load"),
+    (records_are_judged_without_pytest, "judging.py", "from pytest_quantcheck.models.loading import load"),
     (starting_pytest_is_cheap, "options/table.py", "if True:\n    import numpy as np"),
-    (starting_pytest_is_cheap, "plugin.py", "from .gate import Gate"),
+    (starting_pytest_is_cheap, "plugin.py", "from pytest_quantcheck.gate import Gate"),
+    (files_form_no_circle, "gate.py", "def late():\n    from pytest_quantcheck.run import late\n"),
+    (folders_form_no_circle, "gate.py", "def late():\n    from pytest_quantcheck.run import late\n"),
+    (imports_are_absolute, "plugin.py", "def hook():\n    from .metrics import METRICS"),
+    (files_have_names_of_their_own, "measuring/gate.py", ""),
 ]
 
 
@@ -183,6 +260,8 @@ def test_wall_stands(wall: Callable[[dict[str, list[Import]]], Iterator[str]]):
 def test_breach_is_seen(wall, source, text, tmp_path):
     """Each wall sees an import that breaks it, late ones and those behind another module included."""
     (tmp_path / "gate.py").write_text("import torch\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "late.py").write_text("from pytest_quantcheck.gate import Gate\n")
     (tmp_path / source).parent.mkdir(exist_ok=True)
     (tmp_path / source).write_text(text)
     assert len(list(wall(imports_of(tmp_path)))) == 1
