@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_quantcheck.errors import QuantcheckError
-from pytest_quantcheck.options import asked, register
+from pytest_quantcheck.options import asked, check_ini_keys, register
 
 if TYPE_CHECKING:
     from pytest_quantcheck.models.loading import LoadedModel
@@ -31,9 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check everything that can be checked without loading a model; a mistake ends pytest with exit status 4."""
+    config.addinivalue_line("markers", "quantcheck: a packaged test of the release gate")
     if config.option.help or config.option.version:
         return
     try:
+        check_ini_keys(config)
         settings = _settings(config)
         if settings is not None:
             config.stash[_SESSION] = _session(config, settings)

@@ -7,14 +7,24 @@ option is given.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantcheck.options.table import OPTIONS, Option, asked, register
+from pytest_quantcheck.options.table import OPTIONS, Option, asked, check_ini_keys, register
 
 if TYPE_CHECKING:
     from pytest_quantcheck.options.attribution import AttributionMethod
     from pytest_quantcheck.options.settings import Settings, settings_from
     from pytest_quantcheck.options.values import BIT_WIDTHS
 
-__all__ = ["BIT_WIDTHS", "OPTIONS", "AttributionMethod", "Option", "Settings", "asked", "register", "settings_from"]
+__all__ = [
+    "BIT_WIDTHS",
+    "OPTIONS",
+    "AttributionMethod",
+    "Option",
+    "Settings",
+    "asked",
+    "check_ini_keys",
+    "register",
+    "settings_from",
+]
 
 _HOMES = {
     "AttributionMethod": "attribution",

@@ -288,3 +288,20 @@ def register(parser: pytest.Parser) -> None:
 def asked(config: pytest.Config) -> bool:
     """Tell whether an option starts a gate, or needs one."""
     return any(option.read(config) for option in OPTIONS if option.name in _START_A_GATE)
+
+
+def check_ini_keys(config: pytest.Config) -> None:
+    """Refuse an ini key of ours that is no option.
+
+    Raises:
+        SettingsError: names the key and the most similar option.
+    """
+    unknown = [key for key in config._get_unknown_ini_keys() if key.startswith("quantcheck_")]  # noqa: SLF001 - no public way
+    if unknown:
+        from pytest_quantcheck.limits import nearest  # noqa: PLC0415 - rarely needed
+
+        known = [option.dest for option in OPTIONS]
+        raise SettingsError(
+            f"{config.inipath}: expected an option of the gate, got {unknown[0]!r}, which is none."
+            f"{nearest(unknown[0], known)} `pytest --help` lists them all."
+        )

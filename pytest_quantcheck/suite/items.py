@@ -62,6 +62,7 @@ class PackagedItem(pytest.Item):
         nodeid = _nodeid(metric, candidate, prompts)  # in full: put together from names, --lf does not know it again
         item: Self = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
         item.metric, item.candidate, item.prompts, item.found = metric, candidate, prompts, {}
+        item.add_marker(SUITE)
         return item
 
     @property

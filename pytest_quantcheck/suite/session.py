@@ -34,12 +34,16 @@ from pytest_quantcheck.reporting.outline import Outline
 from pytest_quantcheck.reporting.step_summary import append_to_step_summary
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import check_writable
-from pytest_quantcheck.suite.items import AcceptanceSuite, check_names, is_suite, own_nodeid
+from pytest_quantcheck.suite.items import AcceptanceSuite, check_names
 from pytest_quantcheck.suite.progress import Announcer
 from pytest_quantcheck.suite.results import Results
+from pytest_quantcheck.suite.selection import take_selection
 
 CERTIFICATE = "certificate.json"
 _CACHE = "quantcheck_cache"
+_NOT_COLLECTED = (
+    "quantcheck: other tests are named, so the gate is not collected; add -m quantcheck or --quantcheck-only"
+)
 _CUT = "no report: the run was cut short"
 
 
@@ -52,23 +56,26 @@ class Session:
             config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
         self._announcer = Announcer(config, alone=not settings.cache)
         self.gate = Gate(_with_shared_cache(config, settings), self._announcer.progress)
-        self._wanted, alone = _take_node_ids(config, only=settings.only)
-        check_names(self.gate, self._wanted)
+        self._selection = take_selection(config, only=settings.only)
+        check_names(self.gate, self._selection.node_ids)
         self.results = Results(self.gate)
         self._written: list[str] = []
         self._label = self._check_calibration()
         if settings.update_baseline and settings.baseline:
             check_writable("--quantcheck-baseline", Path(settings.baseline))
-        if alone:
+        if self._selection.alone:
             config.args = []
 
     def header(self) -> list[str]:
         """Return the lines for the top of pytest's output."""
-        return list(self._outline.header_lines())
+        lines = list(self._outline.header_lines())
+        return lines if self._selection.collect else [*lines, _NOT_COLLECTED]
 
     def collect(self, session: pytest.Session) -> list[pytest.Item]:
-        """Collect the packaged suite's items, or those that the command line names."""
-        return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._wanted)))
+        """Collect the packaged suite's items, those that the command line names, or none."""
+        if not self._selection.collect:
+            return []
+        return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._selection.node_ids)))
 
     def dry_run(self) -> bool | None:
         """Print what would be measured, in place of the tests; return None when this is no dry run."""
@@ -205,19 +212,6 @@ class Session:
         except QuantcheckError as error:
             return str(error)
         return f"would be written into {self.settings.report}"
-
-
-def _take_node_ids(config: pytest.Config, *, only: bool) -> tuple[list[str], bool]:
-    """Take the packaged suite's node ids from the command line; also say whether nothing else is collected.
-
-    Both are kept among the options, which xdist hands to its workers; arguments that were taken it does not.
-    """
-    if not hasattr(config.option, "quantcheck_node_ids"):
-        wanted = [argument for argument in config.args if is_suite(argument)]
-        config.args = [argument for argument in config.args if argument not in wanted]
-        config.option.quantcheck_node_ids = [own_nodeid(argument) for argument in wanted]
-        config.option.quantcheck_alone = only or not config.args
-    return config.option.quantcheck_node_ids, config.option.quantcheck_alone
 
 
 def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
