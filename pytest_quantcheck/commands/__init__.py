@@ -8,6 +8,7 @@ from importlib import import_module
 from pytest_quantcheck.commands.output import INTERRUPTED, TROUBLE, complain
 from pytest_quantcheck.commands.parser import parser
 from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.run.termination import interrupt_on_sigterm
 
 __all__ = ["main"]
 
@@ -16,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for and return the exit status; argparse itself ends with 2 on a bad one."""
     asked = parser().parse_args(arguments)
     try:
-        status: int = import_module(f"{__name__}.{asked.command}").run(asked)
+        with interrupt_on_sigterm():
+            status: int = import_module(f"{__name__}.{asked.command}").run(asked)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +34,7 @@ from pytest_quantcheck.reporting.files import REPORT, write_report
 from pytest_quantcheck.reporting.outline import Outline
 from pytest_quantcheck.reporting.step_summary import append_to_step_summary
 from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.run.termination import interrupt_on_sigterm
 from pytest_quantcheck.storage import check_writable
 from pytest_quantcheck.suite.items import AcceptanceSuite, check_names
 from pytest_quantcheck.suite.progress import Announcer
@@ -52,6 +54,8 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
+        if not hasattr(config, "workerinput"):
+            _enter_until_exit(config, interrupt_on_sigterm())
         if settings.dry_run:
             config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
         self._announcer = Announcer(config, alone=not settings.cache)
@@ -212,6 +216,13 @@ class Session:
         except QuantcheckError as error:
             return str(error)
         return f"would be written into {self.settings.report}"
+
+
+def _enter_until_exit(config: pytest.Config, context: AbstractContextManager[None]) -> None:
+    """Enter a context that pytest leaves at its end."""
+    stack = ExitStack()
+    stack.enter_context(context)
+    config.add_cleanup(stack.close)
 
 
 def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:
