@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.profiles.profile import Profile
 from pytest_quantcheck.profiles.published import (
     CHECKSUMS,
@@ -44,5 +45,4 @@ def _label(name: str) -> str:
 
 
 def _praise(profile: Profile) -> str:
-    limits = f"{len(profile.rules)} limit{'s' if len(profile.rules) > 1 else ''}"
-    return f"valid, {limits} on {', '.join(profile.metrics)}"
+    return f"valid, {counted(len(profile.rules), 'limit')} on {', '.join(profile.metrics)}"

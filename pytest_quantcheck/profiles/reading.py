@@ -7,8 +7,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from pytest_quantcheck.errors import ProfileError
-from pytest_quantcheck.limits import check_limit, find_metric
-from pytest_quantcheck.metrics import Metric
+from pytest_quantcheck.metrics import Metric, check_limit, find_metric
 from pytest_quantcheck.profiles.profile import BitWidth, Inconclusive, LayerName, Limit, Profile, Rule
 
 SCHEMA = 1

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion, titles
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Verdict
 from pytest_quantcheck.reporting.terminal import Line, wrapped
 from pytest_quantcheck.reporting.wording import (
     ascii_only,
     bound,
-    counted,
     fact_lines,
     failure_message,
     number,

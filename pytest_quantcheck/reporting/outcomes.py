@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.wording import (
-    MEANINGS,
     bound,
     concession,
-    counted,
     headline,
     next_steps,
     number,
@@ -83,6 +83,6 @@ def sentence(verdict: Verdict) -> str:
     if value is None:
         why = verdict.estimate.reason
     else:
-        why = f"{number(value)}, limit {bound(verdict)} ({MEANINGS[verdict.metric]})"
+        why = f"{number(value)}, limit {bound(verdict)} ({METRICS[verdict.metric].meaning})"
     fact = ": ".join(filter(None, (headline(verdict), why)))
     return "; ".join(filter(None, (fact, concession(verdict))))

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pytest_quantcheck.metrics import METRICS, Metric
+from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.records import Comparison, Estimate, Verdict
-from pytest_quantcheck.reporting.wording import SMALLEST, concession, counted, interval_name, next_step, number
+from pytest_quantcheck.reporting.wording import SMALLEST, concession, interval_name, next_step, number
 
 _SIGNS = {"max": "<=", "min": ">="}
 
@@ -164,4 +165,4 @@ def _state(estimate: Estimate) -> str:
 
 def _places(layers: Sequence[int | None]) -> str:
     numbers = [str(layer) for layer in layers if layer is not None]
-    return f"{'layer' if len(numbers) == 1 else 'layers'} {', '.join(numbers)}" if numbers else ""
+    return f"{plural(len(numbers), 'layer')} {', '.join(numbers)}" if numbers else ""

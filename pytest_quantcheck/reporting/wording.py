@@ -7,20 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Estimate, Verdict
 
-MEANINGS = {
-    "accuracy_drop": "share of right answers that was lost",
-    "confidence_drift": "how far the mean confidence moved",
-    "ace_drift": "how far the gap between confidence and accuracy moved",
-    "kl_divergence": "how far the probabilities of the answers moved",
-    "flip_rate": "share of prompts that get another answer",
-    "dead_neuron_delta": "change in the share of neurons that never fire",
-    "dead_neuron_churn": "share of neurons that died or came to life",
-    "faint_neuron_churn": "share of neurons that fell silent or rose, for their layer",
-    "salient_overlap": "share of the neurons behind an answer that stayed the same",
-    "redundancy_change": "how far the correlations between neurons moved",
-}
-"""What the value of each metric is, for who has not read the paper."""
-
 SMALLEST = 1e-4
 """Numbers nearer to zero are said to be below it."""
 
@@ -34,9 +20,8 @@ _OWN_LIMIT = "limit="
 _OWN_STEP = "release a higher bit-width; or, if the change is acceptable, say so: give the assertion another limit="
 """What to do where the limit is that of a user's assertion, which no option reaches."""
 
-BAD_SIDES = {"max": "above", "min": "below"}
 BOUNDS = {"max": "at most", "min": "at least"}
-"""Where a limit fails, and what it asks for, by its direction."""
+"""Words for what a limit asks for, by its direction."""
 
 _KEY_WIDTH = 13
 
@@ -83,11 +68,6 @@ def interval_text(estimate: Estimate) -> str:
     return f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}"
 
 
-def counted(n: int, noun: str) -> str:
-    """A number of things, such as `1 prompt` and `1,000 prompts`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 def printable(text: str) -> str:
     r"""The text on one line, with everything that would steer a terminal written as an escape.
 
@@ -109,7 +89,7 @@ def headline(verdict: Verdict) -> str:
     subject = f"{METRICS[verdict.metric].title} of {verdict.candidate} on {verdict.prompt_set}{place}"
     sentences = {
         "passed": f"{subject} is within its limit",
-        "failed": f"{subject} is {BAD_SIDES[verdict.direction]} its limit",
+        "failed": f"{subject} is {METRICS[verdict.metric].failing_side} its limit",
         "inconclusive": f"{estimate.n_prompts:,} prompts are too few to say whether {subject} is within its limit",
         "unmeasured": f"{subject} could not be measured",
     }
@@ -165,7 +145,7 @@ def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
     doubts: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.status == "inconclusive":
-            doubts.setdefault(_samples_option(verdict), []).append(verdict)
+            doubts.setdefault(METRICS[verdict.metric].more_evidence, []).append(verdict)
     for found in doubts.values():
         yield _prompts_step(max(found, key=lambda verdict: verdict.prompts_needed or math.inf))
 
@@ -177,15 +157,11 @@ def _printable(character: str) -> str:
 
 
 def _prompts_step(verdict: Verdict) -> str:
-    option = _samples_option(verdict)
+    option = METRICS[verdict.metric].more_evidence
     if verdict.prompts_needed is None:
         return f"measure more prompts (--quantcheck-{option}); none can say how many would settle it"
     needed = verdict.prompts_needed
     return f"about {needed:,} prompts would settle it: add prompts, and --quantcheck-{option}={needed}"
-
-
-def _samples_option(verdict: Verdict) -> str:
-    return "attribution-samples" if verdict.metric == "salient_overlap" else "samples"
 
 
 def _facts(verdict: Verdict) -> dict[str, str]:
@@ -193,7 +169,7 @@ def _facts(verdict: Verdict) -> dict[str, str]:
     models = {"reference": estimate.reference, "candidate": estimate.candidate}
     facts = {
         "value": _value(estimate),
-        "meaning": MEANINGS[verdict.metric],
+        "meaning": METRICS[verdict.metric].meaning,
         "limit": f"{bound(verdict)} ({_origin(verdict)})",
         **{model: number(value) for model, value in models.items() if value is not None},
         "prompts": f"{estimate.n_prompts:,} of {verdict.prompt_set}{estimate.method and f' ({estimate.method})'}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -16,7 +15,8 @@ import msgspec
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
-from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.prompts import PromptSet, read_prompts
@@ -86,8 +86,7 @@ class Gate:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that the profile gates and that this run can measure, in the order of tables."""
-        gated, attributed = self.profile.metrics, self.settings.attribution.method != "off"
-        return tuple(name for name in METRICS if name in gated and (attributed or name != "salient_overlap"))
+        return judgeable(self.profile.metrics, attributed=self.settings.attribution.method != "off")
 
     def load(self, bits: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.
@@ -100,7 +99,7 @@ class Gate:
             SettingsError: no such bit-width or candidate.
         """
         subject = self._subjects.exact(bits)
-        with _without_library_warnings():
+        with ignore_library_warnings():
             from pytest_quantcheck.models.loading import load  # noqa: PLC0415 - heavy
 
             return load(self._subjects.source(subject), self._subjects.bits(subject))
@@ -142,7 +141,7 @@ class Gate:
         bits, name = self._subjects.exact(bits), self._prompt_set(prompts)
         if (bits, name) not in self._compared:
             candidate, reference = self.measure(bits, name), self.measure(REFERENCE, name)
-            with _without_library_warnings():
+            with ignore_library_warnings():
                 self._compared[bits, name] = self._comparison(bits, reference, candidate)
         return refuse_identical(self._compared[bits, name])
 
@@ -204,7 +203,7 @@ class Gate:
     def _only_try(self, subject: str) -> Iterator[None]:
         """Remember what goes wrong: it would go wrong again."""
         try:
-            with _without_library_warnings():
+            with ignore_library_warnings():
                 yield
         except Exception as error:
             _let_go(error)
@@ -266,18 +265,6 @@ def _let_go(error: BaseException | None) -> None:
     while error:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _without_library_warnings() -> Iterator[None]:
-    """Keep to themselves what libraries warn of while they are imported, load a model or run it.
-
-    A user can do nothing about a name that torch deprecates and transformers still uses; under `-W error` it would
-    turn a gate red that has nothing against the model. What the gate has to say are verdicts and errors.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _named(prompt_sets: Iterable[PromptSet]) -> dict[str, PromptSet]:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.reporting.wording import MEANINGS, ascii_only, failure_message, headline, number, printable
+from pytest_quantcheck.reporting.wording import ascii_only, failure_message, headline, number, printable
 
 
 @pytest.mark.parametrize(
@@ -177,8 +176,3 @@ def test_ascii_text_is_printable_ascii(text):
 def test_letters_of_any_language_stay():
     """A message keeps the names that people gave."""
     assert printable("größe 問題") == "größe 問題"
-
-
-def test_every_metric_has_a_meaning():
-    """No metric is shown without a sentence for newcomers."""
-    assert MEANINGS.keys() == METRICS.keys()

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes
 from pytest_quantcheck.reporting.wording import (
-    MEANINGS,
     bound,
     concession,
-    counted,
     headline,
     interval_text,
     next_step,
@@ -109,7 +109,7 @@ def _finding(verdict: Verdict, report: Report, sections: Mapping[tuple[str, str]
     return Objection(
         sentence=headline(verdict),
         status=verdict.status,
-        meaning=MEANINGS[verdict.metric],
+        meaning=METRICS[verdict.metric].meaning,
         beyond=_beyond_by(verdict),
         amount=_amount(verdict),
         where=_where(verdict, report),

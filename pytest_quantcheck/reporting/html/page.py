@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
 from pytest_quantcheck.reporting.html.candidates import MARKS, findings_of, release_headline, unopposed
@@ -20,8 +21,6 @@ from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import (
-    MEANINGS,
-    counted,
     interval_name,
     number,
     value_text,
@@ -138,7 +137,7 @@ def _line(row: Row) -> Line:
     found, verdict = row.estimate, row.verdict
     return Line(
         title=row.metric.title,
-        meaning=MEANINGS[row.metric.name],
+        meaning=row.metric.meaning,
         layer="" if found.layer is None else str(found.layer),
         scale=scale_of(found, verdict),
         value="-" if found.value is None else value_text(found),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.reporting import Report
 from pytest_quantcheck.storage import write_atomically
@@ -44,8 +44,7 @@ def _write_page(path: Path, report: bytes, prompt_sets: Mapping[str, PromptSet])
     with suppress(OSError):
         path.unlink()  # where no new page can be made, an older one would be taken for this report's
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of fonts that lack a letter: they must not become errors
+        with ignore_library_warnings():  # of fonts that lack a letter
             from pytest_quantcheck.reporting.html import html_report  # noqa: PLC0415 - heavy, and an extra
 
             page = html_report(msgspec.json.decode(report, type=Report), prompt_sets)

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterator
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.profiles.profile import Limit, Profile, Rule
-from pytest_quantcheck.reporting.wording import BAD_SIDES, BOUNDS, interval_name, printable
+from pytest_quantcheck.profiles import Limit, Profile, Rule
+from pytest_quantcheck.reporting.wording import BOUNDS, interval_name, printable
 
 WIDTH = 80
 
@@ -46,7 +46,7 @@ def _decision(profile: Profile) -> str:
 
 def _metric_lines(name: str, rules: list[Rule]) -> Iterator[str]:
     metric = METRICS[name]
-    yield f"{name} ({metric.title}): fails {BAD_SIDES[metric.direction]} its limit"
+    yield f"{name} ({metric.title}): fails {metric.failing_side} its limit"
     for rule in rules:
         case = _case(rule) or ("every other case" if len(rules) > 1 else "every case")
         value = f"{BOUNDS[rule.limit.direction]} {rule.limit.value!r} {metric.unit}".rstrip()
