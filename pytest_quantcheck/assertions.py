@@ -15,7 +15,7 @@ from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS, Metric, find_metric
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.wording import concession, failure_message, headline
+from pytest_quantcheck.reporting.wording import failure_message, headline, reason_to_accept
 
 DEFAULT_PROFILE = "default@2"
 
@@ -104,5 +104,5 @@ def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> 
     if not verdict.acceptable:
         raise AssertionError(failure_message(verdict))
     if verdict.warning:
-        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {concession(verdict)}"), stacklevel=3)
+        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {reason_to_accept(verdict)}"), stacklevel=3)
     return verdict

@@ -1,4 +1,4 @@
-"""The functions that estimate the metrics, each registered under the name of its metric."""
+"""Registry of the functions that estimate metrics."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def estimates(metric: str) -> Callable[[_Estimator], _Estimator]:
 
 
 def estimators(*, layered: bool) -> Iterator[tuple[str, Callable[..., Estimate]]]:
-    """Yield the name and the function of each metric with layers, or of each without."""
+    """Yield the functions of the metrics with or without layers, with names."""
     return ((name, estimate) for name, estimate in _ESTIMATORS.items() if METRICS[name].layered == layered)

@@ -1,4 +1,4 @@
-"""A profile in words, and what two profiles differ in; each function yields lines of text."""
+"""Descriptions of profiles and of their differences, as lines of text."""
 
 import textwrap
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _DECISIONS = {
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:
-    """Yield a profile in full: what it is, how it decides, and every limit with its case and its evidence."""
+    """Yield a whole profile: description, decision rule, and every limit with its evidence."""
     yield from _wrapped(profile.label)
     yield from _wrapped(profile.path)
     yield ""
@@ -30,14 +30,14 @@ def profile_lines(profile: Profile) -> Iterator[str]:
 
 
 def difference_lines(old: Profile, new: Profile) -> Iterator[str]:
-    """Yield what is not the same in two profiles, name, version and path aside; nothing when all is."""
+    """Yield the differences between two profiles, except name, version and path."""
     yield from _change("decision.confidence", repr(old.confidence), repr(new.confidence))
     yield from _change("decision.inconclusive", old.inconclusive, new.inconclusive)
     before, after = ({_place(rule): rule.limit for rule in profile.rules} for profile in (old, new))
     for place in dict.fromkeys([*before, *after]):
         yield from _limit_change(place, before.get(place), after.get(place))
     if old.description != new.description:
-        yield "description: another text"
+        yield "description: changed"
 
 
 def _decision(profile: Profile) -> str:

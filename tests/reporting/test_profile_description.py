@@ -98,7 +98,7 @@ DIFFERENCES = [
     (("= 0.9", "= 0.95"), "decision.confidence: 0.9 -> 0.95"),
     (('"fail"', '"point"'), "decision.inconclusive: fail -> point"),
     (("too", "again"), "metrics.salient_overlap: the same limit on other evidence"),
-    (("For tests", "For nothing"), "description: another text"),
+    (("For tests", "For nothing"), "description: changed"),
 ]
 
 

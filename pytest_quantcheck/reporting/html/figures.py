@@ -48,7 +48,7 @@ def paper_figures(groups: Sequence[Group], name: str) -> Iterator[Figure]:
 
 
 def group_figures(group: Group, name: str) -> Iterator[Figure]:
-    """Yield the figures of one candidate on one prompt set, without those that have no data."""
+    """Yield the figures of one candidate on one prompt set."""
     if group.comparison:
         for figures in _FIGURES:
             yield from figures(group.comparison, group.verdicts, name)
@@ -92,7 +92,7 @@ def _reliability(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
     ]
     yield Figure(
         "Reliability",
-        "accuracy over confidence in ten bins of equal count; below the dotted line a model is surer than it is right",
+        "accuracy over confidence in ten bins of equal count; below the dotted line a model is overconfident",
         f"Reliability diagram of both models. Largest gap between confidence and accuracy in a bin: {worst}",
         Markup(drawing.reliability(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
         ("bin", "prompts", *(f"{model} {side}" for model, _ in _MODELS for side in ("confidence", "accuracy"))),
@@ -101,7 +101,7 @@ def _reliability(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
 
 
 def _metrics(found: Comparison, verdicts: Verdicts, name: str) -> Iterator[Figure]:
-    """Yield the figures over the layers that the rows of the metrics ask for."""
+    """Yield the figures over the layers of each metric's row."""
     for metric in METRICS.values():
         estimates, place = found.of(metric.name), f"{name}-{metric.name}"
         if metric.figure == "change" and any(one.value is not None for one in estimates):
@@ -201,7 +201,7 @@ def _pair_counts(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
 
 
 def _strong_pairs(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
-    """Yield strongly correlated pairs over the layers, where not every layer is drawn."""
+    """Yield strongly correlated pairs over the layers, if not all are drawn."""
     x = sorted(found.histograms)
     if len(x) <= DRAWN:
         return
