@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS, Metric, find_metric
+from pytest_quantcheck.options.labels import DEFAULT_PROFILE
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.wording import failure_message, headline, reason_to_accept
-
-DEFAULT_PROFILE = "default@2"
 
 
 class QuantcheckWarning(UserWarning):
@@ -68,24 +67,13 @@ def _make_assertion(metric: Metric) -> Callable[..., Verdict]:
 
 def _docstring(metric: Metric) -> str:
     worst = " The worst layer decides." if metric.layered else ""
-    unit = f", in {metric.unit}" if metric.unit else ""
     return f"""Fail when the {metric.title} is {metric.failing_side} its limit: {metric.meaning}.
 
-    The value: {metric.definition}; from {metric.least:g} to {metric.most:g}{unit}.{worst}
+    The value: {metric.definition}.{worst}
+    It lies between {metric.least:g} and {metric.most:g} {metric.unit}.
 
-    Args:
-        comparison: from the `quantcheck` fixture's `compare`, or from `comparing.compare`.
-        limit: replaces the profile's limits for this metric; finite, at least 0{unit}.
-
-    Returns:
-        The verdict.
-
-    Raises:
-        AssertionError: the metric is beyond its limit, unmeasured, or inconclusive where the profile does not allow
-            that.
-        ProfileError: the limit cannot be used, or there is none.
-        TypeError: `comparison` is not a comparison.
-    """
+    `limit` replaces the profile's limits for this metric. Arguments, result and errors are those of `assert_metric`.
+    """.replace(" .", ".")
 
 
 def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> Verdict:

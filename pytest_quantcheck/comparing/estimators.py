@@ -16,10 +16,9 @@ _ESTIMATORS: dict[str, Callable[..., Estimate]] = {}
 def estimates(metric: str) -> Callable[[_Estimator], _Estimator]:
     """Register the decorated function as the one that estimates a metric.
 
-    The metric's row says what the function takes. Without layers: both models' `Answers` and the `Sampling`. With
-    layers: the layer's number, both models' `Activations` there, the number of prompts and the `Sampling`; a metric
-    that needs attributions takes the layer's number, both models' `Saliency` there and the `Sampling`. Estimates stand
-    in a comparison in the order in which their functions are registered.
+    It takes both models' `Answers` and a `Sampling`. For a layered metric it takes the layer's number, both models'
+    `Activations` there, the number of prompts and a `Sampling`; if the metric needs attributions, the layer's number,
+    both models' `Saliency` there and a `Sampling`. A comparison has its estimates in the order of registration.
     """
 
     def register(function: _Estimator) -> _Estimator:

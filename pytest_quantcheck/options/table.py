@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.options.labels import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     import pytest
@@ -188,7 +189,7 @@ OPTIONS: tuple[Option, ...] = (
         _late("values.parse_neurons"),
         "N",
     ),
-    Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@2"),
+    Option("profile", "threshold profile: NAME@VERSION or a .toml file", DEFAULT_PROFILE),
     Option(
         "fail",
         "replace one limit of the profile, such as ace_drift:0.05",

@@ -37,11 +37,14 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     metrics: dict[str, Any]
 
 
-class _Override(msgspec.Struct, forbid_unknown_fields=True):
+class _Given(msgspec.Struct, forbid_unknown_fields=True):
     evidence: str
     max: float | None = None
     min: float | None = None
     from_prompts: int = 1
+
+
+class _Override(_Given):
     bits: BitWidth | None = None
     layer: int | LayerName | None = None
     model: str | None = None
@@ -52,11 +55,7 @@ class _Override(msgspec.Struct, forbid_unknown_fields=True):
         return ", ".join(f"{name}={value}" for name, value in keys.items() if value is not None)
 
 
-class _Table(msgspec.Struct, forbid_unknown_fields=True):
-    evidence: str
-    max: float | None = None
-    min: float | None = None
-    from_prompts: int = 1
+class _Table(_Given):
     override: tuple[_Override, ...] = ()
 
 
@@ -136,7 +135,7 @@ def _read_metric(name: str, raw: Any, label: str) -> list[Rule]:
     return [base, *rules.values()]
 
 
-def _read_limit(metric: Metric, table: _Table | _Override, place: str, source: str) -> Limit:
+def _read_limit(metric: Metric, table: _Given, place: str, source: str) -> Limit:
     wrong = "min" if metric.direction == "max" else "max"
     value = getattr(table, metric.direction)
     if getattr(table, wrong) is not None:

@@ -81,7 +81,7 @@ class Group(NamedTuple):
             verdict, estimates = self.verdicts.get(metric.name), self.estimates(metric.name)
             if not (verdict or estimates):
                 continue
-            chosen = verdict.estimate if verdict else _worst(estimates, metric)
+            chosen = verdict.estimate if verdict else worst_estimate(estimates, metric)
             yield Row(metric, verdict, chosen)
             if layers:
                 yield from (Row(metric, None, one, beside=True) for one in estimates if one.layer != chosen.layer)
@@ -133,7 +133,8 @@ def _cell(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
-def _worst(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
+def worst_estimate(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
+    """Return the estimate of the worst layer, or the first if none has a value."""
     measured = [estimate for estimate in estimates if estimate.applicable and estimate.value is not None]
     worst = max if metric.direction == "max" else min
     return worst(measured, key=lambda estimate: estimate.value or 0.0) if measured else estimates[0]

@@ -13,7 +13,7 @@ from pytest_quantcheck.metrics import METRICS, Metric, ModelsFigure
 from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
 from pytest_quantcheck.reporting.html import drawing
 from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Series
-from pytest_quantcheck.reporting.rows import Group
+from pytest_quantcheck.reporting.rows import Group, worst_estimate
 from pytest_quantcheck.reporting.wording import number
 
 DRAWN = 4
@@ -133,9 +133,8 @@ def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | No
     x = [one.layer or 0 for one in estimates]
     series = Series("value and interval", CANDIDATE, x, *columns)
     limit = verdict.limit if verdict else None
-    there = [one for one in estimates if one.value is not None]
     remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
-    worst = (max if metric.direction == "max" else min)(there, key=lambda one: one.value or 0.0)
+    worst = worst_estimate(estimates, metric)
     return Figure(
         title,
         metric.meaning,
