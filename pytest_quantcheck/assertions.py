@@ -1,21 +1,26 @@
-"""Assertions for users' own tests: each fails when one metric of a comparison is beyond its limit."""
+"""Assertions for users' tests: each fails when one metric of a comparison is not within its limit.
+
+Each metric in `METRICS` has its own: `assert_` and the metric's name.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.judging import judge
-from pytest_quantcheck.limits import find_metric
+from pytest_quantcheck.metrics import METRICS, Metric, find_metric
+from pytest_quantcheck.options.labels import DEFAULT_PROFILE
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.wording import concession, failure_message, headline
-
-DEFAULT_PROFILE = "default@2"
+from pytest_quantcheck.reporting.wording import failure_message, headline, reason_to_accept
 
 
 class QuantcheckWarning(UserWarning):
-    """A verdict that passes with a word: inconclusive under a profile that lets that pass."""
+    """A verdict that passes and needs attention: inconclusive or unmeasured, where that is allowed."""
 
 
 def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = None) -> Verdict:
@@ -30,81 +35,49 @@ def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = 
         The verdict.
 
     Raises:
-        AssertionError: the metric is beyond its limit, unmeasured, or inconclusive where the profile does not
-            let that pass. The text says what moved, how far, how sure that is and against which limit.
+        AssertionError: the metric is beyond its limit, unmeasured, or inconclusive where the profile does not allow
+            that. The text says what moved, how far, how sure that is and against which limit.
         ProfileError: the limit cannot be used, or there is none.
-        TypeError: what was handed over is no comparison.
+        TypeError: `comparison` is not a comparison.
         ValueError: there is no such metric.
     """
     __tracebackhide__ = True
     return _assert_within(comparison, metric, limit)
 
 
-def assert_accuracy_drop(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when accuracy falls by more than the limit: mean(correct) of the reference less the candidate's."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "accuracy_drop", limit)
+if not TYPE_CHECKING:  # type checkers read the names in __init__.pyi
+
+    def __getattr__(name: str) -> Callable[..., Verdict]:
+        metric = METRICS.get(name.removeprefix("assert_"))
+        if metric is None or name != f"assert_{metric.name}":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _make_assertion(metric)
 
 
-def assert_confidence_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the mean confidence moves by more than the limit, up or down."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "confidence_drift", limit)
+@cache
+def _make_assertion(metric: Metric) -> Callable[..., Verdict]:
+    def check(comparison: Comparison, *, limit: float | None = None) -> Verdict:
+        __tracebackhide__ = True
+        return _assert_within(comparison, metric.name, limit)
+
+    check.__name__ = check.__qualname__ = f"assert_{metric.name}"
+    check.__doc__ = _docstring(metric)
+    return check
 
 
-def assert_ace_drift(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the adaptive calibration error (ten equal-count bins) moves by more than the limit, up or down."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "ace_drift", limit)
+def _docstring(metric: Metric) -> str:
+    worst = " The worst layer decides." if metric.layered else ""
+    return f"""Fail when the {metric.title} is {metric.failing_side} its limit: {metric.meaning}.
 
+    The value: {metric.definition}.{worst}
+    It lies between {metric.least:g} and {metric.most:g} {metric.unit}.
 
-def assert_kl_divergence(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the mean KL divergence of the answer distributions, in nats, exceeds the limit."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "kl_divergence", limit)
-
-
-def assert_flip_rate(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the share of prompts whose answer changed exceeds the limit."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "flip_rate", limit)
-
-
-def assert_dead_neuron_delta(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when a layer's number of dead neurons moves by more than the limit, as a share of its neurons."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "dead_neuron_delta", limit)
-
-
-def assert_dead_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when more than the limit of a layer's neurons die or come alive: equal counts can hide other neurons."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "dead_neuron_churn", limit)
-
-
-def assert_faint_neuron_churn(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when more than the limit of a layer's neurons become faint or cease to be, for their layer's own scale.
-
-    `default@2` gates this metric, `default@1` does not.
-    """
-    __tracebackhide__ = True
-    return _assert_within(comparison, "faint_neuron_churn", limit)
-
-
-def assert_salient_overlap(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when the mean Jaccard index of a layer's salient neurons falls below the limit."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "salient_overlap", limit)
-
-
-def assert_redundancy_change(comparison: Comparison, *, limit: float | None = None) -> Verdict:
-    """Fail when a layer's correlations between neurons move by more than the limit on average."""
-    __tracebackhide__ = True
-    return _assert_within(comparison, "redundancy_change", limit)
+    `limit` replaces the profile's limits for this metric. Arguments, result and errors are those of `assert_metric`.
+    """.replace(" .", ".")
 
 
 def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> Verdict:
-    """Judge; a warning points at the line that called the public function."""
+    """Judge one metric; a warning points at the line that called the public function."""
     __tracebackhide__ = True
     find_metric(metric)
     if not isinstance(comparison, Comparison):
@@ -119,5 +92,5 @@ def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> 
     if not verdict.acceptable:
         raise AssertionError(failure_message(verdict))
     if verdict.warning:
-        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {concession(verdict)}"), stacklevel=3)
+        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {reason_to_accept(verdict)}"), stacklevel=3)
     return verdict

@@ -1,4 +1,4 @@
-"""Comparison x profile -> verdict: on which side of the limit an interval lies."""
+"""Judge comparisons by a profile: on which side of its limit does an interval lie?"""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from pytest_quantcheck.records import RELEASED, WORST_FIRST, Comparison, Estimat
 
 
 def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
-    """Judge one metric by a profile; None when the profile does not gate it, or only from more prompts up.
+    """Judge one metric of a comparison by a profile.
 
-    A layered metric is as good as its worst gated layer. Layers where the reference gives no definition take no
-    part; if no gated layer is left, or nothing was estimated, the metric is unmeasured.
+    The worst gated layer decides for a layered metric. Layers where the metric is not defined for the reference are
+    left out. If no gated layer remains, or nothing was estimated, the metric is unmeasured.
+
+    Returns:
+        The verdict, or None when the profile does not gate the metric, or not with so few prompts.
     """
     estimates = comparison.of(metric) or _not_measured(comparison, metric, profile)
     gated = [(e, limit) for e in estimates if (limit := _limit(comparison, e, profile)) is not None]
     if not gated:
         return None
-    counted = [(e, limit) for e, limit in gated if e.applicable] or [_none_left(comparison, profile, gated)]
-    return min((_verdict(comparison, estimate, limit, profile) for estimate, limit in counted), key=_severity)
+    applicable = [(e, limit) for e, limit in gated if e.applicable] or [_none_left(comparison, profile, gated)]
+    return min((_verdict(comparison, estimate, limit, profile) for estimate, limit in applicable), key=_severity)
 
 
 def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
@@ -40,7 +43,7 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
 
 
 def _bit_width(comparison: Comparison) -> str:
-    """What a limit for one bit-width is for: also the checkpoint that bitsandbytes saved at that bit-width."""
+    """Return the bit-width by which limits are chosen; checkpoints saved by bitsandbytes have one."""
     candidate = comparison.candidate_provenance
     released = candidate.bits == RELEASED
     return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
@@ -48,8 +51,8 @@ def _bit_width(comparison: Comparison) -> str:
 
 def _not_measured(comparison: Comparison, metric: str, profile: Profile) -> tuple[Estimate, ...]:
     layers = comparison.reference_provenance.layers if METRICS[metric].layered else (None,)
-    nothing = _nothing(metric, "it was not measured", comparison, profile)
-    return tuple(msgspec.structs.replace(nothing, layer=layer) for layer in layers)
+    estimate = _unmeasured(metric, "it was not measured", comparison, profile)
+    return tuple(msgspec.structs.replace(estimate, layer=layer) for layer in layers)
 
 
 def _none_left(
@@ -57,10 +60,10 @@ def _none_left(
 ) -> tuple[Estimate, Limit]:
     reasons = "; ".join(f"layer {estimate.layer}: {estimate.reason}" for estimate, _ in gated)
     estimate, limit = gated[0]
-    return _nothing(estimate.metric, reasons, comparison, profile), limit
+    return _unmeasured(estimate.metric, reasons, comparison, profile), limit
 
 
-def _nothing(metric: str, reason: str, comparison: Comparison, profile: Profile) -> Estimate:
+def _unmeasured(metric: str, reason: str, comparison: Comparison, profile: Profile) -> Estimate:
     return Estimate(
         metric=metric, confidence=profile.confidence, n_prompts=comparison.n_prompts, method="", reason=reason
     )
@@ -106,13 +109,13 @@ def _acceptable(status: Status, estimate: Estimate, limit: Limit, profile: Profi
 
 
 def _margin(estimate: Estimate, limit: Limit) -> float:
-    """How far the value is on the good side of the limit."""
+    """Return the distance of the value from the limit, positive on the good side."""
     assert estimate.value is not None
     return limit.value - estimate.value if limit.direction == "max" else estimate.value - limit.value
 
 
 def _needed(estimate: Estimate, limit: Limit) -> int | None:
-    """Prompts that would settle it; for the overlap prompts to attribute, of which only some converge."""
+    """Return the number of prompts that would settle a verdict: prompts to attribute, where only some converge."""
     assert estimate.value is not None
     assert estimate.low is not None
     assert estimate.high is not None
@@ -130,7 +133,7 @@ def _needed(estimate: Estimate, limit: Limit) -> int | None:
 
 
 def _severity(verdict: Verdict) -> tuple[bool, int, float]:
-    """Sort key, worst first: what is not acceptable, then by status, then by how far over the limit."""
+    """Return a sort key, worst first: acceptable or not, status, distance beyond the limit."""
     value, sign = verdict.estimate.value, 1 if METRICS[verdict.metric].direction == "max" else -1
     margin = 0.0 if value is None else sign * (verdict.limit - value)
     return verdict.acceptable, WORST_FIRST.index(verdict.status), margin

@@ -1,33 +1,218 @@
-"""The metrics a gate decides by: their names, and on which side of a limit they are good."""
+"""The only list of metrics: one row says everything that the package knows about a metric."""
 
+import difflib
+import math
+from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
+
+Need = Literal["answers", "golds", "activations", "correlations", "attributions", "many prompts"]
+"""Data that a metric is estimated from; `many prompts`: with few prompts there is no estimate, or no interval."""
+
+
+class ModelsFigure(NamedTuple):
+    """A figure of each model's own quantity: bars, or lines over the layers of a layered metric."""
+
+    title: str
+    note: str
+    axis: str = ""
 
 
 class Metric(NamedTuple):
     """One quantity that a comparison estimates and a profile limits.
 
-    `direction` is the side of the limit that fails: `"max"` means that a value above the limit fails,
-    `"min"` that a value below it does. A `layered` metric has one estimate for each measured layer.
+    `title` and `meaning` say what the value is to readers who have not read the paper, `definition` how it is
+    computed. `direction` is the side of the limit that fails: `"max"` means that a value above the limit fails, `"min"`
+    that a value below it does. A `layered` metric has one estimate for each measured layer. `least` and `most` are the
+    range of the value, in `unit`; a metric that fails below its limit has a range from 0 to 1. `figure` says how the
+    HTML page draws the metric: `"change"` is the value with its interval over the layers, None no figure.
     """
 
     name: str
     title: str
+    meaning: str
+    definition: str
     direction: Literal["max", "min"]
-    layered: bool
+    needs: tuple[Need, ...]
+    layered: bool = False
     unit: str = ""
+    least: float = 0.0
+    most: float = 1.0
+    figure: ModelsFigure | Literal["change"] | None = None
+
+    @property
+    def failing_side(self) -> str:
+        """The side of the limit on which a value fails: `above` or `below`."""
+        return "above" if self.direction == "max" else "below"
+
+    @property
+    def more_evidence(self) -> str:
+        """The option, without its prefix, by which a run collects more evidence for this metric."""
+        return "attribution-samples" if "attributions" in self.needs else "samples"
+
+    @property
+    def largest_shift(self) -> float:
+        """The distance between an unchanged model's value and the worst possible value."""
+        return self.most if self.direction == "max" else 1 - self.least
 
 
 _ALL = (
-    Metric("accuracy_drop", "accuracy drop", "max", layered=False),
-    Metric("confidence_drift", "confidence drift", "max", layered=False),
-    Metric("ace_drift", "ACE drift", "max", layered=False),
-    Metric("kl_divergence", "KL divergence", "max", layered=False, unit="nats"),
-    Metric("flip_rate", "flip rate", "max", layered=False),
-    Metric("dead_neuron_delta", "dead-neuron delta", "max", layered=True),
-    Metric("dead_neuron_churn", "dead-neuron churn", "max", layered=True),
-    Metric("faint_neuron_churn", "faint-neuron churn", "max", layered=True),
-    Metric("salient_overlap", "salient-neuron overlap", "min", layered=True),
-    Metric("redundancy_change", "redundancy change", "max", layered=True),
+    Metric(
+        "accuracy_drop",
+        "accuracy drop",
+        "share of right answers that was lost",
+        "mean(correct) of the reference minus mean(correct) of the candidate",
+        "max",
+        ("answers", "golds"),
+        least=-1.0,
+        figure=ModelsFigure("Accuracy", "share of right answers (as the paper's Figure 1)"),
+    ),
+    Metric(
+        "confidence_drift",
+        "confidence drift",
+        "how far the mean confidence moved",
+        "absolute difference of the mean confidences, up or down",
+        "max",
+        ("answers",),
+        figure=ModelsFigure("Confidence", "mean probability of the answer given (as the paper's Figure 2)"),
+    ),
+    Metric(
+        "ace_drift",
+        "ACE drift",
+        "how far the gap between confidence and accuracy moved",
+        "absolute difference of the adaptive calibration errors (ten equal-count bins), up or down",
+        "max",
+        ("answers", "golds", "many prompts"),
+        figure=ModelsFigure(
+            "Calibration error (ACE)", "mean gap between confidence and accuracy (as the paper's Figure 3)"
+        ),
+    ),
+    Metric(
+        "kl_divergence",
+        "KL divergence",
+        "how far the probabilities of the answers moved",
+        "mean KL(reference, candidate) of the answer distributions",
+        "max",
+        ("answers",),
+        unit="nats",
+        most=math.inf,
+    ),
+    Metric(
+        "flip_rate",
+        "flip rate",
+        "share of prompts that get another answer",
+        "share of prompts whose most probable answer token is another one",
+        "max",
+        ("answers",),
+    ),
+    Metric(
+        "dead_neuron_delta",
+        "dead-neuron delta",
+        "change in the share of neurons that never fire",
+        "absolute difference of a layer's numbers of dead neurons, divided by its number of neurons",
+        "max",
+        ("activations",),
+        layered=True,
+        figure=ModelsFigure("Dead neurons", "share of a layer's neurons that never fire", "share of neurons"),
+    ),
+    Metric(
+        "dead_neuron_churn",
+        "dead-neuron churn",
+        "share of neurons that died or came to life",
+        "share of a layer's neurons that are dead in one model only; equal counts can hide different neurons",
+        "max",
+        ("activations",),
+        layered=True,
+        figure="change",
+    ),
+    Metric(
+        "faint_neuron_churn",
+        "faint-neuron churn",
+        "share of neurons that fell silent or rose, for their layer",
+        "share of a layer's neurons that are faint in one model only, on the scale of the reference's layer",
+        "max",
+        ("activations",),
+        layered=True,
+        figure="change",
+    ),
+    Metric(
+        "salient_overlap",
+        "salient-neuron overlap",
+        "share of the neurons behind an answer that stayed the same",
+        "mean Jaccard index of the two models' salient neurons in a layer, over prompts",
+        "min",
+        ("answers", "attributions"),
+        layered=True,
+        figure="change",
+    ),
+    Metric(
+        "redundancy_change",
+        "redundancy change",
+        "how far the correlations between neurons moved",
+        "mean absolute difference of the correlations between a layer's neurons",
+        "max",
+        ("activations", "correlations"),
+        layered=True,
+        most=2.0,
+        figure="change",
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric of a name.
+
+    Raises:
+        ValueError: there is no such metric; lists those there are, and names the most similar one.
+    """
+    if not isinstance(name, str) or name not in METRICS:
+        known = ", ".join(METRICS)
+        raise ValueError(f"unknown metric {name!r}; known metrics are {known}.{nearest(str(name), METRICS)}")
+    return METRICS[name]
+
+
+def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[str, ...]:
+    """Return the gated metrics that a run can measure, in the order of `METRICS`.
+
+    Args:
+        gated: names of the metrics that a profile limits.
+        attributed: whether answers are attributed to neurons.
+    """
+    return tuple(
+        name for name, metric in METRICS.items() if name in gated and (attributed or "attributions" not in metric.needs)
+    )
+
+
+def check_limit(metric: Metric, value: float) -> float:
+    """Return a limit as a float.
+
+    Raises:
+        ValueError: it is not a number, not finite, negative, or no value of the metric can be within it.
+    """
+    least = max(0.0, metric.least)
+    if not _finite(value) or value < least:
+        raise ValueError(f"expected a finite limit of at least {least:g} for {metric.name}, got {value!r:.100}")
+    if metric.direction == "min" and value > metric.most:
+        raise ValueError(
+            f"expected a limit of at most {metric.most:g} for {metric.name} (its largest value), got {value}"
+        )
+    return float(value)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a question that offers the most similar known word, or an empty text if none is similar.
+
+    >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
+    " Did you mean 'ace_drift'?"
+    """
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _finite(value: float) -> bool:
+    """Return whether a value is a finite number; True and False are not numbers here."""
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_quantcheck.limits import find_metric
+from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
 SCHEMA = 2

@@ -3,7 +3,6 @@
 import argparse
 import importlib.metadata
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -16,12 +15,14 @@ from pytest_quantcheck.commands.stored import find_measurements
 from pytest_quantcheck.comparing import compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
+from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import REFERENCE, RELEASED, Comparison, Provenance, Verdict
 from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
-from pytest_quantcheck.reporting.files import REPORT, write_report
-from pytest_quantcheck.reporting.step_summary import append_to_step_summary
+from pytest_quantcheck.reporting.publishing.directory import REPORT, write_report
+from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
 from pytest_quantcheck.storage import load_measurement
 
 
@@ -36,8 +37,7 @@ def run(asked: argparse.Namespace) -> int:
     """
     given = read(asked, COMPARE)
     profile = load_profile(given["profile"]).with_limits(given["fail"], "--fail").allowing(given["allow_unmeasured"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with ignore_library_warnings():
         comparisons = list(_comparisons(Path(asked.reference), Path(asked.candidate), profile))
     verdicts = [verdict for comparison in comparisons for verdict in _verdicts(comparison, profile)]
     if not verdicts:
@@ -84,11 +84,10 @@ def _name(provenance: Provenance) -> str:
 
 def _verdicts(comparison: Comparison, profile: Profile) -> Iterator[Verdict]:
     attributed = not comparison.reference_provenance.attribution.startswith("off")
-    for metric in profile.metrics:
-        if attributed or metric != "salient_overlap":
-            verdict = judge(comparison, metric, profile)
-            if verdict is not None:
-                yield verdict
+    for metric in judgeable(profile.metrics, attributed=attributed):
+        verdict = judge(comparison, metric, profile)
+        if verdict is not None:
+            yield verdict
 
 
 def _files(

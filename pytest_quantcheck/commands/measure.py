@@ -4,7 +4,6 @@ import argparse
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.output import FINE, say
 from pytest_quantcheck.commands.stored import check_free, size
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import REFERENCE, Measurement, Provenance
 from pytest_quantcheck.reporting import ProgressLine
@@ -30,8 +30,7 @@ def run(asked: argparse.Namespace) -> int:
     given = read(asked, MEASURE)
     _check_together(given)
     began, out = time.monotonic(), Path(given["out"])
-    with warnings.catch_warnings():  # libraries warn of themselves; users cannot change that
-        warnings.simplefilter("ignore")
+    with ignore_library_warnings():
         gate = Gate(_settings(given), _progress())
         check_free(out, gate.prompt_sets, force=given["force"])
         for name, measurement in _stored(gate, out):

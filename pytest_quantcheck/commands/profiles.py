@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pytest_quantcheck.commands.output import FINE, OTHERWISE, complain, say
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.profiles.checking import check_files, check_published
-from pytest_quantcheck.profiles.describing import difference_lines, profile_lines
 from pytest_quantcheck.profiles.published import load_profile
+from pytest_quantcheck.reporting.profile_description import difference_lines, profile_lines
 
 
 def run(asked: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pytest_quantcheck.analyses.calibration import adaptive_calibration_error, r
 from pytest_quantcheck.analyses.divergence import kl_on_support
 from pytest_quantcheck.analyses.draws import Counts
 from pytest_quantcheck.analyses.resampling import Floats, Interval, paired_shares, share
+from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import Sampling
 from pytest_quantcheck.records import Answer, Answers, Estimate, Flip, Measurement, ReliabilityBin
 
@@ -19,11 +20,8 @@ BINS = 10
 def prompt_estimates(reference: Measurement, candidate: Measurement, sampling: Sampling) -> Iterator[Estimate]:
     """Yield the estimate of every metric that has no layers."""
     before, after = reference.answers, candidate.answers
-    yield _accuracy_drop(before, after, sampling)
-    yield _confidence_drift(before, after, sampling)
-    yield _ace_drift(before, after, sampling)
-    yield _kl_divergence(before, after, sampling)
-    yield _flip_rate(before, after, sampling)
+    for _, estimate in estimators(layered=False):
+        yield estimate(before, after, sampling)
 
 
 def reliability(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
@@ -51,6 +49,7 @@ def _answer(model: Measurement, i: int) -> Answer:
     return Answer(text=text, confidence=float(answers.confidence[i]), correct=bool(answers.correct[i]))
 
 
+@estimates("accuracy_drop")
 def _accuracy_drop(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     lost, won, n = (
         int((before.correct & ~after.correct).sum()),
@@ -68,6 +67,7 @@ def _accuracy_drop(before: Answers, after: Answers, sampling: Sampling) -> Estim
     )
 
 
+@estimates("confidence_drift")
 def _confidence_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     change = after.confidence - before.confidence
     return sampling.drift(
@@ -81,6 +81,7 @@ def _confidence_drift(before: Answers, after: Answers, sampling: Sampling) -> Es
     )
 
 
+@estimates("ace_drift")
 def _ace_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     n = len(before.index)
     if n < BINS:
@@ -103,6 +104,7 @@ def _ace_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     )
 
 
+@estimates("kl_divergence")
 def _kl_divergence(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     n = len(before.index)
     try:
@@ -115,6 +117,7 @@ def _kl_divergence(before: Answers, after: Answers, sampling: Sampling) -> Estim
     return sampling.estimate("kl_divergence", float(divergence.mean()), interval, n, method=method, details=details)
 
 
+@estimates("flip_rate")
 def _flip_rate(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
     flips, n = int((before.token != after.token).sum()), len(before.index)
     details = {

@@ -28,8 +28,12 @@ from pytest_quantcheck.analyses.redundancy import (
 )
 from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
+from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import Facts, Sampling
+from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
+
+Masks = NDArray[np.bool_]
 
 FEWEST = 5
 """Prompts attributed in both models below which their overlap is not averaged."""
@@ -40,11 +44,11 @@ def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sa
     n = len(reference.answers.index)
     for layer in reference.provenance.layers:
         before, after = reference.activations[layer], candidate.activations[layer]
-        yield from _dead_neurons(layer, before, after, n, sampling)
-        yield _faint_neuron_churn(layer, before, after, n, sampling)
-        yield _redundancy_change(layer, before, after, n, sampling)
-        if layer in reference.saliency:
-            yield _salient_overlap(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
+        for metric, estimate in estimators(layered=True):
+            if "attributions" not in METRICS[metric].needs:
+                yield estimate(layer, before, after, n, sampling)
+            elif layer in reference.saliency:
+                yield estimate(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
 
 
 def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
@@ -81,20 +85,33 @@ def _median(values: NDArray[Any]) -> float | None:
     return float(np.median(finite)) if finite.size else None
 
 
-def _dead_neurons(
-    layer: int, before: Activations, after: Activations, n: int, sampling: Sampling
-) -> Iterator[Estimate]:
-    sizes, there = _tokens(before), _tokens(before) > 0
+@estimates("dead_neuron_delta")
+def _dead_neuron_delta(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+    masks, left_out, there = _dead(before, after)
+    facts, floor = _counted(layer, masks, there)
+    gain = float(dead_neuron_gain(*masks))
+    spread = _spread(dead_neuron_gain(*left_out), gain, _tokens(before)[there], sampling) + floor
+    return sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
+
+
+@estimates("dead_neuron_churn")
+def _dead_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+    masks, left_out, there = _dead(before, after)
+    facts, floor = _counted(layer, masks, there)
+    churn = float(dead_neuron_churn(*masks))
+    spread = _spread(dead_neuron_churn(*left_out), churn, _tokens(before)[there], sampling) + floor
+    return sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+
+
+def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Masks], Masks]:
+    """Return both models' dead neurons, those without each group of prompts, and the groups there are."""
+    there = _tokens(before) > 0
     masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
     left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
-    facts, floor = _counted(layer, masks, there)
-    gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling) + floor
-    yield sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
-    yield sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+    return masks, left_out, there
 
 
+@estimates("faint_neuron_churn")
 def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
     """Churn by what is faint in the reference's layer, whose scale is known anew with each group left out."""
     sizes, there = _tokens(before), _tokens(before) > 0
@@ -122,6 +139,7 @@ def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.b
     return facts, floor
 
 
+@estimates("redundancy_change")
 def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
     """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
 
@@ -161,6 +179,7 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
     )
 
 
+@estimates("salient_overlap")
 def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, sampling: Sampling) -> Estimate:
     metric, tried = "salient_overlap", len(before.index)
     if not attributable(before.converged):

@@ -10,6 +10,7 @@ import msgspec
 
 from pytest_quantcheck.controls.catalogue import CONTROLS, Kind
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import plural
 from pytest_quantcheck.records import Verdict
 
 ControlOutcome = Literal["passed", "failed", "not applicable"]
@@ -189,6 +190,5 @@ def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[Contro
 
 
 def _share(outcomes: Sequence[ControlOutcome], one: str, many: str) -> str:
-    counted = [outcome for outcome in outcomes if outcome != "not applicable"]
-    passed = counted.count("passed")
-    return f"{passed} of {len(counted)} {one if len(counted) == 1 else many}" if counted else ""
+    judged = [outcome for outcome in outcomes if outcome != "not applicable"]
+    return f"{judged.count('passed')} of {len(judged)} {plural(len(judged), one, many)}" if judged else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_quantcheck.limits import nearest
+from pytest_quantcheck.metrics import nearest
 
 PAPER_NODES = 50
 _METHODS = ("adaptive", "paper", "off")

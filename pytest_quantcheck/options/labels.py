@@ -2,6 +2,9 @@
 
 import re
 
+DEFAULT_PROFILE = "default@2"
+"""Profile of a gate and of an assertion for which the user names none."""
+
 _LABEL = re.compile(r"(\w[\w-]{0,63})(?:@([1-9]\d{0,8}))?", re.ASCII)
 
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.options.labels import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     import pytest
@@ -194,7 +195,7 @@ OPTIONS: tuple[Option, ...] = (
         _late("values.parse_neurons"),
         "N",
     ),
-    Option("profile", "threshold profile: NAME@VERSION or a .toml file", "default@2"),
+    Option("profile", "threshold profile: NAME@VERSION or a .toml file", DEFAULT_PROFILE),
     Option(
         "fail",
         "replace one limit of the profile, such as ace_drift:0.05",
@@ -298,7 +299,7 @@ def check_ini_keys(config: pytest.Config) -> None:
     """
     unknown = [key for key in config._get_unknown_ini_keys() if key.startswith("quantcheck_")]  # noqa: SLF001 - no public way
     if unknown:
-        from pytest_quantcheck.limits import nearest  # noqa: PLC0415 - rarely needed
+        from pytest_quantcheck.metrics import nearest  # noqa: PLC0415 - rarely needed
 
         known = [option.dest for option in OPTIONS]
         raise SettingsError(

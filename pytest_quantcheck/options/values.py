@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_quantcheck.limits import check_limit, find_metric, nearest
+from pytest_quantcheck.metrics import check_limit, find_metric, nearest
 from pytest_quantcheck.options.labels import read_label
 
 BIT_WIDTHS: Mapping[str, str] = {

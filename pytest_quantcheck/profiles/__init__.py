@@ -1,4 +1,4 @@
-"""Threshold profiles: read, checked, and asked for the limit of one case."""
+"""Threshold profiles: read, check, and look up the limit of one case."""
 
 from pytest_quantcheck.profiles.profile import Limit, Profile, Rule
 from pytest_quantcheck.profiles.published import (

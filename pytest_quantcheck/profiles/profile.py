@@ -1,4 +1,4 @@
-"""A threshold profile and the limits it gives."""
+"""Records of a threshold profile and its limits."""
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from pytest_quantcheck.errors import ProfileError
-from pytest_quantcheck.limits import check_limit, find_metric
+from pytest_quantcheck.metrics import check_limit, find_metric
 
 BitWidth = Literal["bf16", "fp16", "fp32", "int8", "nf4", "fp4"]
 LayerName = Literal["first", "middle", "last"]
@@ -17,11 +17,11 @@ _CASE_KEYS = ("bits", "layer", "model", "prompts")
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
-    """What one metric must keep to in one case.
+    """Limit of one metric in one case.
 
     `direction` is `"max"` when a `value` above the limit fails and `"min"` when one below it does; `evidence`
-    says what was measured to set it; `source` says which table of which profile, or which option, it is from.
-    With fewer than `from_prompts` prompts the metric is reported and does not gate: chance would decide.
+    says what was measured to set the limit; `source` names the table of a profile, or the option, that gives it.
+    With fewer than `from_prompts` prompts the metric is reported and does not gate, because chance would decide.
     """
 
     metric: str
@@ -33,7 +33,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Case(NamedTuple):
-    """What a limit is asked for: a candidate, a block of the model, the model and the prompt set."""
+    """Case to find a limit for: candidate, block, model and prompt set."""
 
     bits: str | None
     layer: int | None
@@ -43,16 +43,16 @@ class Case(NamedTuple):
 
     @property
     def layer_names(self) -> tuple[int | LayerName | None, ...]:
-        """The block's number and its name, if it has one."""
+        """The block's number and its name, or None."""
         if self.layer is None or self.n_layers is None:
             return ()
         return (self.layer, block_name(self.layer, self.n_layers))
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit and the cases it is for: those that agree with every key that is set.
+    """A limit and its cases: those that agree with every key that is set.
 
-    `layer` is a block number, or the name of a block; a block has one name: a model of one block has only a first.
+    `layer` is the number or the name of a block. A block has one name: the only block of a model is `first`.
     """
 
     limit: Limit
@@ -63,21 +63,21 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def case(self) -> dict[str, int | str]:
-        """The keys that are set, in the order of their texts; none in the rule for every other case."""
+        """The keys that are set, in order; empty in the rule for every other case."""
         return {key: value for key in _CASE_KEYS if (value := getattr(self, key)) is not None}
 
     @property
     def rank(self) -> int:
-        """Number of keys that are set: the most specific rule wins."""
+        """The number of keys that are set: the most specific rule wins."""
         return len(self.case)
 
     def matches(self, case: Case) -> bool:
-        """Whether the rule is for this case."""
+        """Return whether the rule is for this case."""
         named = all(getattr(self, key) in (None, getattr(case, key)) for key in _NAMED_KEYS)
         return named and (self.layer is None or self.layer in case.layer_names)
 
     def may_meet(self, other: "Rule") -> bool:
-        """Whether some case matches both rules: there is no key on which they differ."""
+        """Return whether some case matches both rules: they differ in no key."""
         named = ((getattr(self, key), getattr(other, key)) for key in _NAMED_KEYS)
         if any(one is not None and two is not None and one != two for one, two in named):
             return False
@@ -87,8 +87,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A version of a threshold profile.
 
-    `confidence` is the level of every interval; `inconclusive` says what a verdict does whose interval holds the
-    limit: `fail`, `warn` (pass with a word) or `point` (decide by the point estimate).
+    `confidence` is the level of every interval; `inconclusive` says how to judge an interval that contains the
+    limit: `fail`, `warn` (pass with a warning) or `point` (decide by the point estimate).
     """
 
     name: str
@@ -102,12 +102,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """Name and version, as `--quantcheck-profile` takes them."""
+        """The name and version, as `--quantcheck-profile` takes them."""
         return f"{self.name}@{self.version}"
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that the profile gates by, in the order of its file."""
+        """The metrics with a limit, in the order of the profile's file."""
         return tuple(dict.fromkeys(rule.limit.metric for rule in self.rules))
 
     def limit(
@@ -120,20 +120,28 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         model: str | None = None,
         prompts: str | None = None,
     ) -> Limit | None:
-        """The most specific limit for this case, or None when the profile does not gate by this metric.
+        """Return the most specific limit for a case, or None.
 
-        `bits` is the candidate's exact bit-width, `layer` a block out of `n_layers`, `model` the reference as it
-        was named, `prompts` the name of the prompt set.
+        Args:
+            metric: name of the metric.
+            bits: the candidate's exact bit-width.
+            layer: number of a block.
+            n_layers: number of blocks of the model.
+            model: the reference as the user named it.
+            prompts: name of the prompt set.
+
+        Raises:
+            ValueError: there is no such metric, or `layer` is given without `n_layers`.
         """
         if layer is not None and n_layers is None:
-            raise ValueError("expected n_layers beside layer: without it no block is known to be the last")
+            raise ValueError("expected n_layers with layer: without it the last block is not known")
         find_metric(metric)
         case = Case(bits, layer, n_layers, model, prompts)
         matching = [rule for rule in self.rules if rule.limit.metric == metric and rule.matches(case)]
         return max(matching, key=lambda rule: rule.rank).limit if matching else None
 
     def with_limits(self, pairs: Iterable[tuple[str, float]], source: str = "--quantcheck-fail") -> "Profile":
-        """The same profile with other limits: each pair's limit replaces all limits of its metric."""
+        """Return the profile with new limits, each for all its metric's cases."""
         profile = self
         for name, value in pairs:
             others = tuple(rule for rule in profile.rules if rule.limit.metric != name)
@@ -141,12 +149,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return profile
 
     def allowing(self, metrics: Iterable[str]) -> "Profile":
-        """The same profile for a user who lets these metrics pass unmeasured."""
+        """Return the profile with metrics that may pass unmeasured."""
         return msgspec.structs.replace(self, allow_unmeasured=tuple(metrics))
 
 
 def block_name(layer: int, n_layers: int) -> LayerName | None:
-    """The one name of a block: first, else last, else middle, which is block (L-1)//2 of L.
+    """Return the name of a block: first, last, or middle, block (L-1)//2 of L.
 
     >>> [block_name(layer, 5) for layer in range(5)]
     ['first', None, 'middle', None, 'last']

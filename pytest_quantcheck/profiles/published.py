@@ -1,4 +1,4 @@
-"""Where profiles are found, and the checksums that keep published versions as they are."""
+"""Published profiles: their directory and their checksums."""
 
 import hashlib
 import re
@@ -16,15 +16,17 @@ CHECKSUMS = "CHECKSUMS"
 
 
 def thresholds_directory() -> Path:
-    """Where the published profiles are, in a wheel and in a checkout alike."""
+    """Return the directory of published profiles, in a wheel or checkout."""
     return _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 
 
 def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
     """Read a profile: `NAME@VERSION` for a published one, or the path of a `.toml` file.
 
-    Published profiles are looked for in `directory`, by default those that came with the package, and must have
-    the checksum that was published with them. Raises `ProfileError`.
+    A published profile is read from `directory`, by default the package's own, and must have its published checksum.
+
+    Raises:
+        ProfileError: the profile does not exist, cannot be read, is not valid or was changed.
     """
     if spec.endswith(".toml"):
         return read_profile(_read_bytes(Path(spec).expanduser()), spec)
@@ -37,24 +39,26 @@ def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
 
 
 def checksum(data: bytes) -> str:
-    r"""SHA-256 of a profile, the same whether a checkout ends its lines with `\n` or `\r\n`."""
+    r"""Return the SHA-256 of a profile; `\r\n` counts as `\n`."""
     return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def published_checksums(directory: Path | None = None) -> dict[str, str]:
-    """Each published profile, such as `default/1.toml`, and its checksum."""
+    """Return the checksum of each published profile, such as `default/1.toml`."""
     path = (directory or thresholds_directory()) / CHECKSUMS
     sums = {}
     for number, line in enumerate(_read_bytes(path).decode().splitlines(), start=1):
         match = re.fullmatch(r"([0-9a-f]{64})  (\S+)", line)
         if not match or match[2] in sums:
-            raise ProfileError(f"{path}, line {number}: expected a checksum, two blanks and a new file, got {line!r}")
+            raise ProfileError(
+                f"{path}, line {number}: expected a checksum, two blanks and a file listed once, got {line!r}"
+            )
         sums[match[2]] = match[1]
     return sums
 
 
 def changed_profiles(directory: Path | None = None) -> list[str]:
-    """Files that are not what was published: changed, gone, or without a checksum; sorted."""
+    """Return the files that are changed, deleted or without a checksum, sorted."""
     directory = directory or thresholds_directory()
     found = {path.relative_to(directory).as_posix(): checksum(path.read_bytes()) for path in directory.glob("*/*.toml")}
     published = published_checksums(directory)

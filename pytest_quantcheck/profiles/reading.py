@@ -1,4 +1,4 @@
-"""From a profile's TOML to a `Profile`; every error names the place in the file."""
+"""Reading of profiles from TOML; every error names its place in the file."""
 
 import itertools
 import tomllib
@@ -7,8 +7,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from pytest_quantcheck.errors import ProfileError
-from pytest_quantcheck.limits import check_limit, find_metric
-from pytest_quantcheck.metrics import Metric
+from pytest_quantcheck.metrics import Metric, check_limit, find_metric
 from pytest_quantcheck.profiles.profile import BitWidth, Inconclusive, LayerName, Limit, Profile, Rule
 
 SCHEMA = 1
@@ -21,7 +20,7 @@ _WORDS = {
     "bits": get_args(BitWidth),
     "layer": ("a block number", *get_args(LayerName)),
 }
-"""What a key that takes one of a few words may say."""
+"""The words that a key may have as its value."""
 
 
 class _Decision(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,11 +37,14 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     metrics: dict[str, Any]
 
 
-class _Override(msgspec.Struct, forbid_unknown_fields=True):
+class _Given(msgspec.Struct, forbid_unknown_fields=True):
     evidence: str
     max: float | None = None
     min: float | None = None
     from_prompts: int = 1
+
+
+class _Override(_Given):
     bits: BitWidth | None = None
     layer: int | LayerName | None = None
     model: str | None = None
@@ -53,16 +55,12 @@ class _Override(msgspec.Struct, forbid_unknown_fields=True):
         return ", ".join(f"{name}={value}" for name, value in keys.items() if value is not None)
 
 
-class _Table(msgspec.Struct, forbid_unknown_fields=True):
-    evidence: str
-    max: float | None = None
-    min: float | None = None
-    from_prompts: int = 1
+class _Table(_Given):
     override: tuple[_Override, ...] = ()
 
 
 class _PlaceError(Exception):
-    """What is wrong at which place of the file."""
+    """A problem and its place in the file."""
 
     def __init__(self, place: str, problem: str) -> None:
         super().__init__(f"{place}: {problem}")
@@ -71,8 +69,9 @@ class _PlaceError(Exception):
 def read_profile(data: bytes, path: str) -> Profile:
     """Read and check the bytes of a profile; `path` names it in errors.
 
-    Raises `ProfileError` with the path and the place, such as `metrics.ace_drift.max`, for anything that is
-    unknown, missing, of another type or not a limit.
+    Raises:
+        ProfileError: something is unknown, missing, of a wrong type or not a limit; names the path and the place, such
+            as `metrics.ace_drift.max`.
     """
     try:
         return _to_profile(_convert(tomllib.loads(data.decode("utf-8-sig")), _Document, ""), path)
@@ -136,7 +135,7 @@ def _read_metric(name: str, raw: Any, label: str) -> list[Rule]:
     return [base, *rules.values()]
 
 
-def _read_limit(metric: Metric, table: _Table | _Override, place: str, source: str) -> Limit:
+def _read_limit(metric: Metric, table: _Given, place: str, source: str) -> Limit:
     wrong = "min" if metric.direction == "max" else "max"
     value = getattr(table, metric.direction)
     if getattr(table, wrong) is not None:
@@ -163,9 +162,9 @@ def _read_limit(metric: Metric, table: _Table | _Override, place: str, source: s
 
 def _read_override(metric: Metric, override: _Override, place: str, label: str) -> Rule:
     if not override.describe():
-        raise _PlaceError(place, "expected at least one of bits, layer, model, prompts: what is it for?")
+        raise _PlaceError(place, "expected at least one of bits, layer, model, prompts: the case of this limit")
     if override.layer is not None and not metric.layered:
-        raise _PlaceError(f"{place}.layer", f"{metric.name} has no layers; take the key out")
+        raise _PlaceError(f"{place}.layer", f"{metric.name} has no layers; remove the key")
     if isinstance(override.layer, int) and override.layer < 0:
         raise _PlaceError(f"{place}.layer", f"expected a block counted from 0, got {override.layer}")
     limit = _read_limit(metric, override, place, f"{label} ({override.describe()})")
@@ -178,5 +177,5 @@ def _refuse_ambiguity(rules: dict[str, Rule]) -> None:
             raise _PlaceError(
                 second,
                 f"has as many keys as {first} and both can match the same case, so neither wins; "
-                "give one a further key",
+                "add another key to one of them",
             )

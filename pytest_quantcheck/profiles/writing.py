@@ -1,4 +1,4 @@
-"""From a `Profile` to the TOML that `read_profile` reads back."""
+"""Writing of profiles as TOML that `read_profile` can read."""
 
 import re
 from collections.abc import Iterator
@@ -7,23 +7,23 @@ from pytest_quantcheck.profiles.profile import Profile, Rule
 from pytest_quantcheck.profiles.reading import SCHEMA
 
 WIDTH = 100
-"""Longest row of a text that can be broken between words; its key, or the end of the text, may come on top."""
+"""Most characters in a row of a long text, without its key and its quotes."""
 
 _SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
 
 
 def profile_text(profile: Profile) -> str:
-    """The text of a profile's file; what `read_profile` makes of it is this profile, but for the path.
+    """Return a profile's file; `read_profile` reads the same profile from it, except the path.
 
-    Of each metric, the limit without a case comes first among its rules, as in a file.
+    The first rule of each metric must be the limit without a case, as in a file.
     """
     return "\n".join((*_head(profile), *(line for rule in profile.rules for line in _table(rule)), ""))
 
 
 def toml_string(text: str) -> str:
-    r"""A text as a TOML string; a long one goes over several lines, which reading joins again.
+    r"""Return a text as a TOML string; a long text has several lines, which a reader joins.
 
-    What is no character of UTF-8 (a byte of a path that could not be decoded) is written as an escape of that byte.
+    A byte that is not UTF-8, as in some paths, is written as an escape.
 
     >>> print(toml_string('a "b"\x07'))
     "a \"b\"\u0007"
@@ -56,7 +56,7 @@ def _table(rule: Rule) -> Iterator[str]:
 
 
 def _rows(text: str) -> Iterator[str]:
-    """Break a text between words; the blanks stay at the ends of rows, as reading drops those at their starts."""
+    """Break a text between words; blanks stay at row ends, as a reader drops leading ones."""
     row = ""
     for word in re.findall(r"\S+\s*|\s+", text):
         added = _escaped(word)

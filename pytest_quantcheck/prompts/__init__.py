@@ -1,4 +1,4 @@
-"""Prompt sets: built in, from CSV or JSONL files, or the paper's data sets from the hub."""
+"""Prompt sets: built in, CSV or JSONL files, or data sets of the hub."""
 
 from pytest_quantcheck.prompts.promptset import PromptSet
 from pytest_quantcheck.prompts.sources import read_prompts

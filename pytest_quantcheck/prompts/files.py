@@ -1,4 +1,4 @@
-"""Rows of a CSV or JSONL file, checked one by one."""
+"""Reading and checking of the rows of CSV and JSONL files."""
 
 import csv
 import io
@@ -12,14 +12,16 @@ from pytest_quantcheck.errors import PromptError
 
 Row = Mapping[str, str]
 REQUIRED = ("prompt", "gold")
-_LONGEST_FIELD = 2**31 - 1  # what a C long holds on every platform
+_LONGEST_FIELD = 2**31 - 1  # the largest C long on every platform
 
 
 def read_rows(path: Path) -> dict[int, Row]:
-    """Every row of a file by its number: rows below a CSV's header, or lines of a JSONL file, from 1.
+    """Return every row of a file by its number from 1.
 
-    Each row has text in every column, and `prompt` and `gold` are not blank; `PromptError` says which row is
-    not like that.
+    The number counts rows below a CSV's header, or lines of a JSONL file. Every column of a row is text.
+
+    Raises:
+        PromptError: the file cannot be read, or a row lacks a column or has a blank `prompt` or `gold`; names the row.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
@@ -59,7 +61,7 @@ def _read_csv(path: Path, text: str) -> dict[int, Row]:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB a field, which is global, for as long as a file is read."""
+    """Raise the csv module's global limit for a field (128 KiB) temporarily."""
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         yield
@@ -111,8 +113,10 @@ def _check_columns(place: str, found: list[str]) -> None:
 def _check_row(path: Path, number: int, row: Row) -> None:
     for name in REQUIRED:
         if not row[name].strip():
-            raise PromptError(f"{path}, row {number}: the {name} is empty; fill it in or take the row out")
+            raise PromptError(f"{path}, row {number}: the {name} is empty; fill it in or remove the row")
     try:
         "".join(row.values()).encode()
     except UnicodeEncodeError as problem:
-        raise PromptError(f"{path}, row {number}: half of a surrogate pair ({problem.reason}); no text") from None
+        raise PromptError(
+            f"{path}, row {number}: half of a surrogate pair, which is not text: {problem.reason}"
+        ) from None

@@ -1,7 +1,7 @@
-"""The paper's data sets from the Hugging Face hub, with its templates.
+"""Data sets of the paper from the Hugging Face hub, with templates.
 
-The templates are the paper's (Singh and Sajjad, arXiv 2508.16785), but for IMDB, whose wording was not
-published in a form that could be read: that one is ours.
+The templates are the paper's (Singh and Sajjad, arXiv 2508.16785), except that of IMDB: the paper's wording is not
+legible, so the template is ours.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from pytest_quantcheck.prompts.files import Row
 
 @dataclass(frozen=True)
 class HubSet:
-    """A data set on the hub: where it is, its template, and how one of its records becomes a row."""
+    """A data set on the hub: its place, its template, and how a record becomes a row."""
 
     path: str
     split: str
@@ -92,20 +92,28 @@ HUB_SETS = {
 
 
 def find_hub_set(name: str) -> HubSet:
-    """The data set behind `hf:NAME`."""
+    """Return the data set of `hf:NAME`.
+
+    Raises:
+        PromptError: there is no such data set.
+    """
     if name not in HUB_SETS:
         raise PromptError(f"prompts: expected hf: and one of {', '.join(HUB_SETS)}, got hf:{name}")
     return HUB_SETS[name]
 
 
 def read_hub_rows(name: str) -> dict[int, Row]:
-    """Download a data set and make rows of its records, numbered from 1; needs the library `datasets`."""
+    """Download a data set and return its rows, numbered from 1.
+
+    Raises:
+        PromptError: the library `datasets` is missing, or the data set cannot be loaded or has unexpected records.
+    """
     hub_set = find_hub_set(name)
     return to_rows(name, _load(name, hub_set))
 
 
 def to_rows(name: str, records: Iterable[Mapping[str, Any]]) -> dict[int, Row]:
-    """The rows of a data set's records, numbered from 1.
+    """Return the rows of a data set's records, numbered from 1.
 
     >>> to_rows("boolq", [{"question": "is ice cold", "answer": True}])
     {1: {'prompt': 'is ice cold', 'gold': 'True'}}

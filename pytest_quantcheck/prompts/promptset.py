@@ -1,4 +1,4 @@
-"""The record of one prompt set."""
+"""Record of one prompt set."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pytest_quantcheck.prompts.template import render
 class PromptSet:
     """Prompts with gold answers, in the order in which they are measured.
 
-    `name` stands in node ids. `prompts`, `golds` and `rows` have one entry for each prompt: the raw prompt, its
+    `name` is a part of node ids. `prompts`, `golds` and `rows` have one entry for each prompt: the raw prompt, its
     gold answer without surrounding blanks, and its row in the source, counted from 1 (rows below the header of
     a CSV file, lines of a JSONL file). The order is a seeded permutation of the source, so that the first k
     prompts are a random sample of it. `format` is applied to each prompt by `texts`; it is None when there is
@@ -30,18 +30,20 @@ class PromptSet:
     chat: bool | None = None
 
     def __len__(self) -> int:
-        """Number of prompts."""
+        """Return the number of prompts."""
         return len(self.prompts)
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What the model reads, before any chat template."""
+        """The texts that the model reads, before any chat template."""
         if self.format is None:
             return self.prompts
         return tuple(render(self.format, {"prompt": prompt}) for prompt in self.prompts)
 
     def template_used(self, *, chat: bool) -> str:
-        """How a measurement's provenance spells the template, where a tokenizer's chat template is used or not.
+        """Return the template as a measurement's provenance names it.
+
+        `chat`: whether the tokenizer's chat template is used.
 
         >>> PromptSet("name", (), (), (), "source", "auto").template_used(chat=True)
         'chat:{prompt}'
@@ -50,14 +52,14 @@ class PromptSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know of the set beside what is measured on it: intervals take its prompts for different ones."""
+        """A warning if prompts repeat: intervals assume that all prompts differ."""
         n, repeated = len(self), len(self) - len(set(self.prompts))
         if not repeated:
             return ()
-        return (f"{repeated:,} of {n:,} prompts repeat others and tell nothing new: intervals are too narrow for that",)
+        return (f"{repeated:,} of {n:,} prompts repeat others and add no evidence: intervals are too narrow",)
 
     @property
     def hash(self) -> str:
-        """SHA-256 over all that decides what the model reads and which answer is right, order included."""
+        """SHA-256 of everything that decides texts, golds and their order."""
         content = json.dumps([self.prompts, self.golds, self.format, self.chat])
         return hashlib.sha256(content.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""From the name of a source to a prompt set."""
+"""Reading of a prompt set from its source."""
 
 import random
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pytest_quantcheck.prompts.promptset import PromptSet
 from pytest_quantcheck.prompts.template import Template, parse_template, render
 
 FEWEST_PROMPTS = 10
-"""Ten calibration bins need ten prompts."""
+"""Fewest prompts of a set: ten calibration bins need ten prompts."""
 
 BUILTIN = Path(__file__).parent.parent / "models" / "builtin" / "prompts.jsonl"
 
@@ -19,11 +19,16 @@ BUILTIN = Path(__file__).parent.parent / "models" / "builtin" / "prompts.jsonl"
 def read_prompts(source: str, *, template: str = "auto", samples: int = 1000, seed: int = 0) -> PromptSet:
     """Read, check and sample a prompt set.
 
-    `source` is `builtin`, a `.csv` or `.jsonl` file with `prompt` and `gold`, or `hf:NAME`, one of the paper's
-    data sets, which brings the paper's template unless `template` holds another format. The rows are put in an
-    order that only `seed` decides, and the first `samples` are taken: fewer samples are a prefix of more.
+    Args:
+        source: `builtin`, a `.csv` or `.jsonl` file with `prompt` and `gold`, or `hf:NAME`, one of the paper's data
+            sets, with the paper's template unless `template` has another format.
+        template: what `--quantcheck-template` takes.
+        samples: most prompts; the first so many rows in an order that only `seed` decides are taken, so that fewer
+            samples are a prefix of more.
+        seed: seed of that order.
 
-    Raises `PromptError` when the source cannot be read, a row is not as it must be, or too few prompts are left.
+    Raises:
+        PromptError: the source cannot be read, a row is not valid, or fewer than ten prompts are left.
     """
     chosen = _choose_template(source, parse_template(template))
     rows = _read_source(source)
@@ -81,5 +86,5 @@ def _check_fields(source: str, template: Template, rows: Mapping[int, Row]) -> N
         if missing:
             raise PromptError(
                 f"{source}, row {number}: the template uses the columns {missing}, found {sorted(row)}; "
-                f"write a literal brace twice"
+                f"write a literal brace as two braces"
             )

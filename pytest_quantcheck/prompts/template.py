@@ -1,4 +1,4 @@
-"""What `--quantcheck-template` may say, and how a template is applied to a row."""
+"""Values of `--quantcheck-template`, and their use on rows."""
 
 import re
 import string
@@ -12,9 +12,9 @@ _CHAT = {"auto": None, "chat": True, "raw": False}
 
 @dataclass(frozen=True)
 class Template:
-    """How a prompt becomes a text.
+    """Rule that turns a prompt into a text.
 
-    `chat`: wrap it in the tokenizer's chat template (True), do not (False), or do when there is one (None).
+    `chat`: wrap it in the tokenizer's chat template (True), do not (False), or wrap it if there is one (None).
     `format`: a format string over the columns of a row, or None to take the prompt as it is.
     """
 
@@ -27,15 +27,15 @@ class Template:
         return _fields(self.format) if self.format is not None else frozenset({"prompt"})
 
     def __str__(self) -> str:
-        """The spelling that `parse_template` reads back."""
+        """Return the text from which `parse_template` makes the same template."""
         mode = next(word for word, chat in _CHAT.items() if chat is self.chat)
         return mode if self.format is None else f"{mode}:{self.format}"
 
 
 def parse_template(spec: str) -> Template:
-    r"""Read `auto`, `chat` or `raw`, a FORMAT, or one of the words and a FORMAT behind a colon.
+    r"""Parse `auto`, `chat`, `raw`, FORMAT, or a word, a colon and FORMAT.
 
-    A FORMAT alone is raw. It holds `{prompt}` and may hold other columns; literal braces are doubled.
+    A FORMAT alone is raw. It contains `{prompt}` and may contain other columns; literal braces are doubled.
 
     >>> parse_template("chat:Respond with True or False only.\n{prompt}\nAnswer:").chat
     True
@@ -49,7 +49,7 @@ def parse_template(spec: str) -> Template:
 
 
 def render(format_: str, row: Mapping[str, str]) -> str:
-    """The text of one row.
+    """Return the text of one row.
 
     >>> render("{goal}: A or B?", {"goal": "boil water"})
     'boil water: A or B?'
@@ -66,7 +66,7 @@ def _fields(format_: str) -> frozenset[str]:
     try:
         parts = list(string.Formatter().parse(format_))
     except ValueError as problem:
-        raise PromptError(f"template {format_!r}: {problem}; write a literal brace twice: {{{{ or }}}}") from None
+        raise PromptError(f"template {format_!r}: {problem}; write a literal brace as {{{{ or }}}}") from None
     for _, name, spec, conversion in parts:
         if name is not None and (not name or spec or conversion or re.search(r"[.\[\]]|^\d+$", name)):
             raise PromptError(f"template {format_!r}: expected plain column names in braces, got {{{name}}}")

@@ -1,8 +1,8 @@
-"""What a run says: sentences, a table, a file and progress lines; nothing here writes but what it is handed."""
+"""Reports of a run as text: sentences, tables, JSON, HTML and progress lines."""
 
 from pytest_quantcheck.reporting.control_results import control_lines, control_message
 from pytest_quantcheck.reporting.json_report import Report, encode_certificate, encode_report, schema_text
-from pytest_quantcheck.reporting.markdown import fitted, markdown_lines
+from pytest_quantcheck.reporting.markdown import markdown_lines, truncate_lines
 from pytest_quantcheck.reporting.progress_line import ProgressLine
 from pytest_quantcheck.reporting.properties import verdict_properties
 from pytest_quantcheck.reporting.terminal import WIDEST, remark_lines, summary_lines
@@ -16,11 +16,11 @@ __all__ = [
     "control_message",
     "encode_certificate",
     "encode_report",
-    "fitted",
     "markdown_lines",
     "printable",
     "remark_lines",
     "schema_text",
     "summary_lines",
+    "truncate_lines",
     "verdict_properties",
 ]

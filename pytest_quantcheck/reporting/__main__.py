@@ -1,4 +1,7 @@
-"""Print the schema of report.json, as `report.schema.json` holds it; with `certificate` that of certificate.json."""
+"""Print the JSON Schema of report.json, or of certificate.json.
+
+The argument is `report`, the default, or `certificate`.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the controls of a run showed, in words: a line for each, and one sentence."""
+"""Results of controls in words: a line for each control, and one sentence."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion, titles
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Verdict
 from pytest_quantcheck.reporting.terminal import Line, wrapped
 from pytest_quantcheck.reporting.wording import (
     ascii_only,
     bound,
-    counted,
     fact_lines,
     failure_message,
     number,
@@ -19,15 +19,15 @@ from pytest_quantcheck.reporting.wording import (
 )
 
 _DUTIES = {"null": "must pass", "rewrite": "must pass", "defect": "must be caught"}
-_LET_OUT = "this gate would let such a model out: measure more prompts, or set tighter limits"
-_FALSE_ALARM = "this gate fails where nothing is wrong: measure more prompts, or set wider limits"
+_MISSED = "this gate would release such a model: measure more prompts, or set tighter limits"
+_FALSE_ALARM = "this gate fails a model that is not damaged: measure more prompts, or set wider limits"
 
 _FEWEST, _ENDLESS = 40, 100_000
-"""Characters below which an outcome says too little to be cut; more than any has."""
+"""Fewest characters to which an outcome is shortened; more characters than any outcome has."""
 
 
 def control_lines(results: Sequence[ControlResult], *, width: int = 80) -> Iterator[Line]:
-    """Yield each control in a line, or wrapped where there is no room, and the conclusion; nothing without controls."""
+    """Yield a line for each control, wrapped if needed, then the conclusion."""
     if not results:
         return
     for prompt_set in dict.fromkeys(result.prompt_set for result in results):
@@ -41,12 +41,12 @@ def control_lines(results: Sequence[ControlResult], *, width: int = 80) -> Itera
 
 
 def control_message(result: ControlResult) -> str:
-    """All that the reader of a failed control needs: a sentence, what was done, and the verdicts behind it."""
+    """Describe a failed control: a sentence, what was done, and the verdicts behind it."""
     defect = result.kind == "defect"
     facts = {
         "control": CONTROLS[result.control].summary,
         "done": result.done,
-        "next": _LET_OUT if defect else _FALSE_ALARM,
+        "next": _MISSED if defect else _FALSE_ALARM,
     }
     behind = [verdict for verdict in result.verdicts if defect or verdict.metric in result.seen_by]
     return "\n".join(
@@ -76,7 +76,7 @@ def _outcome(result: ControlResult, width: int) -> str:
 
 
 def _listed(word: str, metrics: Sequence[str], width: int) -> str:
-    """As many of the metrics as there is room for, and the number of the others."""
+    """List as many metrics as fit, and count the others."""
     for shown in range(len(metrics), 0, -1):
         left = len(metrics) - shown
         text = f"{word} {titles(metrics[:shown])}{f' and {left} more' if left else ''}"
@@ -94,7 +94,7 @@ def _colour(result: ControlResult) -> dict[str, bool]:
 
 
 def _alarm(verdict: Verdict) -> str:
-    """The verdict's own text; what a failed candidate should do is no advice for a model without damage."""
+    """Return the verdict's message, without its advice for a failed candidate."""
     text = failure_message(verdict)
     return text.partition("\n  next ")[0] if verdict.status == "failed" else text
 

@@ -1,4 +1,4 @@
-"""`report.json` and `certificate.json`: everything a run found, for machines, and the schemas they keep to."""
+"""Results of a run for machines: `report.json`, `certificate.json`, and their JSON Schemas."""
 
 import inspect
 import json
@@ -21,10 +21,10 @@ RunOutcome = Literal["passed", "failed"]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one run found; each comparison carries where its two measurements come from.
+    """All results of one run; each comparison says where its two measurements come from.
 
-    `settings` are the run's options; `profile` is the name and version of the threshold profile; `causes` are, by
-    candidate, what went wrong in each test that reached no verdict; `certificate` is there when controls were run.
+    `settings`: the run's options; `profile`: name and version of the threshold profile; `causes`: for each candidate,
+    what went wrong in each test without a verdict; `certificate`: present when controls were run.
     """
 
     schema: Schema
@@ -43,7 +43,7 @@ SCHEMAS: Mapping[str, tuple[type[msgspec.Struct], str]] = {
     "report": (Report, "pytest-quantcheck report"),
     "certificate": (Certificate, "pytest-quantcheck certificate"),
 }
-"""The record and the title of each file; `NAME.schema.json` beside this module holds its schema."""
+"""Record and title of each file; `NAME.schema.json` beside this module is its schema."""
 
 
 def encode_report(
@@ -58,10 +58,12 @@ def encode_report(
     causes: Mapping[str, Iterable[str]] | None = None,
     certificate: Certificate | None = None,
 ) -> bytes:
-    """The report as UTF-8 JSON: the same bytes for the same records, whatever the order of their mappings.
+    """Return the report as UTF-8 JSON: the same bytes for the same records.
 
-    `created` has a time zone. Raises `StorageError` with the place of a number that is not finite: JSON has no
-    such numbers, and a report must not turn them into something else.
+    The order of mappings makes no difference; `created` has a time zone.
+
+    Raises:
+        StorageError: a number is not finite, which JSON cannot store; names its place.
     """
     found = Report(
         schema=1,
@@ -79,12 +81,12 @@ def encode_report(
 
 
 def encode_certificate(certificate: Certificate) -> bytes:
-    """The certificate as UTF-8 JSON, on the same terms as a report."""
+    """Return the certificate as UTF-8 JSON, as `encode_report` does."""
     return _encode(certificate, "certificate")
 
 
 def schema_text(name: str = "report") -> str:
-    """The JSON Schema of a `report` or a `certificate`, as the file beside this module holds it."""
+    """Return the JSON Schema of a `report` or a `certificate`."""
     record, title = SCHEMAS[name]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
     schema = msgspec.json.schema(record)
@@ -103,7 +105,7 @@ def _builtin(value: Any) -> float | str:
 
 
 def _storable(value: Any, place: str) -> Any:
-    """The value as JSON can hold it; half surrogate pairs, as in file names that are not UTF-8, become escapes."""
+    """Return a value that JSON can store; bytes of file names that are not UTF-8 become escapes."""
     if isinstance(value, dict):
         return {_storable(key, place): _storable(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The summary of a run as Markdown, for the page that a CI system shows of a job."""
+"""Summary of a run as Markdown, for a CI job."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sen
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import printable
 
-_MEANT = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
-"""What GitHub would take for markup, HTML, a mention, an emoji, a link or a formula."""
+_MARKUP = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
+"""Characters that start markup, HTML, a mention, an emoji, a link or a formula on GitHub."""
 
 _RULES = ("---", "---:", "---:", "---", "---", "---")
 _CUT = "\n\nThis summary is cut short: there is no room for more.\n"
@@ -25,9 +25,9 @@ def markdown_lines(
     controls: Sequence[ControlResult] = (),
     remarks: Iterable[str] = (),
 ) -> Iterator[str]:
-    """Yield what the terminal's summary says, as lines of Markdown without their ends.
+    """Yield the terminal's summary as lines of Markdown, without line ends.
 
-    `causes`: by candidate, what went wrong in tests without a verdict; `remarks`: sentences on the run itself.
+    `causes`: for each candidate, what went wrong in tests without a verdict; `remarks`: sentences about the run.
     """
     verdicts = tuple(verdicts)
     yield from ("", f"## quantcheck: {escaped(model)}", "")
@@ -39,10 +39,10 @@ def markdown_lines(
     yield from (f"- {escaped(remark)}" for remark in remarks)
 
 
-def fitted(lines: Iterable[str], room: int) -> str:
-    """The lines with their ends, as many as fit into so many bytes of UTF-8; the text says so if some are left out.
+def truncate_lines(lines: Iterable[str], room: int) -> str:
+    """Join as many lines as fit into `room` bytes of UTF-8.
 
-    Nothing at all where there is not even room for that.
+    A sentence at the end says when lines are left out. The text is empty if there is no room for that sentence.
     """
     ended = [f"{line}\n" for line in lines]
     if sum(len(line.encode()) for line in ended) <= room:
@@ -54,12 +54,12 @@ def fitted(lines: Iterable[str], room: int) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""The text on one line, so that it is shown as it is and nothing in it is markup.
+    r"""Return the text on one line, with Markdown's special characters escaped.
 
     >>> print(escaped("a|b\n<script> `c`"))
     a\|b \<script\> \`c\`
     """
-    return _MEANT.sub(r"\\\g<0>", printable(text))
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def _outcome(outcome: CandidateOutcome) -> Iterator[str]:

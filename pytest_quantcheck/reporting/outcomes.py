@@ -1,23 +1,23 @@
-"""What a run says of each candidate: whether it may be released, what stands against it and what to do."""
+"""Outcome for each candidate: may it be released, what speaks against it, what to do."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.wording import (
-    MEANINGS,
     bound,
-    concession,
-    counted,
     headline,
     next_steps,
     number,
     printable,
+    reason_to_accept,
 )
 
 
 class CandidateOutcome(NamedTuple):
-    """One candidate: its verdicts, and for each test that reached none what went wrong."""
+    """One candidate's verdicts, and the cause of each test without a verdict."""
 
     candidate: str
     verdicts: tuple[Verdict, ...]
@@ -30,17 +30,17 @@ class CandidateOutcome(NamedTuple):
 
     @property
     def warnings(self) -> list[Verdict]:
-        """The verdicts to be looked at that stop nothing."""
+        """The verdicts that need attention and stop nothing."""
         return [verdict for verdict in self.verdicts if verdict.warning]
 
     @property
     def fit(self) -> bool:
-        """Whether nothing stands against the candidate, as far as it was judged."""
+        """Whether no verdict and no failed test speaks against the candidate."""
         return not (self.against or self.causes)
 
     @property
     def facts(self) -> str:
-        """How many verdicts stand against the candidate, and how many tests reached none."""
+        """The numbers of verdicts against the candidate and of tests without one."""
         judged = counted(len(self.verdicts), "verdict")
         against = f"{len(self.against)} of {judged} against it" if self.against else ""
         unjudged = f"{counted(len(self.causes), 'test')} without a verdict" if self.causes else ""
@@ -55,19 +55,20 @@ class CandidateOutcome(NamedTuple):
         return f"{self.candidate} {'is not fit for release' if self.against else 'could not be judged'}: {self.facts}"
 
     def objections(self) -> Iterator[str]:
-        """Yield a sentence for everything that stands against the candidate; tests with the same cause share one."""
+        """Yield a sentence for each objection to a release; tests with the same cause share one."""
         yield from dict.fromkeys(map(printable, self.causes))
         yield from map(sentence, self.against)
 
     def steps(self) -> Iterator[str]:
-        """Yield what to do about that."""
+        """Yield what to do about the objections."""
         yield from next_steps(self.against)
 
 
 def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -> list[CandidateOutcome]:
-    """What is known of each candidate: first those that are not fit for release, then those that could not be judged.
+    """Return the outcome for each candidate.
 
-    `causes`: by candidate, what went wrong in each test that reached no verdict.
+    Candidates that are not fit for release come first, then those that could not be judged. `causes`: for each
+    candidate, what went wrong in each test without a verdict.
     """
     candidates = dict.fromkeys((*causes, *(verdict.candidate for verdict in verdicts)))
     found = (
@@ -78,11 +79,11 @@ def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -
 
 
 def sentence(verdict: Verdict) -> str:
-    """What moved where, by how much, and what that means to who has not read the paper."""
+    """Describe a verdict in one sentence: metric, value, limit and what the value means."""
     value = verdict.estimate.value
     if value is None:
         why = verdict.estimate.reason
     else:
-        why = f"{number(value)}, limit {bound(verdict)} ({MEANINGS[verdict.metric]})"
+        why = f"{number(value)}, limit {bound(verdict)} ({METRICS[verdict.metric].meaning})"
     fact = ": ".join(filter(None, (headline(verdict), why)))
-    return "; ".join(filter(None, (fact, concession(verdict))))
+    return "; ".join(filter(None, (fact, reason_to_accept(verdict))))

@@ -1,4 +1,4 @@
-"""How far a measurement is: one line that is rewritten on a terminal, a line now and then elsewhere."""
+"""Progress of a measurement: one line rewritten on a terminal, occasional lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -8,20 +8,20 @@ from typing import Self
 from pytest_quantcheck.reporting.wording import ascii_only
 
 REWRITE = 0.1
-"""Seconds between two rewritings of the line on a terminal."""
+"""Seconds between two updates of the line on a terminal."""
 
 REPEAT = 30.0
-"""Seconds between two lines where nobody watches."""
+"""Seconds between two lines in a log."""
 
 
 class ProgressLine:
-    """Tells how far one model is on one prompt set, phase by phase.
+    """Progress reporter of one model on one prompt set, phase by phase.
 
-    `write` gets text with its own line ends; `interactive` says whether it is a terminal, where one line is
-    rewritten and taken away in the end. Elsewhere a phase gets a line every half minute, and one when it is over,
-    but none at all if it took less than that. A stream that can no longer be written to is left alone: progress
-    never fails a run. Leaving the `with` block takes the line away, whatever happened. `alone`: nobody but parts of
-    the same run can be waited for, of which a log says nothing.
+    `write` gets text with its line ends. `interactive`: the output is a terminal, on which one line is rewritten and
+    cleared at the end. Elsewhere a phase writes a line every half minute and one at its end, and nothing if it takes
+    less than half a minute. Progress never fails a run: after a write error nothing more is written. Leaving the `with`
+    block clears the line, also after an error. `alone`: only other parts of the same run can make this one wait, and
+    waiting for them is not logged.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ProgressLine:
         self._subject, self._interactive, self._clock, self._width = subject, interactive, clock, width
         self._alone = alone
         self._label, self._total, self._done, self._before = "", 0, 0, 0
-        self._began = self._told = 0.0
+        self._began = self._written = 0.0
         self._shown = 0
 
     def __enter__(self) -> Self:
@@ -50,7 +50,7 @@ class ProgressLine:
         self._clear()
 
     def say(self, what: str, *, log: bool = False) -> None:
-        """Say what is done before the first phase: on a terminal until then, elsewhere only with `log`, in a line."""
+        """Show what happens before the first phase; elsewhere than on a terminal only with `log`."""
         line = ascii_only(f"{self._subject}: {what}")
         if self._interactive:
             self._rewrite(line)
@@ -58,27 +58,27 @@ class ProgressLine:
             self._write(f"{line}\n")
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        """A phase begins: `label` says what is done, `total` to how many prompts, `done` to how many before it."""
+        """Begin a phase: `label` names it, `done` of its `total` prompts are finished already."""
         self._label, self._total = ascii_only(f"{self._subject}, {label}"), total
         self._done = self._before = done
-        self._began = self._told = self._clock()
+        self._began = self._written = self._clock()
         if self._interactive:
             self._rewrite(self._line())
 
     def advance(self, n: int = 1) -> None:
-        """So many more prompts are done."""
+        """Count `n` more prompts as finished."""
         self._done += n
         now = self._clock()
-        if now - self._told < (REWRITE if self._interactive else REPEAT):
+        if now - self._written < (REWRITE if self._interactive else REPEAT):
             return
-        self._told = now
+        self._written = now
         if self._interactive:
             self._rewrite(self._line())
         else:
             self._write(f"{self._line()}\n")
 
     def finish(self) -> None:
-        """The phase is over."""
+        """End the phase."""
         self._clear()
         if not self._interactive and self._clock() - self._began >= REPEAT:
             took = duration(self._clock() - self._began)
@@ -93,7 +93,7 @@ class ProgressLine:
         return f"{self._label}: {self._done}/{self._total} prompts{ahead}"
 
     def _rewrite(self, text: str) -> None:
-        line = text[-(self._width - 1) :]  # the end says most, and a full line would wrap
+        line = text[-(self._width - 1) :]  # the end matters most, and a full line would wrap
         self._write(f"\r{line:<{self._shown}}")
         self._shown = len(line)
 
@@ -107,12 +107,12 @@ class ProgressLine:
             return
         try:
             self._sink(text)
-        except (OSError, ValueError):  # closed, or the reader has gone
+        except (OSError, ValueError):  # the stream or its reader is closed
             self._sink = None
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it.
+    """Return a time as text in a suitable unit.
 
     >>> duration(0.2), duration(40), duration(200), duration(8000)
     ('less than 1 s', '40 s', '3 min', '2.2 h')

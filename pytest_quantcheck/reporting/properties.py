@@ -1,14 +1,16 @@
-"""Verdicts as the properties of a test case."""
+"""Verdicts as properties of a test case."""
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Verdict
 
 
 def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
-    """Name and value of each fact of a verdict, for `user_properties` and so for JUnit; unknown facts are left out.
+    """Return a verdict as names and values, for `user_properties` and JUnit.
+
+    Facts without a value are left out.
 
     `quantcheck_limit` is the largest value that is good where `quantcheck_direction` is `max`, else the smallest.
-    `quantcheck_acceptable` is what the test case's own outcome goes by: an inconclusive verdict may pass.
+    `quantcheck_acceptable` decides the outcome of the test case: an inconclusive verdict may pass.
     """
     estimate = verdict.estimate
     facts: dict[str, str | float | None] = {

@@ -1,19 +1,20 @@
-"""Estimates and verdicts put together: one row per metric of each candidate on each prompt set."""
+"""Rows of the tables: estimate and verdict of each metric, candidate and prompt set."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pytest_quantcheck.metrics import METRICS, Metric
+from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.records import Comparison, Estimate, Verdict
-from pytest_quantcheck.reporting.wording import SMALLEST, concession, counted, interval_name, next_step, number
+from pytest_quantcheck.reporting.wording import SMALLEST, interval_name, next_step, number, reason_to_accept
 
 _SIGNS = {"max": "<=", "min": ">="}
 
 
 class Row(NamedTuple):
-    """One metric: its verdict if there is one, and the estimate that stands for it, that of the worst layer.
+    """One metric with its verdict, if any, and its worst layer's estimate.
 
-    Or, `beside` such a row, another layer, which has no verdict of its own.
+    A row `beside` it is another layer of the same metric, which has no verdict.
     """
 
     metric: Metric
@@ -23,7 +24,7 @@ class Row(NamedTuple):
 
     @property
     def word(self) -> str:
-        """The verdict, or why there is none."""
+        """The verdict's status, or why there is no verdict."""
         if self.verdict:
             return self.verdict.status
         if not self.estimate.applicable:
@@ -34,7 +35,7 @@ class Row(NamedTuple):
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """What a table says of it, column by column as in `headings`."""
+        """The texts of the row, in the columns of `headings`."""
         found, verdict = self.estimate, self.verdict
         layer = "" if found.layer is None else str(found.layer)
         interval = "-" if found.low is None or found.high is None else f"{_cell(found.low)} to {_cell(found.high)}"
@@ -43,7 +44,10 @@ class Row(NamedTuple):
 
 
 class Group(NamedTuple):
-    """All that is known of one candidate on one prompt set; `verdicts` by metric, perhaps no comparison."""
+    """Verdicts by metric and comparison of one candidate and prompt set.
+
+    `comparison` is None where there are verdicts only.
+    """
 
     candidate: str
     prompt_set: str
@@ -59,31 +63,31 @@ class Group(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Which candidate, on which prompts."""
+        """The candidate, the prompt set and its number of prompts."""
         return f"{self.candidate} on {self.prompt_set}: {counted(self.n_prompts, 'prompt')}"
 
     def estimates(self, metric: str) -> tuple[Estimate, ...]:
-        """The estimates of one metric; without a comparison the one that decided."""
+        """Return the estimates of one metric; without a comparison the one that decided."""
         if self.comparison:
             return self.comparison.of(metric)
         return (self.verdicts[metric].estimate,) if metric in self.verdicts else ()
 
     def rows(self, *, layers: bool = False) -> Iterator[Row]:
-        """Yield a row for each metric that was judged or estimated, in the order of `METRICS`.
+        """Yield a row for each judged or estimated metric, as in `METRICS`.
 
-        With `layers` the other layers follow, each in a row of its own.
+        With `layers`, a row for each other layer follows.
         """
         for metric in METRICS.values():
             verdict, estimates = self.verdicts.get(metric.name), self.estimates(metric.name)
             if not (verdict or estimates):
                 continue
-            chosen = verdict.estimate if verdict else _worst(estimates, metric)
+            chosen = verdict.estimate if verdict else worst_estimate(estimates, metric)
             yield Row(metric, verdict, chosen)
             if layers:
                 yield from (Row(metric, None, one, beside=True) for one in estimates if one.layer != chosen.layer)
 
     def notes(self) -> Iterator[str]:
-        """Yield what a table has no room for, one sentence each, the comparison's own notes last."""
+        """Yield sentences about the table, the comparison's own notes last."""
         rows = list(self.rows())
         yield from (_doubt(row.metric, row.verdict) for row in rows if row.verdict and _is_doubt(row.verdict))
         if ungated := [self._ungated(row.metric) for row in rows if row.word == "not gated"]:
@@ -96,7 +100,7 @@ class Group(NamedTuple):
             yield f"not measured under the same conditions: {'; '.join(self.comparison.conditions)}"
 
     def _ungated(self, metric: Metric) -> str:
-        """The metric's title, with the number of prompts from which the profile would gate by it."""
+        """Return a metric's title, and the prompts needed to gate it."""
         profile = self.comparison.profile if self.comparison else None
         rules = [rule for rule in profile.rules if rule.limit.metric == metric.name] if profile else []
         wanted = max((rule.limit.from_prompts for rule in rules), default=1)
@@ -104,14 +108,14 @@ class Group(NamedTuple):
 
 
 def headings(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The heads of a table's columns."""
+    """Return the headings of a table's columns."""
     names = {interval_name(row.estimate.confidence) for row in rows if row.estimate.low is not None}
     interval = names.pop() if len(names) == 1 else "interval"
     return ("metric", "layer", "value", interval, "limit", "verdict")
 
 
 def groups(verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> Iterator[Group]:
-    """Yield candidates and prompt sets in the order of the comparisons, then those that only have verdicts."""
+    """Yield groups in the order of comparisons, then those without comparison."""
     compared = {(comparison.candidate, comparison.prompt_set): comparison for comparison in comparisons}
     judged: dict[tuple[str, str], dict[str, Verdict]] = {key: {} for key in compared}
     for verdict in verdicts:
@@ -121,7 +125,7 @@ def groups(verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> It
 
 
 def _cell(value: float | None) -> str:
-    """A number with four decimals, so that columns align; the message of a verdict has more digits."""
+    """Return a number with four decimals, so that columns align."""
     if value is None:
         return "-"
     if 0 < value < SMALLEST:
@@ -129,29 +133,30 @@ def _cell(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
-def _worst(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
+def worst_estimate(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
+    """Return the estimate of the worst layer, or the first if none has a value."""
     measured = [estimate for estimate in estimates if estimate.applicable and estimate.value is not None]
     worst = max if metric.direction == "max" else min
     return worst(measured, key=lambda estimate: estimate.value or 0.0) if measured else estimates[0]
 
 
 def _is_doubt(verdict: Verdict) -> bool:
-    """Of one that does not pass the outcome says what to do."""
+    """Return whether a note says what to do; for other verdicts the outcome says it."""
     return verdict.warning and verdict.status == "inconclusive"
 
 
 def _doubt(metric: Metric, verdict: Verdict) -> str:
-    return f"{metric.title}: the limit lies inside the interval, {concession(verdict)}; {next_step(verdict)}"
+    return f"{metric.title}: the limit lies inside the interval, {reason_to_accept(verdict)}; {next_step(verdict)}"
 
 
-def _remarks(metric: Metric, estimates: Sequence[Estimate], said: Sequence[str]) -> Iterator[str]:
-    """Yield what estimates say of themselves, layers with the same reason together, unless a note has said it."""
+def _remarks(metric: Metric, estimates: Sequence[Estimate], notes: Sequence[str]) -> Iterator[str]:
+    """Yield the reasons of estimates, unless a note has them."""
     layers: dict[tuple[str, str], list[int | None]] = {}
     for estimate in estimates:
         if estimate.value is None or estimate.reason:
             layers.setdefault((_state(estimate), estimate.reason), []).append(estimate.layer)
     for (state, reason), found in layers.items():
-        if not reason or not any(reason in note for note in said):
+        if not reason or not any(reason in note for note in notes):
             where = " ".join(filter(None, (_places(found), state)))
             yield ": ".join(filter(None, (metric.title, where, reason)))
 
@@ -164,4 +169,4 @@ def _state(estimate: Estimate) -> str:
 
 def _places(layers: Sequence[int | None]) -> str:
     numbers = [str(layer) for layer in layers if layer is not None]
-    return f"{'layer' if len(numbers) == 1 else 'layers'} {', '.join(numbers)}" if numbers else ""
+    return f"{plural(len(numbers), 'layer')} {', '.join(numbers)}" if numbers else ""

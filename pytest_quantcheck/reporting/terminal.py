@@ -1,4 +1,4 @@
-"""The summary at the end of a run: what stands against a candidate, then every metric in a table."""
+"""Summary at the end of a run: objections to each candidate, then tables of metrics."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only, printable
 
 Line = tuple[str, Mapping[str, bool]]
-"""A line of text without its end, and the markup for pytest's terminal writer. ASCII, but for remarks' paths."""
+"""A line of text without its end, and markup for pytest's terminal writer; ASCII, except paths in remarks."""
 
 _PLAIN: Mapping[str, bool] = {}
 _BOLD = {"bold": True}
@@ -18,13 +18,13 @@ _WARNING = {"yellow": True}
 _BAD = {"red": True}
 
 WIDEST = 100
-"""Columns of a summary on a wide terminal: longer lines are hard to read."""
+"""Most columns of a summary: longer lines are hard to read."""
 
 _LONGEST = 60
-"""Characters of the longest word that is left whole."""
+"""Characters of the longest word that is not broken."""
 
 _RIGHT = {1, 2}
-"""The columns of numbers that stand alone: layer and value."""
+"""Columns that are aligned on the right: layer and value."""
 
 
 def summary_lines(
@@ -35,13 +35,18 @@ def summary_lines(
     width: int = 80,
     verbosity: int = 0,
 ) -> Iterator[Line]:
-    """Yield the summary of a run, line by line; nothing when there is nothing to tell.
+    """Yield the summary of a run, line by line.
 
-    First each candidate's outcome, those that are not fit for release before the others, with a sentence for
-    everything that stands against it and what to do; then a table for each candidate and prompt set with one row per
-    metric, at its worst layer, and notes. Sentences are wrapped to `width`; a table that needs more, which is at most
-    80 columns, becomes a list. `causes` are what went wrong in tests without a verdict, by candidate. `verbosity` is
-    pytest's: below -1 there are outcomes alone, above 0 the tables have a row for each layer.
+    First comes each candidate's outcome, candidates that are not fit for release before the others, with a sentence for
+    each objection and what to do. Then comes a table for each candidate and prompt set, with one row for each metric at
+    its worst layer, and notes.
+
+    Args:
+        verdicts: all verdicts of the run.
+        comparisons: all comparisons of the run.
+        causes: for each candidate, what went wrong in tests without a verdict.
+        width: columns to which sentences are wrapped; a wider table, of at most 80 columns, becomes a list.
+        verbosity: as in pytest; below -1 only the outcomes, above 0 a row for each layer.
     """
     verdicts = tuple(verdicts)
     for outcome in outcomes(verdicts, causes or {}):
@@ -54,7 +59,7 @@ def summary_lines(
 
 
 def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:
-    """Yield a sentence on the run itself, such as where its report is; paths in it are left whole, to be copied."""
+    """Yield a sentence about the run, wrapped; paths in it are not broken."""
     for line in textwrap.wrap(printable(remark), width, break_long_words=False, break_on_hyphens=False):
         yield line, _PLAIN
 
@@ -86,7 +91,7 @@ def _table(group: Group, width: int, *, layers: bool) -> Iterator[Line]:
 
 
 def _list(rows: Sequence[Row], width: int) -> Iterator[Line]:
-    """The table where there is no room for it: a metric after the other."""
+    """Yield the metrics as a list, where a table is too wide."""
     for row in rows:
         title, layer, value, interval, limit, word = row.cells
         where = f"{title} at layer {layer}" if layer else title
@@ -110,9 +115,9 @@ def _colour(verdict: Verdict | None) -> Mapping[str, bool]:
 
 
 def wrapped(text: str, width: int, markup: Mapping[str, bool]) -> Iterator[Line]:
-    """Yield the text as ASCII in lines that fit; what follows a dash or blanks is indented below it.
+    """Yield the text as ASCII lines that fit; text after a dash or blanks is indented.
 
-    On a narrow terminal an option is longer than a line: it is left whole, to be copied.
+    On a narrow terminal, an option longer than a line is not broken, so that it can be copied.
     """
     text, indent = ascii_only(text), {"- ": "  ", "  ": "    "}.get(text[:2], "")
     endless = any(len(word) > _LONGEST for word in text.split())

@@ -1,4 +1,4 @@
-"""Verdicts in words: one sentence, then the facts behind it."""
+"""Words for verdicts: one sentence, then the facts."""
 
 import math
 import textwrap
@@ -7,42 +7,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Estimate, Verdict
 
-MEANINGS = {
-    "accuracy_drop": "share of right answers that was lost",
-    "confidence_drift": "how far the mean confidence moved",
-    "ace_drift": "how far the gap between confidence and accuracy moved",
-    "kl_divergence": "how far the probabilities of the answers moved",
-    "flip_rate": "share of prompts that get another answer",
-    "dead_neuron_delta": "change in the share of neurons that never fire",
-    "dead_neuron_churn": "share of neurons that died or came to life",
-    "faint_neuron_churn": "share of neurons that fell silent or rose, for their layer",
-    "salient_overlap": "share of the neurons behind an answer that stayed the same",
-    "redundancy_change": "how far the correlations between neurons moved",
-}
-"""What the value of each metric is, for who has not read the paper."""
-
 SMALLEST = 1e-4
-"""Numbers nearer to zero are said to be below it."""
+"""Smallest number that is written out; smaller ones are shown as below it."""
 
 _STEPS = {
     "failed": "release a higher bit-width; or, if the change is acceptable, say so: --quantcheck-fail={}:LIMIT",
-    "unmeasured": "mend the cause; or let this metric pass unmeasured: --quantcheck-allow-unmeasured={}",
+    "unmeasured": "remove the cause; or let this metric pass unmeasured: --quantcheck-allow-unmeasured={}",
 }
-"""What to do about a verdict by its status, with a gap for the metric's name."""
+"""What to do about a verdict, by its status; the gap is for the metric's name."""
 
 _OWN_LIMIT = "limit="
 _OWN_STEP = "release a higher bit-width; or, if the change is acceptable, say so: give the assertion another limit="
-"""What to do where the limit is that of a user's assertion, which no option reaches."""
+"""What to do where a user's assertion gives the limit, which no option changes."""
 
-BAD_SIDES = {"max": "above", "min": "below"}
 BOUNDS = {"max": "at most", "min": "at least"}
-"""Where a limit fails, and what it asks for, by its direction."""
+"""Words for what a limit asks for, by its direction."""
 
 _KEY_WIDTH = 13
 
 
 def number(value: float) -> str:
-    """A finite number to four significant digits, with no fewer than four decimals below 1.
+    """Format a finite number: four significant digits, below 1 four decimals.
 
     >>> number(0.0731), number(0.00123456), number(12.3456), number(0.00003), number(0.0)
     ('0.0731', '0.001235', '12.35', '<0.0001', '0.0000')
@@ -59,37 +44,32 @@ def number(value: float) -> str:
 
 
 def bound(verdict: Verdict) -> str:
-    """The limit and its direction, such as `at most 0.0500`; a tiny limit is written out."""
+    """Return a limit and its direction, such as `at most 0.0500`."""
     tiny = 0 < verdict.limit < SMALLEST
     return f"{BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
 
 
 def interval_name(confidence: float) -> str:
-    """The name of an interval of that confidence level, such as `95 % interval`."""
+    """Return the name of an interval, such as `95 % interval`."""
     return f"{100 * confidence:.4g} % interval"
 
 
 def value_text(estimate: Estimate) -> str:
-    """The value with its unit, such as `0.0731` or `0.1200 nats`; `none` where there is none."""
+    """Return a value with its unit: `0.0731`, `0.1200 nats`, or `none`."""
     if estimate.value is None:
         return "none"
     return f"{number(estimate.value)} {METRICS[estimate.metric].unit}".rstrip()
 
 
 def interval_text(estimate: Estimate) -> str:
-    """The interval with its name, such as `95 % interval 0.0512 to 0.0960`."""
+    """Return an interval with its name: `95 % interval 0.0512 to 0.0960`."""
     if estimate.low is None or estimate.high is None:
         return "no interval"
     return f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}"
 
 
-def counted(n: int, noun: str) -> str:
-    """A number of things, such as `1 prompt` and `1,000 prompts`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 def printable(text: str) -> str:
-    r"""The text on one line, with everything that would steer a terminal written as an escape.
+    r"""Return the text on one line, with control characters written as escapes.
 
     >>> printable("a\nb\x1b[31m")
     'a b\\x1b[31m'
@@ -98,26 +78,29 @@ def printable(text: str) -> str:
 
 
 def ascii_only(text: str) -> str:
-    """The printable text, with escapes for what some stream could not encode."""
+    """Return the printable text, with every character outside ASCII as an escape."""
     return printable(text).encode("ascii", "backslashreplace").decode()
 
 
 def headline(verdict: Verdict) -> str:
-    """One sentence, without its full stop, that a newcomer understands: what moved where, and the outcome."""
+    """Return one sentence, without its full stop: metric, candidate, place and outcome."""
     estimate = verdict.estimate
     place = "" if estimate.layer is None else f" at layer {estimate.layer}"
     subject = f"{METRICS[verdict.metric].title} of {verdict.candidate} on {verdict.prompt_set}{place}"
     sentences = {
         "passed": f"{subject} is within its limit",
-        "failed": f"{subject} is {BAD_SIDES[verdict.direction]} its limit",
+        "failed": f"{subject} is {METRICS[verdict.metric].failing_side} its limit",
         "inconclusive": f"{estimate.n_prompts:,} prompts are too few to say whether {subject} is within its limit",
         "unmeasured": f"{subject} could not be measured",
     }
     return printable(sentences[verdict.status])
 
 
-def concession(verdict: Verdict) -> str:
-    """Why a verdict that is not `passed` is acceptable all the same; nothing otherwise."""
+def reason_to_accept(verdict: Verdict) -> str:
+    """Return why a verdict that did not pass is acceptable.
+
+    The text is empty for other verdicts.
+    """
     if not verdict.warning:
         return ""
     return (
@@ -126,15 +109,15 @@ def concession(verdict: Verdict) -> str:
 
 
 def failure_message(verdict: Verdict) -> str:
-    """All that the reader of a verdict needs to act on it: a sentence, then one line for each fact.
+    """Return a verdict's message: one sentence, then one line for each fact.
 
-    The sentence is one line, which pytest repeats in its short summary; the facts are wrapped to 79 characters.
+    The sentence is one line, which pytest repeats in its short summary. The facts are wrapped to 79 characters.
     """
     return "\n".join((headline(verdict), *fact_lines(_facts(verdict))))
 
 
 def fact_lines(facts: Mapping[str, str]) -> Iterator[str]:
-    """Yield each fact behind its name, wrapped to 79 characters; facts that are empty are left out."""
+    """Yield each fact that is not empty, wrapped to 79 characters."""
     for key, fact in facts.items():
         start = f"  {key:<{_KEY_WIDTH - 2}}"
         yield from textwrap.wrap(
@@ -148,7 +131,7 @@ def fact_lines(facts: Mapping[str, str]) -> Iterator[str]:
 
 
 def next_step(verdict: Verdict) -> str:
-    """What to do about a verdict; nothing for one that passed."""
+    """Return what to do about a verdict; empty for one that passed."""
     if verdict.status == "inconclusive":
         return _prompts_step(verdict)
     if verdict.status == "failed" and verdict.limit_source == _OWN_LIMIT:
@@ -157,7 +140,7 @@ def next_step(verdict: Verdict) -> str:
 
 
 def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield what to do about several verdicts together: one step for each option that would help."""
+    """Yield what to do about several verdicts: a step for each option that helps."""
     for status, step in _STEPS.items():
         metrics = {verdict.metric for verdict in verdicts if verdict.status == status}
         if metrics:
@@ -165,7 +148,7 @@ def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
     doubts: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.status == "inconclusive":
-            doubts.setdefault(_samples_option(verdict), []).append(verdict)
+            doubts.setdefault(METRICS[verdict.metric].more_evidence, []).append(verdict)
     for found in doubts.values():
         yield _prompts_step(max(found, key=lambda verdict: verdict.prompts_needed or math.inf))
 
@@ -177,15 +160,11 @@ def _printable(character: str) -> str:
 
 
 def _prompts_step(verdict: Verdict) -> str:
-    option = _samples_option(verdict)
+    option = METRICS[verdict.metric].more_evidence
     if verdict.prompts_needed is None:
-        return f"measure more prompts (--quantcheck-{option}); none can say how many would settle it"
+        return f"measure more prompts (--quantcheck-{option}); the number that would settle it is not known"
     needed = verdict.prompts_needed
     return f"about {needed:,} prompts would settle it: add prompts, and --quantcheck-{option}={needed}"
-
-
-def _samples_option(verdict: Verdict) -> str:
-    return "attribution-samples" if verdict.metric == "salient_overlap" else "samples"
 
 
 def _facts(verdict: Verdict) -> dict[str, str]:
@@ -193,13 +172,13 @@ def _facts(verdict: Verdict) -> dict[str, str]:
     models = {"reference": estimate.reference, "candidate": estimate.candidate}
     facts = {
         "value": _value(estimate),
-        "meaning": MEANINGS[verdict.metric],
+        "meaning": METRICS[verdict.metric].meaning,
         "limit": f"{bound(verdict)} ({_origin(verdict)})",
         **{model: number(value) for model, value in models.items() if value is not None},
         "prompts": f"{estimate.n_prompts:,} of {verdict.prompt_set}{estimate.method and f' ({estimate.method})'}",
         "reason": estimate.reason,
         "conditions": "; ".join(verdict.conditions),
-        "outcome": concession(verdict),
+        "outcome": reason_to_accept(verdict),
         "next": next_step(verdict),
     }
     return {key: fact for key, fact in facts.items() if fact}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 from pytest_quantcheck.controls import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
-from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.prompts import PromptSet, read_prompts
@@ -82,8 +82,7 @@ class Gate:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that are gated and measured, in the order of tables."""
-        gated, attributed = self.profile.metrics, self.settings.attribution.method != "off"
-        return tuple(name for name in METRICS if name in gated and (attributed or name != "salient_overlap"))
+        return judgeable(self.profile.metrics, attributed=self.settings.attribution.method != "off")
 
     def load(self, target: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.
@@ -98,7 +97,7 @@ class Gate:
         found = self.targets.find(target)
         if found.kind == "control":
             raise SettingsError(f"{target} is a control, which is made from the reference: load that instead")
-        with _without_library_warnings():
+        with ignore_library_warnings():
             return self._models.load(found)
 
     def measure(self, target: str = REFERENCE, prompts: str | None = None) -> Measurement:
@@ -175,7 +174,7 @@ class Gate:
 
         reference = self.measure(REFERENCE, prompt_set)
         notes = (*self.prompt_sets[prompt_set].notes, *self._models.notes(target))
-        with _without_library_warnings():
+        with ignore_library_warnings():
             found = compare(reference, measurement, name=target.name, profile=self.profile, notes=notes)
         self._compared[target.name, prompt_set] = found
 
@@ -193,7 +192,7 @@ class Gate:
     @contextmanager
     def _only_try(self, target: Target) -> Iterator[None]:
         try:
-            with _without_library_warnings():
+            with ignore_library_warnings():
                 yield
         except Exception as error:
             _clear_frames(error)
@@ -241,18 +240,6 @@ def _clear_frames(error: BaseException | None) -> None:
     while error:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _without_library_warnings() -> Iterator[None]:
-    """Hide warnings that libraries give while they load or run a model.
-
-    A user can do nothing about a name that torch deprecates and transformers still uses; under `-W error` it would
-    turn a gate red for a reason that is not the model's.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _by_name(prompt_sets: Iterable[PromptSet]) -> dict[str, PromptSet]:

@@ -30,9 +30,9 @@ from pytest_quantcheck.reporting import (
     remark_lines,
     summary_lines,
 )
-from pytest_quantcheck.reporting.files import REPORT, write_report
 from pytest_quantcheck.reporting.outline import Outline
-from pytest_quantcheck.reporting.step_summary import append_to_step_summary
+from pytest_quantcheck.reporting.publishing.directory import REPORT, write_report
+from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.termination import interrupt_on_sigterm
 from pytest_quantcheck.storage import check_writable

@@ -72,7 +72,7 @@ def test_published_profiles_are_checked_against_their_checksums(tmp_path):
     assert all(isinstance(finding, ProfileError) for finding in (changed, new, gone))
     assert "1.toml is not what was published: expected checksum 0000" in str(changed)
     assert "2.toml is not what was published: expected checksum in CHECKSUMS" in str(new)
-    assert "7.toml is gone, and CHECKSUMS lists it" in str(gone)
+    assert "7.toml does not exist, and CHECKSUMS lists it" in str(gone)
 
 
 def test_a_directory_without_checksums_is_told(tmp_path):

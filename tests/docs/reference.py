@@ -1,4 +1,4 @@
-"""The reference pages that are made of the code: `python -m tests.docs.reference` writes them."""
+"""The reference pages and the stub for type checkers: `python -m tests.docs.reference` writes them from the code."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+STUB = Path(pytest_quantcheck.__file__).with_suffix(".pyi")
 MADE = "Made from the code by `python -m tests.docs.reference`; a test fails where the two part."
 _RECORDS: tuple[type[msgspec.Struct], ...] = (
     Report,
@@ -110,14 +111,17 @@ def names() -> str:
         "What each metric sees and misses: [explanation/metrics.md](../explanation/metrics.md).",
         "## Metrics",
         *_table(
-            ("name", "title", "fails", "for each layer", "unit"),
+            ("name", "title", "what it is", "fails", "for each layer", "unit", "range", "needs"),
             [
                 (
                     _code(m.name),
                     m.title,
-                    {"max": "above its limit", "min": "below its limit"}[m.direction],
+                    f"{m.meaning}: {m.definition}",
+                    f"{m.failing_side} its limit",
                     "yes" if m.layered else "no",
                     m.unit or "-",
+                    f"{m.least:g} to {m.most:g}",
+                    ", ".join(m.needs),
                 )
                 for m in METRICS.values()
             ],
@@ -139,6 +143,24 @@ def report() -> str:
         "package. No number in them is NaN or infinite: what could not be measured is `null`, with a reason.",
         *(part for record in _RECORDS for part in _record(record)),
     )
+
+
+def stub() -> str:
+    """The public names of the package as type checkers read them."""
+    imports = [
+        f"from pytest_quantcheck.{home} import {name} as {name}" for name, home in pytest_quantcheck._HOMES.items()
+    ]
+    signature = "(comparison: Comparison, *, limit: float | None = None) -> Verdict: ..."
+    lines = [
+        f"# {MADE}",
+        "",
+        *sorted([*imports, "from pytest_quantcheck.records import Comparison, Verdict"]),
+        "",
+        "__version__: str",
+        "",
+        *(f"def assert_{metric}{signature}" for metric in sorted(METRICS)),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 PAGES = {
@@ -211,3 +233,4 @@ def _page(title: str, *parts: str) -> str:
 if __name__ == "__main__":
     for file_name, make in PAGES.items():
         (FOLDER / file_name).write_text(make(), encoding="utf-8")
+    STUB.write_text(stub(), encoding="utf-8")

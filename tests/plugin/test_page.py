@@ -167,7 +167,7 @@ def test_drawing_that_fails_costs_no_verdict(gate, pytester, monkeypatch):
     monkeypatch.setattr("pytest_quantcheck.reporting.html.page._environment", lambda: 1 / 0)
     found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
     assert found.status == 0
-    said = "no report.html, the verdicts stand: ZeroDivisionError: division by zero; this is a fault of the plugin"
+    said = "no report.html, the verdicts stand: ZeroDivisionError: division by zero; this is a bug in the plugin"
     assert found.sentences.count(said) == 1
     assert not page.exists()
 

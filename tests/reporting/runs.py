@@ -81,7 +81,7 @@ def damaged(make, flips=()):
     """Verdicts and comparison of the run in which every kind of verdict occurs, with sides, drawn."""
     verdicts, comparison = make.damaged_run()
     sides = {"accuracy_drop": (0.5, 0.62), "confidence_drift": (0.7, 0.74), "ace_drift": (0.217, 0.29)} | {
-        "dead_neuron_churn": (0.1, 0.12)
+        "dead_neuron_delta": (0.1, 0.12)
     }
     estimates = [
         make.replace(one, reference=sides[one.metric][0], candidate=sides[one.metric][1])

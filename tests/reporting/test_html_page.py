@@ -46,7 +46,7 @@ def test_page_says_the_outcome_first(red):
 
 def test_inconclusive_verdict_that_passes_is_among_the_doubts(red):
     """It is no finding against the candidate, and is not left out either."""
-    assert "1 in doubt, and let pass 512 prompts are too few" in red.words
+    assert "1 in doubt, passed with a warning 512 prompts are too few" in red.words
 
 
 def test_every_metric_has_a_row_drawn_to_scale(red):

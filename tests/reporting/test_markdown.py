@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantcheck.controls.certificate import conclusion, judge_control
-from pytest_quantcheck.reporting import fitted, markdown_lines
+from pytest_quantcheck.reporting import markdown_lines, truncate_lines
 from pytest_quantcheck.reporting.markdown import escaped
 
 HOSTILE = "<script>|`x`|**b**\n# @all #1 [a](b) :x: $x$ \u202e"
@@ -92,7 +92,7 @@ def test_escaped_text_is_one_line_that_means_itself(text):
 @pytest.mark.parametrize("room", [0, 10, 60, 61, 100, 1000])
 def test_text_fits_and_says_what_it_lacks(room):
     """Counted in bytes, whole lines only; where even the notice has no room there is nothing."""
-    text = fitted(["größe" * 2] * 10, room)
+    text = truncate_lines(["größe" * 2] * 10, room)
     assert len(text.encode()) <= room
     assert text.count("größegröße\n") == len(re.findall("größegröße", text))
     assert ("cut short" in text) == (0 < text.count("größegröße") < 10)
@@ -100,4 +100,4 @@ def test_text_fits_and_says_what_it_lacks(room):
 
 def test_text_with_room_is_whole():
     """Nothing is added where everything fits, to the last byte."""
-    assert fitted(["a", "b"], 4) == "a\nb\n"
+    assert truncate_lines(["a", "b"], 4) == "a\nb\n"

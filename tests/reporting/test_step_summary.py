@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_quantcheck.reporting.step_summary import LIMIT, VARIABLE, append_to_step_summary
+from pytest_quantcheck.reporting.publishing.step_summary import LIMIT, VARIABLE, append_to_step_summary
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_file_that_cannot_be_written_is_said(name, page, monkeypatch):
     if "\\" not in name:
         monkeypatch.setenv(VARIABLE, f"{page.parent}/{name}")
     else:
-        monkeypatch.setattr("pytest_quantcheck.reporting.step_summary.os.environ", {VARIABLE: "nul\0"})
+        monkeypatch.setattr("pytest_quantcheck.reporting.publishing.step_summary.os.environ", {VARIABLE: "nul\0"})
     problem = append_to_step_summary(["text"])
     assert problem.startswith("no step summary, the verdicts stand: ")
     assert problem.endswith("check GITHUB_STEP_SUMMARY")

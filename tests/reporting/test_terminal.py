@@ -44,7 +44,7 @@ def test_damaged_candidate(make):
         "  neurons behind an answer that stayed the same)",
         "- next: release a higher bit-width; or, if the change is acceptable, say so:",
         "  --quantcheck-fail=METRIC:LIMIT",
-        "- next: mend the cause; or let this metric pass unmeasured:",
+        "- next: remove the cause; or let this metric pass unmeasured:",
         "  --quantcheck-allow-unmeasured=dead_neuron_churn",
         "- next: about 900 prompts would settle it: add prompts, and",
         "  --quantcheck-attribution-samples=900",

@@ -1,6 +1,7 @@
 """What type checkers see of the package is what there is."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pytest_quantcheck
+from tests.docs import reference
 
 USERS = """
 from pytest_quantcheck import Gate, assert_ace_drift
@@ -23,11 +25,20 @@ from pytest_quantcheck import assert_ace_drfit
 
 
 def test_type_checkers_see_every_public_name():
-    """The imports for them are those that the table resolves, each from the same module."""
-    tree = ast.parse(Path(pytest_quantcheck.__file__).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and isinstance(node.body[0], ast.ImportFrom))
-    seen = {alias.asname: node.module.removeprefix("pytest_quantcheck.") for node in block.body for alias in node.names}
-    assert seen == pytest_quantcheck._HOMES
+    """The stub has the names that the tables have: `python -m tests.docs.reference` writes it."""
+    assert reference.STUB.read_text(encoding="utf-8") == reference.stub()
+
+
+def test_stub_names_are_there():
+    """Each name of the stub resolves to an object of that name, with the arguments that the stub promises."""
+    tree = ast.parse(reference.STUB.read_text(encoding="utf-8"))
+    imported = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names} - {None}
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert imported | functions.keys() == set(pytest_quantcheck.__all__)
+    assert all(getattr(pytest_quantcheck, name).__name__ == name for name in pytest_quantcheck.__all__)
+    for name, node in functions.items():
+        arguments = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
+        assert list(inspect.signature(getattr(pytest_quantcheck, name)).parameters) == arguments
 
 
 @pytest.mark.slow

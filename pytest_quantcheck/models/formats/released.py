@@ -25,6 +25,7 @@ from pytest_quantcheck.models.pretrained import (
     translate_load_errors,
 )
 from pytest_quantcheck.models.source import Source, local_path
+from pytest_quantcheck.plurals import plural
 from pytest_quantcheck.records import RELEASED
 
 _Config = dict[str, Any]
@@ -74,7 +75,7 @@ class ReleasedFormat:
         if missing:
             raise ModelError(
                 f"{self.model} is quantized ({self.name}), which needs {' and '.join(self.packages)}, and "
-                f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed here: "
+                f"{' and '.join(missing)} {plural(len(missing), 'is', 'are')} not installed here: "
                 f"pip install {' '.join(missing)}"
             )
 

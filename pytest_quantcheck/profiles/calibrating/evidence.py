@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.profiles.calibrating.limits import LimitBasis
 from pytest_quantcheck.profiles.calibrating.shifts import as_read
 from pytest_quantcheck.records import Comparison
@@ -23,14 +24,14 @@ def description(
     rate: float,
 ) -> str:
     """What the profile as a whole is, how its limits were set, and which metrics it has none for."""
-    counts = f"{_count(len(harmless), 'harmless comparison')} and {_count(len(damaged), 'comparison')} with damage"
+    counts = f"{counted(len(harmless), 'harmless comparison')} and {counted(len(damaged), 'comparison')} with damage"
     without = _without_limit(findings)
     left_out = " Without a limit: " + "; ".join(f"{metric} ({why})" for metric, why in without.items()) + "."
     return (
         f"Made by --quantcheck-calibrate from {counts}: {circumstances([*harmless, *damaged])} A limit is the "
         "geometric mean of the furthest that harmless models go by chance and of the smallest damage seen (its whole "
         "interval lies beyond that), or the former where none is seen. False-alarm rate of all limits together, for a "
-        f"harmless candidate on one prompt set: {rate:g}, shared equally by {_count(tests, 'test')}, one for each "
+        f"harmless candidate on one prompt set: {rate:g}, shared equally by {counted(tests, 'test')}, one for each "
         "metric and layer (Bonferroni)."
         f"{left_out if without else ''}"
     )
@@ -79,7 +80,3 @@ def _read(finding: LimitBasis, shift: float) -> str:
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

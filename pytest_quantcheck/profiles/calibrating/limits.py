@@ -11,9 +11,6 @@ from pytest_quantcheck.profiles.calibrating.bounds import harmless_bound, larges
 from pytest_quantcheck.profiles.calibrating.shifts import Shift, shifts, unmeasured
 from pytest_quantcheck.records import Comparison
 
-_FARTHEST = {"kl_divergence": float("inf"), "redundancy_change": 2.0}
-"""The largest shift there can be; 1 for every other metric."""
-
 
 class LimitBasis(NamedTuple):
     """One metric's bound and limit, and what they rest on; shifts are large when they are bad.
@@ -38,7 +35,7 @@ class LimitBasis(NamedTuple):
     @property
     def can_fail(self) -> bool:
         """Whether some value would be on the bad side of the limit."""
-        return self.shift < _FARTHEST.get(self.metric, 1.0)
+        return self.shift < METRICS[self.metric].largest_shift
 
 
 def find_limits(

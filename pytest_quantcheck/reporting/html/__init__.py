@@ -1,4 +1,4 @@
-"""`report.html`: the same run for people, in one file; needs the extra `report`."""
+"""The page `report.html`, one file for people; needs the extra `report`."""
 
 from pytest_quantcheck.reporting.html.page import html_report
 

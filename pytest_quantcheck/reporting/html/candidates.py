@@ -1,31 +1,31 @@
-"""What a run says of each candidate: the outcome first, then what moved, how much, where, and what to do."""
+"""Findings on each candidate: outcome, what moved, how much, where, what to do."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes
 from pytest_quantcheck.reporting.wording import (
-    MEANINGS,
     bound,
-    concession,
-    counted,
     headline,
     interval_text,
     next_step,
     number,
+    reason_to_accept,
     value_text,
 )
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
-"""Signs of a verdict's statuses."""
+"""Symbol of each status of a verdict."""
 
 
 class Objection(NamedTuple):
-    """A verdict that stands against a candidate, or lets it pass with a word: what, how much, where, what to do."""
+    """A verdict against a candidate, or a warning, in words."""
 
     sentence: str
     status: str
@@ -38,7 +38,7 @@ class Objection(NamedTuple):
 
 
 class CandidateSummary(NamedTuple):
-    """What a run says of one candidate; `causes` are why tests of it reached no verdict."""
+    """Findings on one candidate; `causes`: why tests of it have no verdict."""
 
     candidate: str
     status: str
@@ -49,7 +49,7 @@ class CandidateSummary(NamedTuple):
 
 
 def release_headline(report: Report, found: Sequence[CandidateSummary]) -> str:
-    """One sentence on the whole run: what may not be released, or that nothing stands against it."""
+    """Return one sentence on the whole run: what must not be released, if anything."""
     if bad := _named(found, "failed"):
         return f"Not fit for release: {bad}"
     if unjudged := _named(found, "none"):
@@ -62,13 +62,13 @@ def release_headline(report: Report, found: Sequence[CandidateSummary]) -> str:
 
 
 def unopposed(found: Sequence[CandidateSummary]) -> str:
-    """What could be released in place of a candidate that failed; nothing where none failed, or all did."""
+    """Name what could be released instead of a failed candidate; else empty."""
     good = _named(found, "passed")
     return f"No verdict stands against {good}." if good and _named(found, "failed") else ""
 
 
 def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list[CandidateSummary]:
-    """What the run says of each candidate, those that failed first.
+    """Return the findings on each candidate, failed candidates first.
 
     Args:
         report: the run.
@@ -93,12 +93,12 @@ def _named(found: Sequence[CandidateSummary], status: str) -> str:
 
 
 def _order(verdict: Verdict) -> tuple[int, float]:
-    """The worst status first, and of one status the furthest beyond its limit."""
+    """Return a sort key: worst status first, then the furthest beyond its limit."""
     return WORST_FIRST.index(verdict.status), -_times(verdict)
 
 
 def _times(verdict: Verdict) -> float:
-    """How many times the limit the value is, or the limit the value; 0 where that is not defined."""
+    """Return value / limit, above 1 on the failing side; 0 if undefined."""
     value, limit = verdict.estimate.value, verdict.limit
     if value is None or min(value, limit) <= 0:
         return 0.0
@@ -109,11 +109,11 @@ def _finding(verdict: Verdict, report: Report, sections: Mapping[tuple[str, str]
     return Objection(
         sentence=headline(verdict),
         status=verdict.status,
-        meaning=MEANINGS[verdict.metric],
+        meaning=METRICS[verdict.metric].meaning,
         beyond=_beyond_by(verdict),
         amount=_amount(verdict),
         where=_where(verdict, report),
-        advice="; ".join(filter(None, (concession(verdict), next_step(verdict)))),
+        advice="; ".join(filter(None, (reason_to_accept(verdict), next_step(verdict)))),
         section=sections[verdict.candidate, verdict.prompt_set],
     )
 
@@ -129,7 +129,7 @@ def _amount(verdict: Verdict) -> str:
 
 
 def _beyond_by(verdict: Verdict) -> str:
-    """How far beyond its limit a value is, in a word; nothing where it is not, or by less than a twentieth."""
+    """Say how far beyond its limit a value is; empty below a twentieth."""
     value, times = verdict.estimate.value, _times(verdict)
     if value is None or times < 1.05:
         return ""
@@ -141,7 +141,7 @@ def _beyond_by(verdict: Verdict) -> str:
 
 
 def _where(verdict: Verdict, report: Report) -> str:
-    """The layers beyond the limit, or without a value; nothing for a metric without layers."""
+    """Name the layers beyond the limit, or without a value."""
     if verdict.estimate.layer is None:
         return ""
     missing = verdict.estimate.value is None
@@ -160,7 +160,7 @@ def _where(verdict: Verdict, report: Report) -> str:
 
 
 def _spans(layers: Sequence[int]) -> str:
-    """Ascending numbers of layers, three and more in a row as first and last.
+    """Join ascending layer numbers; three or more in a row as a range.
 
     >>> _spans([0, 2, 3, 4, 6, 7])
     '0, 2 to 4, 6, 7'

@@ -1,4 +1,4 @@
-"""Series of numbers -> SVG text that takes its colours and its font from the page it stands in."""
+"""Drawings of numbers as SVG, with the page's colours and font."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from pytest_quantcheck.reporting.wording import number, printable
 
 INK, FAINT, REFERENCE, CANDIDATE, LIMIT = "#000001", "#000002", "#000003", "#000004", "#000005"
-"""Stand for the page's colours, which differ by scheme."""
+"""Placeholders for the page's colours, which differ between light and dark."""
 
 _VARIABLES = {INK: "ink", FAINT: "line", REFERENCE: "reference", CANDIDATE: "candidate", LIMIT: "bad"}
 _STYLES = {REFERENCE: ("o", "-"), CANDIDATE: ("s", "--")}
@@ -45,19 +45,19 @@ _SETTINGS = {
 
 _REWRITES = (
     (re.compile(r"<metadata>.*?</metadata>", re.DOTALL), ""),
-    (re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL), ""),  # it would be the whole page's
+    (re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL), ""),  # it would apply to the whole page
     (re.compile(r'\bid="'), 'id="{name}-'),
     (re.compile(r'\bxlink:href="#'), 'href="#{name}-'),
     (re.compile(r"url\(#"), "url(#{name}-"),
-    (re.compile(r"; font-family: [^;\"]*"), ""),  # the page's
+    (re.compile(r"; font-family: [^;\"]*"), ""),  # the page sets the font
     (re.compile(r"font: ([\d.]+px) [^;\"]*"), r"font-size: \1"),
     (re.compile(r"\n\s*"), "\n"),
 )
-"""What a file of its own has and a part of a page must not have, and what takes its place."""
+"""Patterns that only a separate SVG file may contain, and their replacements in a page."""
 
 
 class Series(NamedTuple):
-    """Numbers of one model, or of the change between two; None is a gap. `low` and `high` are ends of intervals."""
+    """Numbers of one model, or of a change; None is a gap, `low` and `high` are interval ends."""
 
     name: str
     colour: str
@@ -68,7 +68,7 @@ class Series(NamedTuple):
 
 
 def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
-    """Lying bars from 0, each with its number, the first the reference's."""
+    """Draw horizontal bars from 0 with their numbers; the first is the reference's."""
     with _drawn(name, height=0.5 + 0.34 * len(labels)) as (axes, svg):
         places = range(len(labels))
         colours = [REFERENCE, *[CANDIDATE] * (len(labels) - 1)]
@@ -84,7 +84,7 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
 
 
 def reliability(name: str, series: Sequence[Series]) -> str:
-    """Accuracy over confidence of both models, with the line on which both are equal."""
+    """Draw accuracy over confidence of both models, with the line of equality."""
     with _drawn(name, height=3.6) as (axes, svg):
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
         for one in series:
@@ -96,7 +96,7 @@ def reliability(name: str, series: Sequence[Series]) -> str:
 
 
 def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float | None = None) -> str:
-    """A quantity over the layers, with its limit where there is one."""
+    """Draw a quantity over the layers, with its limit if any."""
     with _drawn(name) as (axes, svg):
         if limit is not None:
             axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="-.", label="limit")
@@ -112,7 +112,7 @@ def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float |
 
 
 def histogram(name: str, series: Sequence[Series]) -> str:
-    """Counts in ten bins of abs(r) from 0 to 1, on a logarithmic axis on which 0 has its place."""
+    """Draw counts in ten bins of abs(r) from 0 to 1; the axis is symmetric-logarithmic."""
     edges = [edge / 10 for edge in range(11)]
     with _drawn(name) as (axes, svg):
         for one in series:
@@ -141,20 +141,20 @@ def _line(axes: Axes, series: Series) -> None:
 
 
 def _without_gaps(*columns: Sequence[float | None]) -> list[list[float]]:
-    """The columns, less the rows in which something is missing."""
+    """Return the columns without the rows in which a number is missing."""
     rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
     whole = [row for row in rows if len(row) == len(columns)]
     return [[row[place] for row in whole] for place in range(len(columns))]
 
 
 def _range(series: Sequence[Series], limit: float | None) -> tuple[float, float]:
-    """From 0 to a little above all that is drawn."""
+    """Return the limits of the axis: 0, and a little above the largest number."""
     drawn = [value for one in series for value in (*one.y, *one.high) if value is not None]
     return 0.0, (max([*drawn, limit or 0.0]) or 0.01) * 1.12
 
 
 def _around(layers: Sequence[float]) -> tuple[float, float]:
-    """From before the first to behind the last, those without a value included."""
+    """Return the limits of the layer axis, with a margin; layers without a value count."""
     margin = 0.04 * (max(layers) - min(layers)) or 0.5
     return min(layers) - margin, max(layers) + margin
 
@@ -164,7 +164,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _short(count: float) -> str:
-    """A power of ten as an axis has room for it, such as `10k`."""
+    """Shorten a power of ten for an axis, such as `10k`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:g}{unit}"
@@ -178,10 +178,10 @@ def _label(text: str) -> str:
 
 @contextmanager
 def _drawn(name: str, *, height: float = _SIZE[1]) -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on; after the block, the list holds the SVG. Nothing of the user's own settings shows."""
+    """Yield axes and a list that holds the SVG afterwards; ignores the user's settings."""
     svg: list[str] = []
     with warnings.catch_warnings(), mpl.rc_context():
-        warnings.filterwarnings("ignore", "Glyph ")  # of a font that is not the page's
+        warnings.filterwarnings("ignore", "Glyph ")  # the page uses another font
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS | {"svg.hashsalt": name})
         canvas = Canvas(figsize=(_SIZE[0], height), layout="constrained")
@@ -193,7 +193,7 @@ def _drawn(name: str, *, height: float = _SIZE[1]) -> Iterator[tuple[Axes, list[
 
 
 def _inlined(text: str, name: str) -> str:
-    """The SVG element as it may stand in a page: sized by it, coloured by it, with ids that are its own."""
+    """Return the SVG element for a page: no own size and colours, unique ids."""
     head, _, body = text[text.index("<svg") :].partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     for pattern, replacement in _REWRITES:

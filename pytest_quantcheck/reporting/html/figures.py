@@ -1,32 +1,33 @@
-"""What the records of a run look like: each figure with its text alternative and its numbers."""
+"""The figures of the page: each with its text alternative and its numbers as a table.
 
-from collections.abc import Iterator, Sequence
+To add a figure of a candidate, write a function that yields it and name the function in `_FIGURES`. The figures of a
+metric follow from its row in `METRICS`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pytest_quantcheck.metrics import METRICS, Metric
+from pytest_quantcheck.metrics import METRICS, Metric, ModelsFigure
 from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
 from pytest_quantcheck.reporting.html import drawing
 from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Series
-from pytest_quantcheck.reporting.rows import Group
-from pytest_quantcheck.reporting.wording import MEANINGS, number
+from pytest_quantcheck.reporting.rows import Group, worst_estimate
+from pytest_quantcheck.reporting.wording import number
 
 DRAWN = 4
 """Layers whose pair counts are drawn one by one; where there are more, a table has all."""
 
-_PAPER = (
-    ("accuracy_drop", "Accuracy", "share of right answers", "Figure 1"),
-    ("confidence_drift", "Confidence", "mean probability of the answer given", "Figure 2"),
-    ("ace_drift", "Calibration error (ACE)", "mean gap between confidence and accuracy", "Figure 3"),
-)
-_OVER_LAYERS = ("dead_neuron_churn", "faint_neuron_churn", "salient_overlap", "redundancy_change")
 _BINS = [f"{low / 10:.1f}-{(low + 1) / 10:.1f}" for low in range(10)]
 _MODELS = (("reference", REFERENCE), ("candidate", CANDIDATE))
 
+Verdicts = Mapping[str, Verdict]
+"""Verdicts on one candidate, by metric."""
+
 
 class Figure(NamedTuple):
-    """A drawing, what it shows in words, and its numbers as a table."""
+    """A drawing, its description in words, and its numbers as a table."""
 
     title: str
     note: str
@@ -37,32 +38,20 @@ class Figure(NamedTuple):
 
 
 def paper_figures(groups: Sequence[Group], name: str) -> Iterator[Figure]:
-    """Yield accuracy, confidence and ACE of the reference and of all candidates on one prompt set."""
-    for metric, title, note, paper in _PAPER:
-        found = {group.candidate: _sides(group, metric) for group in groups}
+    """Yield the paper's Figures 1 to 3: the reference and all candidates on one prompt set."""
+    for metric in METRICS.values():
+        found = {group.candidate: _sides(group, metric.name) for group in groups}
         sides = {candidate: pair for candidate, pair in found.items() if pair}
-        if sides:
+        if sides and isinstance(metric.figure, ModelsFigure) and not metric.layered:
             values = {"reference": next(iter(sides.values()))[0], **{c: pair[1] for c, pair in sides.items()}}
-            yield Figure(
-                title,
-                f"{note} (as the paper's {paper})",
-                f"{title}: " + ", ".join(f"{model} {number(value)}" for model, value in values.items()),
-                Markup(drawing.bars(f"{name}-{metric}", list(values), list(values.values()))),  # noqa: S704 - escaped
-                ("model", title.lower()),
-                tuple((model, number(value)) for model, value in values.items()),
-            )
+            yield _bars(metric.figure, values, f"{name}-{metric.name}")
 
 
 def group_figures(group: Group, name: str) -> Iterator[Figure]:
-    """Yield the figures of one candidate on one prompt set; those for which it has nothing are left out."""
-    found = group.comparison
-    if found is None:
-        return
-    if found.reliability:
-        yield _reliability(found, name)
-    yield from _layers(found, group.verdicts, name)
-    yield from _strong_pairs(found, name)
-    yield from _pair_counts(found, name)
+    """Yield the figures of one candidate on one prompt set."""
+    if group.comparison:
+        for figures in _FIGURES:
+            yield from figures(group.comparison, group.verdicts, name)
 
 
 def _sides(group: Group, metric: str) -> tuple[float, float] | None:
@@ -72,7 +61,21 @@ def _sides(group: Group, metric: str) -> tuple[float, float] | None:
     return None
 
 
-def _reliability(found: Comparison, name: str) -> Figure:
+def _bars(figure: ModelsFigure, values: Mapping[str, float], name: str) -> Figure:
+    title = figure.title
+    return Figure(
+        title,
+        figure.note,
+        f"{title}: " + ", ".join(f"{model} {number(value)}" for model, value in values.items()),
+        Markup(drawing.bars(name, list(values), list(values.values()))),  # noqa: S704 - escaped
+        ("model", title.lower()),
+        tuple((model, number(value)) for model, value in values.items()),
+    )
+
+
+def _reliability(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    if not found.reliability:
+        return
     bins = {model: found.reliability[model] for model, _ in _MODELS}
     series = [
         Series(model, colour, [one.confidence for one in bins[model]], [one.accuracy for one in bins[model]])
@@ -87,9 +90,9 @@ def _reliability(found: Comparison, name: str) -> Figure:
         (str(place), f"{before.count:,}", *map(number, (before.confidence, before.accuracy, *after)))
         for place, (before, after) in enumerate(zip(bins["reference"], pairs, strict=True), 1)
     ]
-    return Figure(
+    yield Figure(
         "Reliability",
-        "accuracy over confidence in ten bins of equal count; below the dotted line a model is surer than it is right",
+        "accuracy over confidence in ten bins of equal count; below the dotted line a model is overconfident",
         f"Reliability diagram of both models. Largest gap between confidence and accuracy in a bin: {worst}",
         Markup(drawing.reliability(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
         ("bin", "prompts", *(f"{model} {side}" for model, _ in _MODELS for side in ("confidence", "accuracy"))),
@@ -97,26 +100,28 @@ def _reliability(found: Comparison, name: str) -> Figure:
     )
 
 
-def _layers(found: Comparison, verdicts: dict[str, Verdict], name: str) -> Iterator[Figure]:
-    if any(one.reference is not None for one in found.of("dead_neuron_churn")):
-        yield _dead(found.of("dead_neuron_churn"), name)
-    for metric in _OVER_LAYERS:
-        if any(one.value is not None for one in found.of(metric)):
-            yield _change(METRICS[metric], found.of(metric), verdicts.get(metric), f"{name}-{metric}")
-    if found.convergence:
-        yield _convergence(found.convergence, name)
+def _metrics(found: Comparison, verdicts: Verdicts, name: str) -> Iterator[Figure]:
+    """Yield the figures over the layers of each metric's row."""
+    for metric in METRICS.values():
+        estimates, place = found.of(metric.name), f"{name}-{metric.name}"
+        if metric.figure == "change" and any(one.value is not None for one in estimates):
+            yield _change(metric, estimates, verdicts.get(metric.name), place)
+        elif isinstance(metric.figure, ModelsFigure) and any(
+            one.layer is not None and one.reference is not None for one in estimates
+        ):
+            yield _both_models(metric.figure, estimates, place)
 
 
-def _dead(estimates: Sequence[Estimate], name: str) -> Figure:
+def _both_models(figure: ModelsFigure, estimates: Sequence[Estimate], name: str) -> Figure:
     x = [one.layer or 0 for one in estimates]
     series = [Series(model, colour, x, [getattr(one, model) for one in estimates]) for model, colour in _MODELS]
     most = max(estimates, key=lambda one: abs((one.candidate or 0.0) - (one.reference or 0.0)))
     return Figure(
-        "Dead neurons",
-        "share of a layer's neurons that never fire",
-        f"Share of dead neurons over {len(x)} layers, of both models. "
+        figure.title,
+        figure.note,
+        f"{figure.title} over {len(x)} layers, of both models. "
         f"Furthest apart at layer {most.layer}: {_cell(most.reference)} and {_cell(most.candidate)}",
-        Markup(drawing.layers(f"{name}-dead", series, quantity="share of neurons")),  # noqa: S704 - no text from outside
+        Markup(drawing.layers(name, series, quantity=figure.axis)),  # noqa: S704 - no text from outside
         ("layer", "reference", "candidate"),
         tuple((str(one.layer), _cell(one.reference), _cell(one.candidate)) for one in estimates),
     )
@@ -128,12 +133,11 @@ def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | No
     x = [one.layer or 0 for one in estimates]
     series = Series("value and interval", CANDIDATE, x, *columns)
     limit = verdict.limit if verdict else None
-    there = [one for one in estimates if one.value is not None]
     remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
-    worst = (max if metric.direction == "max" else min)(there, key=lambda one: one.value or 0.0)
+    worst = worst_estimate(estimates, metric)
     return Figure(
         title,
-        MEANINGS[metric.name],
+        metric.meaning,
         f"{title} over {len(estimates)} layers, with intervals. Worst at layer {worst.layer}: {_cell(worst.value)}"
         + (f", limit {number(limit)}" if limit is not None else ", no limit"),
         Markup(drawing.layers(name, [series], quantity=metric.title, limit=limit)),  # noqa: S704 - none from outside
@@ -144,8 +148,10 @@ def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | No
     )
 
 
-def _convergence(found: dict[int, dict[str, Convergence]], name: str) -> Figure:
-    x = sorted(found)
+def _convergence(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    found, x = comparison.convergence, sorted(comparison.convergence)
+    if not found:
+        return
     series = [
         Series(model, colour, x, [_share(found[layer].get(model)) for layer in x])
         for model, colour in _MODELS
@@ -157,7 +163,7 @@ def _convergence(found: dict[int, dict[str, Convergence]], name: str) -> Figure:
     without = [
         str(layer) for layer in x if not found[layer].get("reference") or not found[layer]["reference"].converged
     ]
-    return Figure(
+    yield Figure(
         "Convergence of the attributions",
         "share of prompts whose attribution adds up; where the reference's do not, the overlap is not defined",
         f"Share of attributions that converged over {len(x)} layers. "
@@ -176,8 +182,8 @@ def _share(own: Convergence | None) -> float | None:
     return own.converged / own.attributed if own and own.attributed else None
 
 
-def _pair_counts(found: Comparison, name: str) -> Iterator[Figure]:
-    """Yield the paper's Figure 4 for a few layers: the first, the middle, the last, and the one that moved most."""
+def _pair_counts(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    """Yield the paper's Figure 4: the first, middle and last layer, and the one that moved most."""
     for layer in _chosen(found):
         counts = found.histograms[layer]
         series = [Series(model, colour, (), counts[model]) for model, colour in _MODELS]
@@ -193,8 +199,8 @@ def _pair_counts(found: Comparison, name: str) -> Iterator[Figure]:
         )
 
 
-def _strong_pairs(found: Comparison, name: str) -> Iterator[Figure]:
-    """Yield the share of strongly correlated pairs over the layers, with all counts, where not every layer is drawn."""
+def _strong_pairs(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    """Yield strongly correlated pairs over the layers, if not all are drawn."""
     x = sorted(found.histograms)
     if len(x) <= DRAWN:
         return
@@ -228,10 +234,21 @@ def _chosen(found: Comparison) -> list[int]:
     layers = sorted(found.histograms)
     if len(layers) <= DRAWN:
         return layers
-    moved = {one.layer: one.value for one in found.of("redundancy_change") if one.value is not None}
+    correlated = [metric for metric in METRICS.values() if "correlations" in metric.needs]
+    moved = {one.layer: one.value for metric in correlated for one in found.of(metric.name) if one.value is not None}
     most = max(moved, key=lambda layer: moved[layer]) if moved else layers[0]
     return sorted({layers[0], layers[(len(layers) - 1) // 2], layers[-1], most or 0})
 
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else number(value)
+
+
+_FIGURES: tuple[Callable[[Comparison, Verdicts, str], Iterator[Figure]], ...] = (
+    _reliability,
+    _metrics,
+    _convergence,
+    _strong_pairs,
+    _pair_counts,
+)
+"""The figures of a candidate in the order of the page."""

@@ -1,4 +1,4 @@
-"""The prompts to which the candidate gives another answer, those that matter most first."""
+"""Prompts to which the candidate gives another answer, the most important first."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from pytest_quantcheck.reporting.html.texts import FOLDED, answer, shortened, vi
 from pytest_quantcheck.reporting.wording import number
 
 BUDGET = 1_000_000
-"""Bytes of flipped prompts in a page, over all its sections; those beyond are counted, and stand in report.json."""
+"""Most bytes of flipped prompts in a page; further prompts are only counted, and report.json has them."""
 
 _MARKUP = 600  # bytes around the texts of one prompt, rounded up
 
 _KINDS = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
 
 
-class Said(NamedTuple):
-    """One model's answer as the page shows it."""
+class ModelAnswer(NamedTuple):
+    """One model's answer as text for the page."""
 
     text: str
     confidence: str
@@ -27,19 +27,19 @@ class Said(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """One flipped prompt; `beginning` is there where the text is folded, `text` None where it is not known."""
+    """One flipped prompt; `beginning` is set if the text is folded, `text` is None if unknown."""
 
     row: int
     kind: str
     gold: str | None
     text: str | None
     beginning: str | None
-    reference: Said
-    candidate: Said
+    reference: ModelAnswer
+    candidate: ModelAnswer
 
 
 class Flips(NamedTuple):
-    """All flipped prompts of a section: how many of each kind, and those that are shown."""
+    """The flipped prompts of a section: the number of each kind, and those shown."""
 
     kinds: tuple[tuple[str, int], ...]
     source: str
@@ -48,9 +48,9 @@ class Flips(NamedTuple):
 
 
 def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -> Flips:
-    """The flips in words, right answers that were lost first, then by how sure the candidate is.
+    """Describe the flips: lost right answers first, then by the candidate's confidence.
 
-    Those that come after so many bytes are left out, and counted.
+    Flips beyond `budget` bytes are left out and counted.
     """
     ordered = sorted(flips, key=lambda flip: (_KINDS.index(_kind(flip)), -flip.candidate.confidence, flip.index))
     shown = tuple(_affordable(ordered, prompts, budget))
@@ -89,10 +89,10 @@ def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
         gold=shortened(visible(known.golds[flip.index])) if known else None,
         text=text,
         beginning=None if text is None or len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " "),
-        reference=_said(flip.reference),
-        candidate=_said(flip.candidate),
+        reference=_model_answer(flip.reference),
+        candidate=_model_answer(flip.candidate),
     )
 
 
-def _said(said: Answer) -> Said:
-    return Said(answer(said.text), number(said.confidence), said.correct)
+def _model_answer(found: Answer) -> ModelAnswer:
+    return ModelAnswer(answer(found.text), number(found.confidence), found.correct)

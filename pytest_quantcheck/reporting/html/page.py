@@ -1,4 +1,4 @@
-"""A run's report -> one HTML file that needs no network and no scripts."""
+"""Report of a run as one HTML file, without network or scripts."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
 from pytest_quantcheck.reporting.html.candidates import MARKS, findings_of, release_headline, unopposed
@@ -20,8 +21,6 @@ from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import (
-    MEANINGS,
-    counted,
     interval_name,
     number,
     value_text,
@@ -29,7 +28,7 @@ from pytest_quantcheck.reporting.wording import (
 
 _OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
 _HERE = Path(__file__).parent
-_FOREMOST = 6  # findings against a candidate that are not folded
+_FOREMOST = 6  # findings against a candidate that are shown unfolded
 
 
 class Line(NamedTuple):
@@ -63,7 +62,10 @@ class Section(NamedTuple):
 
 
 class Origins(NamedTuple):
-    """Where the measurements on one prompt set come from: a row for each fact, marked where the models differ."""
+    """Origin of the measurements on one prompt set: one row for each fact of the models.
+
+    A row is the name, the values, and whether the models differ.
+    """
 
     prompt_set: str
     models: tuple[str, ...]
@@ -71,11 +73,11 @@ class Origins(NamedTuple):
 
 
 def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
-    """The report as one HTML file in UTF-8: the same bytes for the same records.
+    """Return the report as one HTML file in UTF-8: same records, same bytes.
 
     Args:
-        report: what `report.json` holds.
-        prompts: the prompt sets by name, for the texts of prompts that flipped; one that is missing costs only those.
+        report: the content of `report.json`.
+        prompts: the prompt sets by name, for the texts of flipped prompts; the texts of a missing set are left out.
     """
     found = list(groups(report.verdicts, report.comparisons))
     named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
@@ -138,7 +140,7 @@ def _line(row: Row) -> Line:
     found, verdict = row.estimate, row.verdict
     return Line(
         title=row.metric.title,
-        meaning=MEANINGS[row.metric.name],
+        meaning=row.metric.meaning,
         layer="" if found.layer is None else str(found.layer),
         scale=scale_of(found, verdict),
         value="-" if found.value is None else value_text(found),
@@ -179,7 +181,7 @@ def _facts(models: Sequence[Provenance]) -> Iterator[tuple[str, tuple[str, ...],
 
 
 def _options(text: str) -> Markup:
-    """A sentence in which command-line options stand out, and are not broken over two lines."""
+    """Mark up a sentence: options are code and are not broken over two lines."""
     parts = _OPTION.split(text)
     return Markup().join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
@@ -187,7 +189,7 @@ def _options(text: str) -> Markup:
 
 
 def _plain(value: Any) -> str:
-    """A setting or a fact of a provenance in words."""
+    """Return a setting or a fact of a provenance as text."""
     if value is None or value in ((), "", [], {}):
         return "none"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A value, its interval and its limit on a line of its own, drawn to scale."""
+"""Drawing of a value, its interval and its limit to scale."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ from pytest_quantcheck.records import Estimate, Verdict
 from pytest_quantcheck.reporting.wording import bound, interval_text, number
 
 WIDTH, MARGIN = 240.0, 8.0
-"""Of the drawing, in its own units; nothing is drawn in the margin but the ends of symbols."""
+"""Width and margin of the drawing, in its own units; only ends of symbols reach into the margin."""
 
 _ROOM = 1.15
 
 
 class Scale(NamedTuple):
-    """Where each part stands, in the drawing's units from its left edge; `bad` is the failing side's start and width.
+    """Positions of the drawing's parts, in its units from its left edge.
 
-    `label` is the text alternative.
+    `bad` is the start and width of the failing side, `label` the text alternative.
     """
 
     value: float
@@ -28,7 +28,7 @@ class Scale(NamedTuple):
 
 
 def scale_of(estimate: Estimate, verdict: Verdict | None) -> Scale | None:
-    """The drawing of one estimate, from 0 or the lowest number to a little above the highest; None without a value."""
+    """Scale one estimate from 0 or its lowest number; None without a value."""
     if estimate.value is None:
         return None
     low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))

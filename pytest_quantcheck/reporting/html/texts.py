@@ -1,18 +1,18 @@
-"""Text from outside, as a page may show it: markup is the template's care, what cannot be seen is ours."""
+"""Text from outside made safe to show; the template escapes the markup in it."""
 
 LONGEST = 1_000
-"""Characters of a prompt that are shown: more would make a page of thousands of prompts too large to open."""
+"""Most characters of a prompt that are shown, as a page may have thousands of prompts."""
 
 FOLDED = 160
-"""Characters above which a prompt is folded."""
+"""Most characters of a prompt that is not folded."""
 
 _TAIL = 300  # a prompt's question usually stands at its end
 _KEPT = frozenset("\n\t\u200c\u200d\u200e\u200f\U000e007f") | {chr(code) for code in range(0xE0020, 0xE007F)}
-"""Not printable by themselves, but parts of lines, of emoji or of right-to-left text."""
+"""Characters that are not printable, but parts of lines, of emoji or of right-to-left text."""
 
 
 def visible(text: str) -> str:
-    r"""The text with what cannot be seen, or would reorder what stands around it, written as an escape.
+    r"""Return the text with invisible and reordering characters written as escapes.
 
     >>> visible("a\nb\x1b[31m\u202e")
     'a\nb\\x1b[31m\\u202e'
@@ -21,7 +21,7 @@ def visible(text: str) -> str:
 
 
 def answer(text: str) -> str:
-    r"""A token in quotes that show its blanks; line ends are escapes.
+    r"""Return a token in quotes, with line ends as escapes.
 
     >>> answer(" True\n")
     '“ True\\n”'
@@ -31,7 +31,7 @@ def answer(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """The text, or its beginning and its end with the number of characters between them that are left out."""
+    """Return a text without its middle, if it is too long."""
     if len(text) <= LONGEST:
         return text
     left_out = len(text) - LONGEST

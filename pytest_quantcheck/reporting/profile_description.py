@@ -1,11 +1,11 @@
-"""A profile in words, and what two profiles differ in; each function yields lines of text."""
+"""Descriptions of profiles and of their differences, as lines of text."""
 
 import textwrap
 from collections.abc import Iterator
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.profiles.profile import Limit, Profile, Rule
-from pytest_quantcheck.reporting.wording import BAD_SIDES, BOUNDS, interval_name, printable
+from pytest_quantcheck.profiles import Limit, Profile, Rule
+from pytest_quantcheck.reporting.wording import BOUNDS, interval_name, printable
 
 WIDTH = 80
 
@@ -17,7 +17,7 @@ _DECISIONS = {
 
 
 def profile_lines(profile: Profile) -> Iterator[str]:
-    """Yield a profile in full: what it is, how it decides, and every limit with its case and its evidence."""
+    """Yield a whole profile: description, decision rule, and every limit with its evidence."""
     yield from _wrapped(profile.label)
     yield from _wrapped(profile.path)
     yield ""
@@ -30,14 +30,14 @@ def profile_lines(profile: Profile) -> Iterator[str]:
 
 
 def difference_lines(old: Profile, new: Profile) -> Iterator[str]:
-    """Yield what is not the same in two profiles, name, version and path aside; nothing when all is."""
+    """Yield the differences between two profiles, except name, version and path."""
     yield from _change("decision.confidence", repr(old.confidence), repr(new.confidence))
     yield from _change("decision.inconclusive", old.inconclusive, new.inconclusive)
     before, after = ({_place(rule): rule.limit for rule in profile.rules} for profile in (old, new))
     for place in dict.fromkeys([*before, *after]):
         yield from _limit_change(place, before.get(place), after.get(place))
     if old.description != new.description:
-        yield "description: another text"
+        yield "description: changed"
 
 
 def _decision(profile: Profile) -> str:
@@ -46,7 +46,7 @@ def _decision(profile: Profile) -> str:
 
 def _metric_lines(name: str, rules: list[Rule]) -> Iterator[str]:
     metric = METRICS[name]
-    yield f"{name} ({metric.title}): fails {BAD_SIDES[metric.direction]} its limit"
+    yield f"{name} ({metric.title}): fails {metric.failing_side} its limit"
     for rule in rules:
         case = _case(rule) or ("every other case" if len(rules) > 1 else "every case")
         value = f"{BOUNDS[rule.limit.direction]} {rule.limit.value!r} {metric.unit}".rstrip()

@@ -1,12 +1,36 @@
-"""One rule for what may stand as a metric and as its limit."""
+"""The table of metrics, and one rule for what can be a metric and its limit."""
 
 import math
 
 import numpy as np
 import pytest
 
-from pytest_quantcheck.limits import check_limit, find_metric, nearest
-from pytest_quantcheck.metrics import METRICS
+import pytest_quantcheck.comparing  # noqa: F401 - registers the estimators
+from pytest_quantcheck.comparing.estimators import estimators
+from pytest_quantcheck.metrics import METRICS, check_limit, find_metric, judgeable, nearest
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_row_says_everything(metric):
+    """No metric is shown without words for newcomers, a range and what it is estimated from."""
+    assert all((metric.title, metric.meaning, metric.definition, metric.needs))
+    assert metric.least < metric.most
+    assert metric.direction == "max" or (metric.least, metric.most) == (0, 1)
+
+
+def test_every_metric_is_estimated():
+    """Each metric has a function that estimates it from stored data, and no other metric has one."""
+    found = [name for layered in (False, True) for name, _ in estimators(layered=layered)]
+    assert sorted(found) == sorted(METRICS)
+
+
+def test_metrics_of_attributions_need_attributions():
+    """Without attribution the gated metrics are those that need none, in the order of the table."""
+    assert judgeable(["salient_overlap", "flip_rate", "accuracy_drop"], attributed=False) == (
+        "accuracy_drop",
+        "flip_rate",
+    )
+    assert judgeable(["salient_overlap", "flip_rate"], attributed=True) == ("flip_rate", "salient_overlap")
 
 
 def test_unknown_metric_lists_all_and_offers_the_nearest():

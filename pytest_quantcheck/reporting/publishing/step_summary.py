@@ -1,27 +1,32 @@
-"""The page that GitHub Actions shows of a job: Markdown is appended to the file that it names."""
+"""Summary of a step on GitHub Actions: Markdown appended to a file that the environment names."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pytest_quantcheck.reporting import fitted
+from pytest_quantcheck.reporting import truncate_lines
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 LIMIT = 1 << 20
-"""Bytes of a step's summary; GitHub shows nothing of a larger one."""
+"""Most bytes of a step's summary; GitHub does not show a larger one."""
 
 
 def append_to_step_summary(lines: Iterable[str]) -> str:
-    """Append lines of Markdown where a file is named, what fits; return what went wrong in a sentence, or nothing.
+    """Append lines of Markdown to the step's summary, if there is one.
 
-    Whatever goes wrong costs the summary alone: verdicts and exit status stand.
+    Lines beyond GitHub's limit are left out.
+
+    An error costs only the summary: verdicts and exit status stay as they are.
+
+    Returns:
+        A sentence that says what went wrong, or an empty text.
     """
     name = os.environ.get(VARIABLE)
     if not name:
         return ""
     path = Path(name)
     try:
-        text = fitted(lines, LIMIT - (path.stat().st_size if path.exists() else 0))
+        text = truncate_lines(lines, LIMIT - (path.stat().st_size if path.exists() else 0))
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except (OSError, ValueError) as problem:

@@ -4,8 +4,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_quantcheck.profiles import Limit, Profile, Rule, load_profile
-from pytest_quantcheck.profiles.describing import WIDTH, difference_lines, profile_lines
+from pytest_quantcheck.profiles import Limit, Profile, Rule, load_profile, read_profile
+from pytest_quantcheck.reporting.profile_description import WIDTH, difference_lines, profile_lines
+
+STRICT = """
+schema = 1
+name = "strict"
+version = 1
+description = "For tests."
+
+[decision]
+confidence = 0.9
+inconclusive = "fail"
+
+[metrics.kl_divergence]
+max = 0.08
+evidence = "measured"
+
+[metrics.salient_overlap]
+min = 0.45
+evidence = "measured, too"
+
+[[metrics.salient_overlap.override]]
+bits = "int8"
+layer = "last"
+min = 0.7
+evidence = "measured in the last block"
+"""
+
+
+@pytest.fixture
+def strict():
+    """A reader of the text above with replacements: `strict(("0.08", "0.07"))`."""
+
+    def read(*replacements):
+        text = STRICT
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new, 1)
+        return read_profile(text.encode(), "strict.toml")
+
+    return read
 
 
 def test_a_profile_is_shown_in_full(strict):
@@ -59,7 +98,7 @@ DIFFERENCES = [
     (("= 0.9", "= 0.95"), "decision.confidence: 0.9 -> 0.95"),
     (('"fail"', '"point"'), "decision.inconclusive: fail -> point"),
     (("too", "again"), "metrics.salient_overlap: the same limit on other evidence"),
-    (("For tests", "For nothing"), "description: another text"),
+    (("For tests", "For nothing"), "description: changed"),
 ]
 
 
