@@ -1,4 +1,4 @@
-"""Models made to find out whether the gate works: nulls, equivalent rewrites and defects."""
+"""Models made to test the gate: nulls, equivalent rewrites and defects."""
 
 from pytest_quantcheck.controls.catalogue import CONTROLS, Control, Kind
 

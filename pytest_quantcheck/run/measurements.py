@@ -157,16 +157,17 @@ class Supply:
         """What to load: a control is made from the reference."""
         if subject not in CONTROLS:
             return subject
-        from pytest_quantcheck.controls.nulls import bits_of  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.controls.applying import load_as  # noqa: PLC0415 - heavy
 
-        return bits_of(subject, _any(references).provenance.dtype)
+        return load_as(subject, _any(references).provenance.dtype)
 
     def _prepared(self, subject: str, loaded: LoadedModel, references: Mapping[str, Measurement]) -> Plan:
         """Make a control of the loaded model, or refuse a candidate that is none; the plan to measure it by."""
         if subject in CONTROLS:
-            from pytest_quantcheck.controls.nulls import treat  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.controls.applying import apply_control  # noqa: PLC0415 - heavy
 
-            plan, self.done[subject] = treat(loaded, subject, self._plan(), next(iter(self._prompt_sets.values())))
+            prompts = next(iter(self._prompt_sets.values()))
+            plan, self.done[subject] = apply_control(loaded, subject, plan=self._plan(), prompts=prompts)
             return plan
         if references and loaded.bits == _any(references).provenance.dtype:
             raise equal_to_reference(loaded.bits)
