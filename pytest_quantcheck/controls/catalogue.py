@@ -65,7 +65,7 @@ _ALL = (
     Control(
         "constant-projection",
         "defect",
-        "One projection packed to a constant, as in a published release (llm-compressor #1765).",
+        "One projection packed to a constant, as in a release whose defect went unnoticed (llm-compressor #1765).",
         "pytest_quantcheck.controls.defects:constant_projection",
         severity=1.0,
         grades=(1 / 64, 1 / 16, 1 / 4, 1.0),

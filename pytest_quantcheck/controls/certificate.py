@@ -38,10 +38,11 @@ class ControlResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """The range of a metric over the nulls and rewrites on one prompt set.
+    """The range of a metric over the nulls and rewrites.
 
-    Each counts with its worst layer. `smallest`, `largest`: of the values; `resolvable`: the end of their intervals
-    that is furthest towards the failing side, the smallest effect that `n_prompts` prompts can tell from no effect.
+    It is that of one prompt set. Each control counts with its worst layer. `smallest`, `largest`: of the values;
+    `resolvable`: the end of their intervals that is furthest towards the failing side, the smallest effect that
+    `n_prompts` prompts can tell from no effect.
     """
 
     metric: str
@@ -54,7 +55,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of all controls of a run, on one model, judged by one profile."""
+    """The results of all controls of a run: one model, one profile."""
 
     schema: Literal[1]
     tool_version: str
@@ -68,7 +69,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *, done: str) -> ControlResult:
-    """Return the result of a control, from verdicts made like those on a candidate."""
+    """Return the result of a control from the verdicts on it."""
     if not verdicts:
         return without_verdicts(control, prompt_set, "not applicable", "the profile has no limit in this case")
     defect = CONTROLS[control].kind == "defect"
@@ -119,13 +120,13 @@ def certify(
 
 
 def in_order(results: Iterable[ControlResult]) -> tuple[ControlResult, ...]:
-    """Return the results by prompt set, then in the order of the catalogue."""
+    """Sort the results by prompt set, then as in the catalogue."""
     places = {name: place for place, name in enumerate(CONTROLS)}
     return tuple(sorted(results, key=lambda result: (result.prompt_set, places[result.control])))
 
 
 def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
-    """Yield the spread of each metric on each prompt set, over nulls and rewrites."""
+    """Yield the spread of each metric on each prompt set."""
     found: dict[tuple[str, str], list[Verdict]] = {}
     for result in results:
         for verdict in result.verdicts if result.kind != "defect" else ():
@@ -136,7 +137,7 @@ def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
 
 
 def conclusion(results: Sequence[ControlResult]) -> str:
-    """Return how many controls passed on every prompt set, without a full stop."""
+    """Return how many controls passed on all prompt sets, in words."""
     negative, defects = (_outcomes(results, defects=defects) for defects in (False, True))
     left_out = [*negative, *defects].count("not applicable")
     counts = (

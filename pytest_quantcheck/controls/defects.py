@@ -77,7 +77,7 @@ def two_bit_layer(site: Site) -> str:
 
 
 def swapped_layers(site: Site) -> str:
-    """Swap all weights of the middle layer with those of a later one.
+    """Swap all weights of the middle layer with a later layer's.
 
     A converter that sorts tensors by name puts layer 10 before layer 2. Severity: the distance in layers; near the end
     of the model both layers are earlier ones.
@@ -186,7 +186,7 @@ def _repack(
 
 
 def _first_rows(share: float, damaged: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Join the first rows of `damaged`, a share of all, and the other rows of `whole`."""
+    """Replace the first rows of `whole`, a share of all."""
     n = _count(share, len(whole))
     return torch.cat([damaged[:n], whole[n:]])
 

@@ -1,4 +1,4 @@
-"""A short fine-tune of a loaded model, towards other answers to a few prompts."""
+"""A short fine-tune of a loaded model towards other answers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ with their number."""
 
 
 def train_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> str:
-    """Train the last third of the down projections to give other gold answers.
+    """Train the last down projections to give other gold answers.
 
-    Each prompt is trained towards the gold answer that follows its own in the set. The weights are trained in float32,
-    by Adam, and then rounded to their own dtype; nothing else changes. The same steps give the same weights. Returns
-    what was done, in words.
+    Those of the last third of the layers are trained, each prompt towards the gold answer that follows its own in the
+    set. They are trained in float32, by Adam, and then rounded to their own dtype; nothing else changes. The same steps
+    give the same weights. Returns what was done, in words.
 
     Raises:
         NotApplicable: the gold answers all begin with the same token, or no FFN has a known layout.

@@ -22,7 +22,7 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import Profile, load_profile, read_profile
-from pytest_quantcheck.profiles.calibrating import calibrated
+from pytest_quantcheck.profiles.calibrating import draft_profile
 from tests.studies.error_rates import Line
 
 ACCURACY = 0.05
@@ -119,7 +119,7 @@ def derived(lines: Sequence[Line]) -> Profile:
     damaged = [line for line in damaged if line.n == most]
     nulls = [line for line in first if line.kind == "null" and line.n >= most]
     harmless = [line for line in nulls if line.n == min(line.n for line in nulls)]
-    text = calibrated(
+    text = draft_profile(
         *([line.comparison for line in part] for part in (harmless, damaged)), name="derived", version=1, rate=RATE
     )
     return read_profile(text.encode(), "derived")
