@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
 
 import torch
 
 from pytest_quantcheck.controls.catalogue import CONTROLS, Control
 from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
+from pytest_quantcheck.measuring import Plan
+from pytest_quantcheck.models.loading import LoadedModel
 from pytest_quantcheck.models.neurons import choose_layers
 from pytest_quantcheck.models.projections import refuse_packed
+from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import REFERENCE
-
-if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import Plan
-    from pytest_quantcheck.models.loading import LoadedModel
-    from pytest_quantcheck.prompts import PromptSet
 
 
 def load_as(name: str, dtype: str) -> str:
@@ -62,7 +59,9 @@ def apply_control(
     layers = choose_layers(plan.layers, loaded.n_layers)
     site = Site(loaded, plan, layers, prompts, _severity(control, severity))
     if control.kind != "null":
-        _check_alterable(site)
+        refuse_packed(loaded)
+        if not layers:
+            raise NotApplicable("no layer is measured, so no layer can be altered")
     done: str | tuple[Plan, str] = resolve_name(control.apply)(site)
     return (plan, done) if isinstance(done, str) else done
 
@@ -76,9 +75,3 @@ def _severity(control: Control, asked: float | None) -> float:
     if not 0 < severity < math.inf:
         raise ValueError(f"Expected a positive number as the severity of {control.name}, got {severity:g}.")
     return severity
-
-
-def _check_alterable(site: Site) -> None:
-    refuse_packed(site.loaded)
-    if not site.layers:
-        raise NotApplicable("no layer is measured, so no layer can be altered")

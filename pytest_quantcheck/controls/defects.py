@@ -18,7 +18,7 @@ from pytest_quantcheck.controls.fine_tuning import train_other_answers
 from pytest_quantcheck.controls.packing import GROUP, Packed, pack
 from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.projections import Projection, every_ffn, every_projection
+from pytest_quantcheck.models.projections import Projection, every_ffn, every_projection, ffn_of, projections_of
 
 BITS = 8
 """The bit-width at which weights are packed to be damaged, unless the defect has its own."""
@@ -30,7 +30,7 @@ def constant_projection(site: Site) -> str:
     The projection is the one that feeds the middle layer's neurons. Its weights become one constant for each row and
     group, as in the release of llm-compressor #1765. Severity: the share of its rows.
     """
-    gate = site.ffn.gate
+    gate = ffn_of(site.loaded, site.layer).gate
 
     def damage(packed: Packed) -> Packed:
         constant = packed.codes.abs().mean().round().expand_as(packed.codes)
@@ -46,7 +46,8 @@ def wrong_scales(site: Site) -> str:
     A loader that fills only the first scale of a fused projection leaves wrong scales in its other parts (vllm
     #39764). Severity: the factor.
     """
-    _repack(site.projections, lambda packed: replace(packed, scales=packed.scales * site.severity))
+    projections = projections_of(site.loaded, site.layer)
+    _repack(projections, lambda packed: replace(packed, scales=packed.scales * site.severity))
     return f"the scales of layer {site.layer} multiplied by {site.severity:.4g}"
 
 
@@ -72,7 +73,7 @@ def two_bit_layer(site: Site) -> str:
 
     One wrong entry in a mixed-precision recipe does this. Severity: the bits.
     """
-    _repack(site.projections, bits=_whole(site.severity, least=2))
+    _repack(projections_of(site.loaded, site.layer), bits=_whole(site.severity, least=2))
     return f"layer {site.layer} rounded to {site.severity:.4g} bits"
 
 

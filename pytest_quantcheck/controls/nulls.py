@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
-
-if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import Plan
-    from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.measuring import Plan
+from pytest_quantcheck.models.loading import LoadedModel
 
 
 def other_batches(site: Site) -> tuple[Plan, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 
@@ -26,7 +25,7 @@ def permuted(site: Site) -> str:
             if rows.bias is not None:
                 rows.bias.copy_(rows.bias[order])
         ffn.down.weight.copy_(ffn.down.weight[:, order])
-    return f"FFN neurons permuted together with their rows and columns (layers: {_joined(site.layers)})"
+    return f"FFN neurons of layers {[*site.layers]} permuted together with their rows and columns"
 
 
 def rescaled(site: Site) -> str:
@@ -47,8 +46,8 @@ def rescaled(site: Site) -> str:
             up.bias.copy_(up.bias * factors)
         down.weight.copy_(down.weight / factors)
     return (
-        "up projections multiplied by a factor from 0.5 to 2 for each channel, down projections divided by it "
-        f"(layers: {_joined(site.layers)})"
+        f"up projections of layers {[*site.layers]} multiplied by a factor from 0.5 to 2 for each channel, down "
+        "projections divided by it"
     )
 
 
@@ -57,7 +56,3 @@ def _up_and_down(loaded: LoadedModel, layer: int) -> tuple[Projection, Projectio
     if ffn.up is None:
         raise NotApplicable(f"the FFN of layer {layer} has no gate product, and so no channels that can be rescaled")
     return ffn.up, ffn.down
-
-
-def _joined(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))

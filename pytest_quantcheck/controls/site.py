@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from pytest_quantcheck.models.projections import Ffn, Projection, ffn_of, projections_of
-
-if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import Plan
-    from pytest_quantcheck.models.loading import LoadedModel
-    from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.measuring import Plan
+from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.prompts import PromptSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +27,3 @@ class Site:
     def layer(self) -> int:
         """The middle measured layer, for defects of one layer."""
         return self.layers[(len(self.layers) - 1) // 2]
-
-    @property
-    def projections(self) -> list[Projection]:
-        """Every linear map in the block of `layer`."""
-        return projections_of(self.loaded, self.layer)
-
-    @property
-    def ffn(self) -> Ffn:
-        """The FFN of `layer`."""
-        return ffn_of(self.loaded, self.layer)

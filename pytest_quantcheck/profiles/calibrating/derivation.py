@@ -52,11 +52,11 @@ def derive_limits(
 
     Returns the limits, and the number of tests that share the false-alarm rate: one for each metric and layer.
     """
+    both = [*harmless, *damaged]
     measured = {metric: found for metric in METRICS if (found := shifts_of(harmless, metric))}
     tests = sum(len({shift.layer for shift in found}) for found in measured.values())
-    missing = {metric: unmeasured_controls([*harmless, *damaged], metric) for metric in measured}
     return [
-        _derive_limit(metric, found, shifts_of(damaged, metric), rate / tests, missing[metric])
+        _derive_limit(metric, found, shifts_of(damaged, metric), rate / tests, unmeasured_controls(both, metric))
         for metric, found in measured.items()
     ], tests
 
