@@ -1,4 +1,4 @@
-"""Verdicts on controls -> certificate: whether the gate sees damage, and calls nothing else damage."""
+"""The certificate of a gate: whether it fails damaged models and passes all others."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _WORST_FIRST: tuple[ControlOutcome, ...] = ("failed", "passed", "not applicable"
 
 
 class ControlResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one control showed on one prompt set.
+    """The result of one control on one prompt set.
 
-    A null or a rewrite passes when every verdict on it is acceptable, a defect when a metric saw it: one whose verdict
-    is `failed` or `unmeasured`, and not acceptable. `seen_by`: those metrics; in a null or a rewrite the ones that are
-    not acceptable. `done`: what was done to the reference; `reason`: what stands against the control, or why it has no
-    verdicts. `verdicts`: one for each gated metric, with the estimate that decided (the worst layer's).
+    A null or a rewrite passes when every verdict on it is acceptable. A defect passes when a metric saw it: its verdict
+    is `failed` or `unmeasured`, and not acceptable. `seen_by`: the metrics that saw a defect; for a null or a rewrite
+    the metrics whose verdict is not acceptable. `done`: what was done to the reference; `reason`: why the control
+    failed, or why it has no verdicts. `verdicts`: one for each gated metric, with the estimate that decided (that of
+    the worst layer).
     """
 
     control: str
@@ -38,10 +39,11 @@ class ControlResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a metric moved on one prompt set where nothing is wrong, over nulls and rewrites at their worst layers.
+    """The range of a metric over the nulls and rewrites.
 
-    `smallest`, `largest`: of the values; `resolvable`: the furthest end of their intervals towards the failing side,
-    the smallest effect that so many prompts can tell from nothing.
+    It is that of one prompt set. Each control counts with its worst layer. `smallest`, `largest`: of the values;
+    `resolvable`: the end of their intervals that is furthest towards the failing side, the smallest effect that
+    `n_prompts` prompts can tell from no effect.
     """
 
     metric: str
@@ -54,7 +56,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controls of a run showed of the gate, on one model and its prompt sets, judged by one profile."""
+    """The results of all controls of a run: one model, one profile."""
 
     schema: Literal[1]
     tool_version: str
@@ -68,7 +70,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *, done: str) -> ControlResult:
-    """The result of a control from the verdicts on it, which are made as those on a candidate are."""
+    """Return the result of a control from the verdicts on it."""
     if not verdicts:
         return without_verdicts(control, prompt_set, "not applicable", "the profile has no limit in this case")
     defect = CONTROLS[control].kind == "defect"
@@ -89,7 +91,7 @@ def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *,
 def without_verdicts(
     control: str, prompt_set: str, outcome: ControlOutcome, reason: str, *, seen_by: tuple[str, ...] = ()
 ) -> ControlResult:
-    """The result of a control on which there are no verdicts, for a reason."""
+    """Return the result of a control without verdicts, and the reason."""
     kind = CONTROLS[control].kind
     return ControlResult(
         control=control, kind=kind, prompt_set=prompt_set, outcome=outcome, reason=reason, seen_by=seen_by
@@ -99,9 +101,9 @@ def without_verdicts(
 def certify(
     results: Iterable[ControlResult], *, whole: bool, model: str, profile: str, tool_version: str, created: datetime
 ) -> Certificate:
-    """The certificate of a run's controls; it passes where none failed and the run is `whole`.
+    """Return the certificate of a run's controls.
 
-    `created` has a time zone.
+    It passes when no control failed and the run is `whole`: not cut short. `created` has a time zone.
     """
     controls = in_order(results)
     passed = whole and all(result.outcome != "failed" for result in controls)
@@ -119,13 +121,13 @@ def certify(
 
 
 def in_order(results: Iterable[ControlResult]) -> tuple[ControlResult, ...]:
-    """The results prompt set by prompt set, controls in their own order, whichever worker was first."""
+    """Sort the results by prompt set, then as in the catalogue."""
     places = {name: place for place, name in enumerate(CONTROLS)}
     return tuple(sorted(results, key=lambda result: (result.prompt_set, places[result.control])))
 
 
 def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
-    """Yield the spread of each metric on each prompt set that a null or a rewrite was measured with."""
+    """Yield the spread of each metric on each prompt set."""
     found: dict[tuple[str, str], list[Verdict]] = {}
     for result in results:
         for verdict in result.verdicts if result.kind != "defect" else ():
@@ -136,7 +138,7 @@ def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
 
 
 def conclusion(results: Sequence[ControlResult]) -> str:
-    """One sentence, without its full stop: how many controls did what they must, on every prompt set."""
+    """Return how many controls passed on all prompt sets, in words."""
     negative, defects = (_outcomes(results, defects=defects) for defects in (False, True))
     left_out = [*negative, *defects].count("not applicable")
     counts = (
@@ -148,7 +150,7 @@ def conclusion(results: Sequence[ControlResult]) -> str:
 
 
 def titles(metrics: Iterable[str]) -> str:
-    """The metrics' titles, joined by commas."""
+    """Return the titles of metrics, joined by commas."""
     return ", ".join(METRICS[metric].title for metric in metrics)
 
 
@@ -180,7 +182,7 @@ def _spread(prompt_set: str, metric: str, verdicts: Sequence[Verdict]) -> Spread
 
 
 def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[ControlOutcome]:
-    """The worst outcome of each control over the prompt sets."""
+    """Return the worst outcome of each control over the prompt sets."""
     worst: dict[str, ControlOutcome] = {}
     for result in results:
         if (result.kind == "defect") == defects:

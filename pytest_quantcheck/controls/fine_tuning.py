@@ -1,4 +1,4 @@
-"""A short fine-tune of a loaded model: it learns other answers to a few prompts."""
+"""A short fine-tune of a loaded model towards other answers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from pytest_quantcheck.models.projections import Ffn, every_ffn
 from pytest_quantcheck.prompts import PromptSet
 
 PROMPTS = 8
-"""How many of the set's first prompts are taught, all in each step."""
+"""How many of the set's first prompts are trained on, all in each step."""
 
 _RATE = 40.0
-"""How far one of Adam's steps moves a weight: this share of the weights' root mean square for one trained neuron, and
-less for more. All weights move together, so that what a step does to an answer grows with their number."""
+"""The largest change of a weight by one step of Adam, in root mean squares of the weights, if one neuron is trained.
+
+It is divided by the number of trained neurons: all weights move together, so the effect of a step on an answer grows
+with their number."""
 
 
-def teach_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> str:
-    """Train the last third of the down projections for a few steps to give another gold answer.
+def train_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> str:
+    """Train the last down projections to give other gold answers.
 
-    Each prompt is taught the gold answer that follows its own in the set. The weights are trained in float32, by
-    Adam, and then rounded to their own dtype; everything else is what it was. The same steps give the same weights.
+    Those of the last third of the layers are trained, each prompt towards the gold answer that follows its own in the
+    set. They are trained in float32, by Adam, and then rounded to their own dtype; nothing else changes. The same steps
+    give the same weights. Returns what was done, in words.
 
     Raises:
-        NotApplicable: the gold answers all begin with one token, or no FFN is of a known layout.
+        NotApplicable: the gold answers all begin with the same token, or no FFN has a known layout.
     """
-    batch, targets = _lesson(loaded, prompts)
+    batch, targets = _training_batch(loaded, prompts)
     ffns = every_ffn(loaded)[-max(1, loaded.n_layers // 3) :]
     weights = [ffn.down.module.weight for ffn in ffns]
     with float32_gradients(loaded.model):
@@ -46,17 +49,19 @@ def teach_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> 
     )
 
 
-def _lesson(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, torch.Tensor]:
-    """The first prompts, and for each the first token (prompts,) of an answer that is not its own."""
+def _training_batch(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, torch.Tensor]:
+    """Return the first prompts and their targets: first tokens of other answers, (prompts,)."""
     chat = loaded.chat if prompts.chat is None else prompts.chat
     texts = prompts.texts[:PROMPTS]
     (first,) = wrapped(loaded.tokenizer, texts[:1], chat=chat)
     tokens = {gold: answer_token(loaded.tokenizer, first, gold, chat=chat) for gold in dict.fromkeys(prompts.golds)}
-    offered = list(dict.fromkeys(tokens.values()))
-    if len(offered) < 2:
-        raise NotApplicable(f"the gold answers of {prompts.name} all begin alike: there is no other to teach")
-    own = [offered.index(tokens[gold]) for gold in prompts.golds[: len(texts)]]
-    targets = torch.tensor([offered[(number + 1) % len(offered)] for number in own], device=loaded.device)
+    answers = list(dict.fromkeys(tokens.values()))
+    if len(answers) < 2:
+        raise NotApplicable(
+            f"the gold answers of {prompts.name} all begin with the same token: there is no other answer to train on"
+        )
+    own = [answers.index(tokens[gold]) for gold in prompts.golds[: len(texts)]]
+    targets = torch.tensor([answers[(number + 1) % len(answers)] for number in own], device=loaded.device)
     encoded = encode(loaded.tokenizer, texts, chat=chat)
     batch = collate(encoded, range(len(texts)), pad=loaded.tokenizer.pad_token_id, device=loaded.device)
     return batch, targets
@@ -70,7 +75,7 @@ def _rate(ffns: Sequence[Ffn]) -> float:
 def _train(
     model: nn.Module, weights: Sequence[nn.Parameter], batch: Batch, targets: torch.Tensor, steps: int, *, rate: float
 ) -> float:
-    """Take the steps; return the loss before the last one, in nats."""
+    """Take the steps; return the loss before the last step, in nats."""
     optimizer = torch.optim.Adam(weights, lr=rate)
     with _trainable(weights):
         for _ in range(steps):
@@ -84,7 +89,7 @@ def _train(
 
 @contextmanager
 def _trainable(weights: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let these weights have gradients, and leave none behind."""
+    """Let these weights have gradients; remove the gradients afterwards."""
     try:
         with torch.enable_grad():
             for weight in weights:

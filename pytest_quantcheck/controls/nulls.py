@@ -1,39 +1,38 @@
-"""How the loaded reference is made into a control: other conditions for a null, another model for the rest."""
+"""Nulls: the reference under conditions that must not matter."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from pytest_quantcheck.controls.altering import alter
-from pytest_quantcheck.controls.attention import use_eager_attention
-from pytest_quantcheck.models.neurons import choose_layers
-from pytest_quantcheck.records import REFERENCE
-
-if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import Plan
-    from pytest_quantcheck.models.loading import LoadedModel
-    from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.controls.site import Site
+from pytest_quantcheck.errors import NotApplicable
+from pytest_quantcheck.measuring import Plan
+from pytest_quantcheck.models.loading import LoadedModel
 
 
-def bits_of(control: str, dtype: str) -> str:
-    """What to load for a control, where `dtype` is the reference's: the reference, or it in another float format."""
-    if control != "null-dtype":
-        return REFERENCE
-    return "bf16" if dtype == "fp32" else "fp32"
+def other_batches(site: Site) -> tuple[Plan, str]:
+    """Measure in batches of another size, with the prompts in another order."""
+    plan = site.plan.rearranged()
+    return plan, f"batches of {plan.batch_size} instead of {site.plan.batch_size} prompts, in another order"
 
 
-def treat(loaded: LoadedModel, control: str, plan: Plan, prompts: PromptSet) -> tuple[Plan, str]:
-    """Make a control of a model that was loaded as `bits_of` says; return the plan to measure it by and what was done.
+def other_dtype(site: Site) -> str:
+    """Leave the model as it was loaded: in another float format."""
+    return f"loaded as {site.loaded.dtype}"
+
+
+def eager_attention(site: Site) -> str:
+    """Compute attention by plain matrix products instead of a fused kernel.
 
     Raises:
-        NotApplicable: the control makes no sense for this model.
+        NotApplicable: the model does so already, or has no other kernel.
     """
-    if control == "null-batches":
-        other = plan.rearranged()
-        return other, f"batches of {other.batch_size} instead of {plan.batch_size} prompts, in another order"
-    if control == "null-dtype":
-        return plan, f"loaded as {loaded.dtype}"
-    if control == "null-kernels":
-        return plan, use_eager_attention(loaded)
-    layers = choose_layers(plan.layers, loaded.n_layers)
-    return plan, alter(loaded, control, layers=layers, prompts=prompts, seed=plan.seed)
+    before, model = _attention(site.loaded), type(site.loaded.model).__name__
+    if before == "eager":
+        raise NotApplicable(f"{model} runs eager attention already: there is no other kernel to compare with")
+    site.loaded.model.set_attn_implementation("eager")
+    if _attention(site.loaded) != "eager":
+        raise NotApplicable(f"{model} cannot change its attention from {before} to eager")
+    return f"eager attention instead of {before}"
+
+
+def _attention(loaded: LoadedModel) -> str:
+    return str(loaded.model.config._attn_implementation)  # noqa: SLF001 - transformers has no public name for it

@@ -112,9 +112,9 @@ class Measurements:
 
     def _load(self, target: Target, references: References) -> LoadedModel:
         if target.kind == "control":
-            from pytest_quantcheck.controls.nulls import bits_of  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.controls.applying import load_as  # noqa: PLC0415 - heavy
 
-            target = replace(target, load_as=bits_of(target.name, _any(references).provenance.dtype))
+            target = replace(target, load_as=load_as(target.name, _any(references).provenance.dtype))
         with self._reporting(target.name) as reporter:
             reporter.say("loading")
             return self._models.load(target)
@@ -123,9 +123,10 @@ class Measurements:
         """Make a control of the model, or check a candidate; return the plan."""
         plan = plan_of(self._settings)
         if target.kind == "control":
-            from pytest_quantcheck.controls.nulls import treat  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.controls.applying import apply_control  # noqa: PLC0415 - heavy
 
-            plan, self.applied[target.name] = treat(loaded, target.name, plan, next(iter(self._prompt_sets.values())))
+            prompts = next(iter(self._prompt_sets.values()))
+            plan, self.applied[target.name] = apply_control(loaded, target.name, plan=plan, prompts=prompts)
         elif references and loaded.bits == _any(references).provenance.dtype:
             raise equal_to_reference(loaded.bits)
         elif target.kind == "checkpoint":

@@ -19,7 +19,7 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import Certificate, certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.profiles.calibrating import calibrated, check_calibration, save_calibrated
+from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (
     WIDEST,
     control_lines,
@@ -157,8 +157,8 @@ class Session:
         try:
             if not (harmless and damaged):
                 raise SettingsError("it needs nulls and defects, and this run has left the one or the other out")
-            text = calibrated(harmless, damaged, name=name, version=version, rate=asked.calibrate_rate)
-            path = save_calibrated(text, directory=Path(asked.calibrate_directory), name=name, version=version)
+            text = draft_profile(harmless, damaged, name=name, version=version, rate=asked.calibrate_rate)
+            path = save_profile(text, directory=Path(asked.calibrate_directory), name=name, version=version)
         except (QuantcheckError, OSError) as error:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             return f"no profile {name}@{version} is written: {error}"

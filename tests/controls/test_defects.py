@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from pytest_quantcheck.controls.altering import GRADES, SEVERITIES, alter
-from pytest_quantcheck.controls.defects import BITS, round_to_nearest
+from pytest_quantcheck.controls.applying import apply_control
+from pytest_quantcheck.controls.catalogue import CONTROLS
+from pytest_quantcheck.controls.defects import BITS
 from pytest_quantcheck.controls.packing import GROUP, pack
 from pytest_quantcheck.errors import NotApplicable
+from pytest_quantcheck.measuring import Plan
 
+DEFECTS = [name for name, control in CONTROLS.items() if control.kind == "defect"]
 ATTENTION = tuple(f"self_attn.{name}_proj.weight" for name in "qkvo")
 FFN = tuple(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
 ALTERED = {
@@ -32,7 +35,7 @@ def damaged(held, asked):
 
     def damage(model, defect, severity=None, *, layers=(0, 1, 2), golds=("w40", "w41"), dtype=torch.float32):
         loaded = held(model, dtype)
-        alter(loaded, defect, layers=layers, prompts=asked(*golds), severity=severity)
+        apply_control(loaded, defect, plan=Plan(layers=layers), prompts=asked(*golds), severity=severity)
         return loaded.model
 
     return damage
@@ -109,13 +112,13 @@ def test_swapped_layers_are_in_each_others_place(tiny, damaged):
 
 def test_swapping_needs_two_layers_that_far_apart(tiny, damaged):
     """Of three layers none are three apart."""
-    with pytest.raises(NotApplicable, match="has 3 layers, and none are 3 apart"):
+    with pytest.raises(NotApplicable, match="has 3 layers, and no two are 3 apart"):
         damaged(tiny("llama"), "swapped-layers", 3)
 
 
 def test_swapping_needs_layers_of_one_kind(tiny, damaged):
     """A mixture of experts cannot stand in a dense layer's place."""
-    with pytest.raises(NotApplicable, match="layers 1 and 2 have other weights"):
+    with pytest.raises(NotApplicable, match="layers 1 and 2 have different weights"):
         damaged(tiny("half-mixture"), "swapped-layers", 1)
 
 
@@ -180,15 +183,15 @@ def test_sharpening_needs_a_head(held, asked, tiny, monkeypatch):
     loaded = held(tiny("llama"))
     monkeypatch.setattr(loaded.model, "get_output_embeddings", lambda: None)
     with pytest.raises(NotApplicable, match="no linear output head"):
-        alter(loaded, "sharpened-logits", layers=[0], prompts=asked("w40"))
+        apply_control(loaded, "sharpened-logits", plan=Plan(layers=(0,)), prompts=asked("w40"))
 
 
 def test_other_fine_tune_gives_other_answers(held, asked, tiny):
     """What was taught grows more probable with every step."""
-    losses = []
+    losses, prompts = [], asked("w40", "w41")
     for steps in (1, 4, 16):
-        told = alter(held(tiny("llama")), "other-fine-tune", layers=[0], prompts=asked("w40", "w41"), severity=steps)
-        losses.append(float(told.partition("last loss ")[2].split()[0]))
+        _, done = apply_control(held(tiny("llama")), "other-fine-tune", plan=Plan(), prompts=prompts, severity=steps)
+        losses.append(float(done.partition("last loss ")[2].split()[0]))
     assert losses[0] > losses[1] > losses[2]
 
 
@@ -201,20 +204,14 @@ def test_other_fine_tune_leaves_no_gradients(dtype, tiny, damaged):
 
 def test_other_fine_tune_needs_another_answer(tiny, damaged, changed):
     """Where all gold answers are one there is nothing else to teach."""
-    with pytest.raises(NotApplicable, match="gold answers of words all begin alike"):
+    with pytest.raises(NotApplicable, match="gold answers of words all begin with the same token"):
         damaged(tiny("llama"), "other-fine-tune", golds=("w40", "w40"))
 
 
-def test_fewer_bits_are_further_away(tiny, held):
-    """Every step down the ladder moves the weights further; embeddings and head stay, tied ones too."""
-    moved = []
-    for bits in (8, 6, 5, 4, 3, 2):
-        loaded, model = held(tiny("llama-tied")), tiny("llama-tied")
-        assert round_to_nearest(loaded, bits) == f"every layer rounded to {bits} bits"
-        assert torch.equal(loaded.model.lm_head.weight, model.lm_head.weight)
-        moved.append(distance(model, loaded.model))
-    assert moved == sorted(moved)
-    assert moved[0] > 0
+def test_rounding_leaves_embeddings_and_head(tiny, damaged):
+    """Tied ones too."""
+    model = tiny("llama-tied")
+    assert torch.equal(damaged(model, "three-bits").lm_head.weight, model.lm_head.weight)
 
 
 def distance(before, after):
@@ -223,22 +220,23 @@ def distance(before, after):
     return float(sum((a - b).square().sum() for a, b in pairs).sqrt())
 
 
-@pytest.mark.parametrize("defect", sorted(GRADES.keys() - {"swapped-layers", "sharpened-logits"}))
+@pytest.mark.parametrize("defect", sorted({*DEFECTS} - {"swapped-layers", "sharpened-logits"}))
 def test_grades_begin_with_the_mildest(defect, tiny, damaged):
     """Each grade moves the weights further than the one before; the default is one of them."""
-    moved = [distance(tiny("llama"), damaged(tiny("llama"), defect, grade)) for grade in GRADES[defect]]
+    moved = [distance(tiny("llama"), damaged(tiny("llama"), defect, grade)) for grade in CONTROLS[defect].grades]
     assert moved == sorted(set(moved))
-    assert SEVERITIES[defect] in GRADES[defect]
+    assert moved[0] > 0
+    assert CONTROLS[defect].severity in CONTROLS[defect].grades
 
 
-@pytest.mark.parametrize("defect", GRADES)
+@pytest.mark.parametrize("defect", DEFECTS)
 def test_same_arguments_give_the_same_weights(defect, tiny, damaged, changed):
     """Bit for bit."""
     first, again = (damaged(tiny("llama"), defect) for _ in range(2))
     assert changed(first, again) == []
 
 
-@pytest.mark.parametrize("defect", GRADES)
+@pytest.mark.parametrize("defect", DEFECTS)
 def test_every_architecture_can_be_damaged(defect, model, damaged, batch_of):
     """Whatever the layout, the model says something else, and something finite."""
     inputs = batch_of(6, 4).inputs()
@@ -248,7 +246,7 @@ def test_every_architecture_can_be_damaged(defect, model, damaged, batch_of):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("defect", GRADES)
+@pytest.mark.parametrize("defect", DEFECTS)
 def test_dtype_is_kept(defect, dtype, tiny, damaged):
     """What was computed in float32 is rounded to the model's own format."""
     assert {parameter.dtype for parameter in damaged(tiny("llama"), defect, dtype=dtype).parameters()} == {dtype}

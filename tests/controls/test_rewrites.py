@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pytest_quantcheck.controls.altering import alter
+from pytest_quantcheck.controls.applying import apply_control
 from pytest_quantcheck.errors import NotApplicable
+from pytest_quantcheck.measuring import Plan
 
 REWRITES = ["rewrite-permuted", "rewrite-rescaled"]
 GATED = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"]
@@ -19,9 +20,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 def rewritten(held, asked):
     """Rewrites a copy of a model, by default in layers 0 and 2."""
 
-    def rewrite(model, control, layers=(0, 2), dtype=torch.float32, **kwargs):
+    def rewrite(model, control, layers=(0, 2), dtype=torch.float32, *, seed=0):
         loaded = held(model, dtype)
-        alter(loaded, control, layers=layers, prompts=asked("w40", "w41"), **kwargs)
+        apply_control(loaded, control, plan=Plan(layers=layers, seed=seed), prompts=asked("w40", "w41"))
         return loaded.model
 
     return rewrite
@@ -49,7 +50,7 @@ def test_rescaling_needs_a_gate(name, tiny, held, asked, changed):
     """Behind an activation function a factor makes another function: not applicable, and nothing is altered."""
     loaded = held(tiny(name))
     with pytest.raises(NotApplicable, match="FFN of layer 0 has no gate product"):
-        alter(loaded, "rewrite-rescaled", layers=[0], prompts=asked("w40", "w41"))
+        apply_control(loaded, "rewrite-rescaled", plan=Plan(layers=(0,)), prompts=asked("w40", "w41"))
     assert changed(tiny(name), loaded.model) == []
 
 
@@ -98,14 +99,8 @@ def test_layer_without_known_ffn_is_not_applicable(control, tiny, held, asked, c
     """Where layer 1 is a mixture of experts, layer 0 is left alone too."""
     loaded = held(tiny("half-mixture"))
     with pytest.raises(NotApplicable, match=r"layer 1 has no FFN of a known layout \(mlp.gate_proj"):
-        alter(loaded, control, layers=[0, 1], prompts=asked("w40", "w41"))
+        apply_control(loaded, control, plan=Plan(layers=(0, 1)), prompts=asked("w40", "w41"))
     assert changed(tiny("half-mixture"), loaded.model) == []
-
-
-def test_rewrite_has_no_severity(tiny, rewritten):
-    """It is equivalent or it is not."""
-    with pytest.raises(ValueError, match=r"rewrite-permuted has no severity, got 0\.5"):
-        rewritten(tiny("llama"), "rewrite-permuted", severity=0.5)
 
 
 def _layer(model):

@@ -19,13 +19,12 @@ import msgspec
 import numpy as np
 
 from pytest_quantcheck.comparing import Sampling, compare
-from pytest_quantcheck.controls.altering import GRADES, alter
+from pytest_quantcheck.controls.applying import apply_control
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.models.loading import LoadedModel, load
-from pytest_quantcheck.models.neurons import choose_layers
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Comparison, Measurement
@@ -133,13 +132,13 @@ def nulls(dtype: str) -> Iterator[Case]:
     yield from (Case("null", f"null-dtype {bits}", bits=bits) for bits in ("bf16", "fp32") if bits != dtype)
 
 
-def damaged(layers: Sequence[int], prompts: PromptSet) -> Iterator[Case]:
+def damaged(plan: Plan, prompts: PromptSet) -> Iterator[Case]:
     """Every rewrite, every defect at every grade (a ladder of roundings among them), and bitsandbytes' formats."""
     for control in CONTROLS.values():
-        change = partial(alter, control=control.name, layers=layers, prompts=prompts)
+        change = partial(apply_control, name=control.name, plan=plan, prompts=prompts)
         if control.kind == "rewrite":
             yield Case("rewrite", control.name, change=change)
-        for grade in GRADES.get(control.name, ()):
+        for grade in control.grades:
             yield Case("defect", control.name, grade, change=partial(change, severity=grade))
     yield from (Case("candidate", bits, bits=bits) for bits in ("int8", "nf4"))
 
@@ -168,13 +167,11 @@ def main() -> None:
     asked = parse()
     prompts = read_prompts(asked.prompts, template=asked.template, samples=max(asked.pool, asked.damage_pool))
     source = Source(asked.model, dtype=asked.dtype)
-    with load(source) as loaded:
-        layers = choose_layers("paper", loaded.n_layers)
     sizes = tuple(int(size) for size in asked.sizes.split(","))
     few = tuple(size for size in sizes if size <= asked.damage_pool)
     plan = Plan(samples=asked.attributed, redundancy_neurons=NEURONS)
     fewer = replace(plan, samples=asked.damage_attributed)
-    others = [case for case in damaged(layers, prompts) if asked.only in case.name]
+    others = [case for case in damaged(plan, prompts) if asked.only in case.name]
     with asked.file.open("ab") as file:
         for study, cases, pool in (
             (Study(source, prompts, plan, sizes, asked.draws), list(nulls(asked.dtype)), asked.pool),

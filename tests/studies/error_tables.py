@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 from scipy.stats import binomtest
 
-from pytest_quantcheck.controls.altering import SEVERITIES
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import Profile, load_profile, read_profile
-from pytest_quantcheck.profiles.calibrating import calibrated
+from pytest_quantcheck.profiles.calibrating import draft_profile
 from tests.studies.error_rates import Line
 
 ACCURACY = 0.05
@@ -114,12 +114,12 @@ def derived(lines: Sequence[Line]) -> Profile:
     as those were measured on at most.
     """
     first = [line for line in lines if not line.draw]
-    damaged = [line for line in first if line.kind == "defect" and line.grade == SEVERITIES[line.control]]
+    damaged = [line for line in first if line.kind == "defect" and line.grade == CONTROLS[line.control].severity]
     most = max(line.n for line in damaged)
     damaged = [line for line in damaged if line.n == most]
     nulls = [line for line in first if line.kind == "null" and line.n >= most]
     harmless = [line for line in nulls if line.n == min(line.n for line in nulls)]
-    text = calibrated(
+    text = draft_profile(
         *([line.comparison for line in part] for part in (harmless, damaged)), name="derived", version=1, rate=RATE
     )
     return read_profile(text.encode(), "derived")
@@ -136,7 +136,7 @@ def leave_one_out(lines: Sequence[Line]) -> Iterable[str]:
             if key != source:
                 alarms = [bool(failing(line, profile)) for line in group if line.kind == "null"]
                 defects = [line for line in group if line.kind == "defect"]
-                severe = [line for line in defects if line.grade == SEVERITIES[line.control]]
+                severe = [line for line in defects if line.grade == CONTROLS[line.control].severity]
                 caught = {line.control for line in severe if failing(line, profile)}
                 of = len({line.control for line in severe})
                 names = " on ".join(map(str, source)), " on ".join(map(str, key))

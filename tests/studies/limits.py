@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_quantcheck.comparing import compare
-from pytest_quantcheck.controls.altering import alter
+from pytest_quantcheck.controls.applying import apply_control
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.loading import LoadedModel, load
@@ -36,7 +36,7 @@ def defect(name: str, severity: float | None = None, layer: int = 0) -> Callable
     """One of the package's own defects; `layer` is where it is, if it is about one."""
 
     def damage(loaded: LoadedModel, prompts: PromptSet) -> object:
-        return alter(loaded, name, layers=[layer], prompts=prompts, severity=severity)
+        return apply_control(loaded, name, plan=Plan(layers=(layer,)), prompts=prompts, severity=severity)
 
     return damage
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from pytest_quantcheck.controls.altering import SEVERITIES
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.measuring import Plan
 from pytest_quantcheck.models.source import Source
@@ -13,7 +12,7 @@ from tests.studies.error_tables import failing
 
 pytestmark = pytest.mark.slow
 
-LAYERS = (0, 2, 5)
+PLAN = Plan(layers=(0, 2, 5))
 SOURCE = Source("builtin", dtype="fp32")
 PROFILE = load_profile("default@2")
 
@@ -33,8 +32,9 @@ def harmless():
 @pytest.fixture(scope="module")
 def broken():
     """Each rewrite and each defect, as severe as a certificate has it, on 128 prompts."""
-    cases = [case for case in damaged(LAYERS, read_prompts("builtin")) if case.grade == SEVERITIES.get(case.name)]
-    lines = study((128,), 1, 32).lines([case for case in cases if case.kind != "candidate"], pool=128)
+    cases = [case for case in damaged(PLAN, read_prompts("builtin")) if case.kind != "candidate"]
+    severe = [case for case in cases if case.grade == CONTROLS[case.name].severity]
+    lines = study((128,), 1, 32).lines(severe, pool=128)
     return {line.control: failing(line, PROFILE) for line in lines}
 
 

@@ -1,4 +1,4 @@
-"""From comparisons of controls to the text of a profile whose limits lie between harmless and damaged."""
+"""The text of a profile, drafted from comparisons with controls."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Sequence
 from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import Limit, Profile, Rule
+from pytest_quantcheck.profiles.calibrating.derivation import DerivedLimit, derive_limits
 from pytest_quantcheck.profiles.calibrating.evidence import description, evidence
-from pytest_quantcheck.profiles.calibrating.limits import LimitBasis, find_limits
 from pytest_quantcheck.profiles.writing import profile_text
 from pytest_quantcheck.records import Comparison
 
 
-def calibrated(
+def draft_profile(
     harmless: Sequence[Comparison], damaged: Sequence[Comparison], *, name: str, version: int, rate: float
 ) -> str:
-    """Return the text of a profile that lies between harmless and damaged models.
+    """Return a profile's text, with limits between harmless and damaged models.
 
     A metric's limit is the geometric mean of H and D, or H where no defect is seen; one limit for all layers. H is how
     far harmless models go by chance on fresh prompts, see `harmless_bound`; D is the smallest shift among the defects
-    whose interval lies beyond H. Of the overlap, both are what is missing to 1.
+    whose interval lies beyond H. For the overlap, H and D are distances to 1.
 
-    Many metrics are tested at once. The rate is shared equally by all tests, one for each metric and layer
-    (Bonferroni's correction), so that all together fail a harmless candidate on one prompt set at most that often,
-    however they depend on each other. That holds for the rule written, `point`: the value alone decides.
+    Many metrics are tested at once. The rate is shared equally by all tests, one for each metric and layer (Bonferroni
+    correction): all tests together fail a harmless candidate on one prompt set at most that often, however they depend
+    on each other. This holds for the decision rule of the profile, `point`: the value alone decides.
 
     Args:
         harmless: comparisons of nulls, equivalent rewrites, and roundings that do no harm.
         damaged: comparisons of defects.
         name: the profile's name.
         version: the profile's version, from 1 up.
-        rate: share of harmless candidates that all limits together may fail, in (0, 0.5].
+        rate: the false-alarm rate: the share of harmless candidates that all limits together may fail, in (0, 0.5].
 
     Raises:
-        MeasurementError: no metric has a harmless value from which a limit follows.
+        MeasurementError: no metric has a harmless value to derive a limit from.
     """
-    findings, tests = find_limits(harmless, damaged, rate)
-    rules = tuple(_rule(finding, [*harmless, *damaged]) for finding in findings if finding.can_fail)
+    derived, tests = derive_limits(harmless, damaged, rate)
+    rules = tuple(_rule(limit, [*harmless, *damaged]) for limit in derived if limit.can_fail)
     if not rules:
         raise MeasurementError(
-            "expected at least one metric that the harmless models give a value of, and that leaves room for damage, "
-            "got none: there is no limit to write. Measure more prompts."
+            "expected at least one metric with a value of the harmless models and with room for damage beyond it, got "
+            "none: there is no limit to write. Measure more prompts."
         )
     return profile_text(
         Profile(
             name=name,
             version=version,
-            description=description(findings, harmless, damaged, tests, rate),
+            description=description(derived, harmless, damaged, tests, rate),
             confidence=next(estimate.confidence for comparison in harmless for estimate in comparison.estimates),
             inconclusive="point",
             rules=rules,
@@ -56,13 +56,13 @@ def calibrated(
     )
 
 
-def _rule(finding: LimitBasis, comparisons: Sequence[Comparison]) -> Rule:
+def _rule(derived: DerivedLimit, comparisons: Sequence[Comparison]) -> Rule:
     return Rule(
         limit=Limit(
-            metric=finding.metric,
-            value=finding.limit,
-            direction=METRICS[finding.metric].direction,
-            evidence=evidence(finding, comparisons),
+            metric=derived.metric,
+            value=derived.limit,
+            direction=METRICS[derived.metric].direction,
+            evidence=evidence(derived, comparisons),
             source="",
         )
     )

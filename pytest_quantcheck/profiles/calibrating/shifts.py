@@ -1,21 +1,21 @@
-"""How far controls moved one metric, as numbers that are large when they are bad."""
+"""How far controls moved a metric: shifts are large when they are bad."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
+from pytest_quantcheck.analyses.resampling import normal_quantile
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Comparison, Estimate
 
 
 class Shift(NamedTuple):
-    """One control's estimate of one metric, at one layer if it has layers.
+    """The estimate of one metric for one control, at one layer.
 
-    `value` and `low` are large when they are bad: for a metric with a lower limit, the overlap, they are what is
-    missing to 1. `error` is the standard error; `units`: of how many prompts (or neurons) the value is a mean or share;
-    `prompts`: how many were measured.
+    `layer`: None for a metric without layers. `value` and `low` are large when they are bad: for a metric with a lower
+    limit, the overlap, they are distances to 1. `error` is the standard error; `units`: the number of prompts (or
+    neurons) that the value is a mean or a share of; `prompts`: the number measured.
     """
 
     control: str
@@ -27,48 +27,51 @@ class Shift(NamedTuple):
     prompts: int
 
 
-def shifts(comparisons: Sequence[Comparison], metric: str) -> list[Shift]:
-    """What was measured of a metric; estimates without a value, and layers that take no part, are left out."""
+def shifts_of(comparisons: Sequence[Comparison], metric: str) -> list[Shift]:
+    """Return the shifts of a metric; leave out missing values and layers that do not apply."""
     return [
         _shift(name, estimate)
-        for name, comparison in named(comparisons)
+        for name, comparison in _with_names(comparisons)
         for estimate in comparison.of(metric)
         if estimate.applicable and estimate.value is not None
     ]
 
 
-def unmeasured(comparisons: Sequence[Comparison], metric: str) -> list[str]:
-    """The controls of which a metric gave no value at some layer that takes part, each once."""
-    lacking = (
+def unmeasured_controls(comparisons: Sequence[Comparison], metric: str) -> list[str]:
+    """Return the controls that lack a value of a metric.
+
+    A control is named once, however many of its layers lack one; layers that do not apply are left out.
+    """
+    missing = (
         name
-        for name, comparison in named(comparisons)
+        for name, comparison in _with_names(comparisons)
         if any(estimate.applicable and estimate.value is None for estimate in comparison.of(metric))
     )
-    return list(dict.fromkeys(lacking))
+    return list(dict.fromkeys(missing))
 
 
-def named(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Comparison]]:
-    """Yield each comparison with its control's name, and the prompt set where there are several."""
+def _with_names(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Comparison]]:
+    """Yield each comparison with its control's name; name the prompt set if there are several."""
     several = len({comparison.prompt_set for comparison in comparisons}) > 1
     for comparison in comparisons:
         yield f"{comparison.candidate} on {comparison.prompt_set}" if several else comparison.candidate, comparison
 
 
-def as_read(metric: str, shift: float) -> float:
-    """A shift as the metric's own value: an overlap again, where it is what is missing to 1."""
+def metric_value(metric: str, shift: float) -> float:
+    """Return a shift as a value of the metric: for the overlap 1 minus the shift."""
     return shift if METRICS[metric].direction == "max" else 1 - shift
 
 
 def _shift(control: str, estimate: Estimate) -> Shift:
-    value, low, high = _bad_upwards(estimate)
-    # The wider of the half width and the side towards the limit: an interval that ends at 0 is short on the other side.
+    value, low, high = _oriented(estimate)
+    # The wider of the half width and the side towards the limit: an interval that ends at 0 is short on the other.
     half = max(high - value, (high - low) / 2)
-    error = half / NormalDist().inv_cdf((1 + estimate.confidence) / 2)
+    error = half / normal_quantile(estimate.confidence)
     units = int(estimate.details.get("neurons", estimate.n_prompts))
     return Shift(control, estimate.layer, value, low, error, units, estimate.n_prompts)
 
 
-def _bad_upwards(estimate: Estimate) -> tuple[float, float, float]:
+def _oriented(estimate: Estimate) -> tuple[float, float, float]:
     assert estimate.value is not None
     low = estimate.value if estimate.low is None else estimate.low
     high = estimate.value if estimate.high is None else estimate.high

@@ -1,4 +1,4 @@
-"""Where a new version of a profile goes; one that is there is never overwritten."""
+"""Where a new version of a profile is written; an existing version is never overwritten."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _FLAG = "--quantcheck-calibrate"
 
 
 def check_calibration(name: str, *, directory: Path, rate: float, n_prompts: int) -> tuple[str, int]:
-    """Refuse what could not be written or would not be worth it, before anything is measured.
+    """Refuse a calibration that cannot succeed, before anything is measured.
 
     Args:
-        name: `NAME`, which takes the next free version, or `NAME@VERSION`.
+        name: `NAME`, which gets the next version, or `NAME@VERSION`.
         directory: where profiles are kept; it need not exist.
-        rate: the false-alarm rate that is asked for.
-        n_prompts: prompts of the smallest prompt set.
+        rate: the false-alarm rate that was requested.
+        n_prompts: the number of prompts in the smallest prompt set.
 
     Returns:
         The name and the version that will be written.
 
     Raises:
-        SettingsError: a name that is none, a version that exists, or too few prompts.
-        StorageError: a place that cannot be written.
+        SettingsError: a malformed name, a version that exists, or too few prompts.
+        StorageError: a directory that cannot be written.
     """
     name, version = _read_name(name)
     version = version or next_version(directory, name)
@@ -39,20 +39,22 @@ def check_calibration(name: str, *, directory: Path, rate: float, n_prompts: int
 
 
 def next_version(directory: Path, name: str) -> int:
-    """One more than the largest version of that name, here or among the profiles that came with the package."""
+    """Return one more than the largest version, built-in profiles included."""
     return max((0, *_versions(directory, name), *_versions(thresholds_directory(), name))) + 1
 
 
-def save_calibrated(text: str, *, directory: Path, name: str, version: int) -> Path:
-    """Write a new version to `<directory>/<name>/<version>.toml`, whole or not at all, and return that path.
+def save_profile(text: str, *, directory: Path, name: str, version: int) -> Path:
+    """Write a new version to `<directory>/<name>/<version>.toml`; return the path.
+
+    The file is written atomically.
 
     Raises:
-        SettingsError: that version is there by now.
+        SettingsError: the version exists by now.
         StorageError: it cannot be written.
     """
     path = _path(directory, name, version)
     data = text.encode()
-    read_profile(data, str(path))  # what cannot be read back is not written
+    read_profile(data, str(path))  # check that it can be read back before it is written
     _refuse_existing(directory, name, version)
     write_atomically(path, data)
     return path
@@ -80,7 +82,7 @@ def _refuse_existing(directory: Path, name: str, version: int) -> None:
         if path.exists() or path.is_symlink():
             raise SettingsError(
                 f"{_FLAG}={name}@{version}: {path} exists, and a version never changes; leave the version out "
-                f"(the next is {next_version(directory, name)}), or take another name"
+                f"(the next is {next_version(directory, name)}), or choose another name"
             )
 
 
@@ -88,6 +90,6 @@ def _check_prompts(rate: float, n_prompts: int) -> None:
     needed = math.ceil(round(1 / rate, 6))
     if n_prompts < needed:
         raise SettingsError(
-            f"{_FLAG}-rate={rate:g}: expected at least {needed:,} prompts, one in {needed:,} being that rate, got "
-            f"{n_prompts:,}; measure more prompts or ask for a larger rate"
+            f"{_FLAG}-rate={rate:g}: expected at least {needed:,} prompts, because the rate is one in {needed:,}, got "
+            f"{n_prompts:,}; measure more prompts or choose a larger rate"
         )

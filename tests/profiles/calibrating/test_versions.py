@@ -4,7 +4,7 @@ import pytest
 
 from pytest_quantcheck.errors import SettingsError, StorageError
 from pytest_quantcheck.profiles import load_profile, thresholds_directory
-from pytest_quantcheck.profiles.calibrating import check_calibration, next_version, save_calibrated
+from pytest_quantcheck.profiles.calibrating import check_calibration, next_version, save_profile
 
 TEXT = (thresholds_directory() / "default" / "1.toml").read_text(encoding="utf-8")
 
@@ -88,7 +88,7 @@ def test_checking_writes_nothing(tmp_path):
 
 def test_a_new_version_is_written_where_it_is_looked_for(tmp_path):
     """The file holds the text, alone in its folder, and can be used by its path."""
-    path = save_calibrated(TEXT, directory=tmp_path / "thresholds", name="mine", version=2)
+    path = save_profile(TEXT, directory=tmp_path / "thresholds", name="mine", version=2)
     assert path == tmp_path / "thresholds" / "mine" / "2.toml"
     assert [file.name for file in path.parent.iterdir()] == ["2.toml"]
     assert load_profile(str(path)).description == load_profile("default@1").description
@@ -97,5 +97,5 @@ def test_a_new_version_is_written_where_it_is_looked_for(tmp_path):
 def test_a_version_that_came_meanwhile_is_not_overwritten(kept):
     """Two runs that were promised the same version: the second is refused, the first is kept."""
     with pytest.raises(SettingsError, match=r"mine@3: .* exists"):
-        save_calibrated(TEXT, directory=kept, name="mine", version=3)
+        save_profile(TEXT, directory=kept, name="mine", version=3)
     assert (kept / "mine" / "3.toml").read_bytes() == b""

@@ -8,14 +8,14 @@ from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import read_profile
-from pytest_quantcheck.profiles.calibrating import calibrated
-from pytest_quantcheck.profiles.calibrating.limits import find_limits
+from pytest_quantcheck.profiles.calibrating import draft_profile
+from pytest_quantcheck.profiles.calibrating.derivation import derive_limits
 from tests.profiles.calibrating.conftest import comparison, estimate
 
 
 def read(harmless, damaged=(), *, rate=0.01, name="mine"):
     """The profile that is made of these."""
-    return read_profile(calibrated(harmless, damaged, name=name, version=1, rate=rate).encode(), "mine.toml")
+    return read_profile(draft_profile(harmless, damaged, name=name, version=1, rate=rate).encode(), "mine.toml")
 
 
 HARMLESS = [
@@ -55,10 +55,10 @@ def test_limits_lie_between_chance_and_damage():
 
 
 def test_the_limit_is_the_geometric_mean_on_the_scale_of_damage():
-    """H and D are the bound and the smallest damage seen; for the overlap both are what is missing to 1."""
-    findings, tests = find_limits(HARMLESS, DAMAGED, 0.01)
+    """H and D are the bound and the smallest damage seen; for the overlap both are distances to 1."""
+    limits, tests = derive_limits(HARMLESS, DAMAGED, 0.01)
     assert tests == 3  # one of the KL divergence, two layers of the overlap
-    kl, overlap = findings
+    kl, overlap = limits
     assert kl.bound * 0.1 <= kl.limit**2 <= kl.bound * 0.1 * 1.1**2
     assert overlap.limit == pytest.approx(1 - (overlap.bound * 0.6) ** 0.5, abs=0.01)
 
@@ -87,9 +87,9 @@ def test_the_description_says_how_and_what_is_missing():
 
 def test_without_damage_the_limit_is_where_chance_ends():
     """A metric that sees no defect keeps its bound, and says so."""
-    findings, _ = find_limits(HARMLESS, DAMAGED[2:], 0.01)
+    limits, _ = derive_limits(HARMLESS, DAMAGED[2:], 0.01)
     limit = read(HARMLESS, DAMAGED[2:]).limit("kl_divergence", bits="int8")
-    assert findings[0].bound <= limit.value <= 1.1 * findings[0].bound
+    assert limits[0].bound <= limit.value <= 1.1 * limits[0].bound
     assert "No damage is seen: the limit is where chance ends. Not seen: 0.0012 by sharpened-logits." in limit.evidence
 
 
@@ -100,18 +100,18 @@ def test_a_smaller_rate_gives_a_wider_limit():
 
 
 def test_a_metric_that_chance_moves_as_far_as_it_goes_has_no_limit():
-    """A limit that nothing can be beyond would only look like one."""
+    """No value can be beyond such a limit."""
     noisy = comparison("null-dtype", estimate("flip_rate", 0.9, 0.8, 1.0), estimate("kl_divergence", 0.1, 0.0, 0.2))
     profile = read([noisy])
     assert profile.metrics == ("kl_divergence",)
-    assert "flip_rate (by chance it goes as far as it can)" in profile.description
+    assert "flip_rate (chance alone covers its whole range)" in profile.description
 
 
 @pytest.mark.parametrize("harmless", [[], [comparison("null", estimate("flip_rate", None))]])
 def test_nothing_measured_is_no_profile(harmless):
     """Without one harmless value there is no limit to write."""
     with pytest.raises(MeasurementError, match="there is no limit to write"):
-        calibrated(harmless, [], name="mine", version=1, rate=0.01)
+        draft_profile(harmless, [], name="mine", version=1, rate=0.01)
 
 
 SHARES = st.floats(0, 1)
@@ -130,22 +130,22 @@ def controls(draw):
 
 
 @given(st.lists(controls(), min_size=1, max_size=3), st.lists(controls(), max_size=3), st.floats(1e-6, 0.5))
-def test_the_text_reads_back_to_the_limits_that_were_found(harmless, damaged, rate):
+def test_the_text_reads_back_to_the_limits_that_were_derived(harmless, damaged, rate):
     """Whatever was measured, and whatever the controls are called, the file holds what was decided."""
-    findings = [finding for finding in find_limits(harmless, damaged, rate)[0] if finding.can_fail]
-    if findings:
+    limits = [derived for derived in derive_limits(harmless, damaged, rate)[0] if derived.can_fail]
+    if limits:
         profile = read(harmless, damaged, rate=rate)
-        assert {rule.limit.metric: rule.limit.value for rule in profile.rules} == {f.metric: f.limit for f in findings}
+        assert {rule.limit.metric: rule.limit.value for rule in profile.rules} == {f.metric: f.limit for f in limits}
 
 
 @given(st.lists(controls(), min_size=1, max_size=3), st.lists(controls(), max_size=3), st.floats(1e-6, 0.5))
 def test_no_harmless_control_fails_and_no_defect_passes_that_is_said_to_be_seen(harmless, damaged, rate):
     """What the evidence says of the controls is what the profile does with them."""
-    findings = [finding for finding in find_limits(harmless, damaged, rate)[0] if finding.can_fail]
-    profile = read(harmless, damaged, rate=rate) if findings else None
-    for finding in findings:
-        assert all(judge(one, finding.metric, profile).acceptable for one in harmless if one.of(finding.metric))
+    limits = [derived for derived in derive_limits(harmless, damaged, rate)[0] if derived.can_fail]
+    profile = read(harmless, damaged, rate=rate) if limits else None
+    for derived in limits:
+        assert all(judge(one, derived.metric, profile).acceptable for one in harmless if one.of(derived.metric))
         for one in damaged:
-            seen = one.of(finding.metric) and one.candidate in finding.seen
+            seen = one.of(derived.metric) and one.candidate in derived.seen
             if seen and [other.candidate for other in damaged].count(one.candidate) == 1:
-                assert not judge(one, finding.metric, profile).acceptable
+                assert not judge(one, derived.metric, profile).acceptable

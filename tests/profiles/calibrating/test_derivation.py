@@ -1,4 +1,4 @@
-"""How far chance goes, and where a limit goes."""
+"""How far chance moves a metric, and where a limit is set."""
 
 import math
 from statistics import NormalDist
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pytest_quantcheck.profiles.calibrating.bounds import harmless_bound, largest, limit_between
-from pytest_quantcheck.profiles.calibrating.shifts import Shift, as_read, shifts, unmeasured
+from pytest_quantcheck.profiles.calibrating.derivation import harmless_bound, largest_by_control, limit_between
+from pytest_quantcheck.profiles.calibrating.shifts import Shift, metric_value, shifts_of, unmeasured_controls
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -52,7 +52,7 @@ def test_the_false_alarm_rate_is_the_one_asked_for(n_tests):
 def test_the_largest_shift_of_each_control_is_kept_smallest_first():
     """Over the layers of a control the worst counts."""
     found = [shift(0.5, control="b", layer=0), shift(0.1, control="a"), shift(0.3, control="b", layer=3)]
-    assert list(largest(found).items()) == [("a", 0.1), ("b", 0.5)]
+    assert list(largest_by_control(found).items()) == [("a", 0.1), ("b", 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -73,26 +73,26 @@ def test_a_limit_lies_between(bound, damage):
 
 
 def test_a_shift_is_large_when_it_is_bad(make):
-    """An overlap counts as what is missing to 1; its interval turns round with it."""
+    """An overlap counts as its distance to 1; its interval is turned round too."""
     found = make.comparison("null", make.estimate("salient_overlap", 0.8, 0.7, 0.85, layer=3))
-    (obtained,) = shifts([found], "salient_overlap")
+    (obtained,) = shifts_of([found], "salient_overlap")
     assert obtained[:3] == ("null", 3, pytest.approx(0.2))
     assert obtained.low == pytest.approx(0.15)
     assert obtained.error == pytest.approx(0.1 / Z)
-    assert as_read("salient_overlap", obtained.value) == 0.8
+    assert metric_value("salient_overlap", obtained.value) == 0.8
 
 
 def test_the_error_is_that_of_the_side_of_the_limit(make):
     """An interval that ends at 0 is short on the other side; at another confidence it is of another width."""
     found = make.comparison("null", make.estimate("ace_drift", 0.01, 0.0, 0.05, confidence=0.8))
-    (obtained,) = shifts([found], "ace_drift")
+    (obtained,) = shifts_of([found], "ace_drift")
     assert obtained.error == pytest.approx(0.04 / NormalDist().inv_cdf(0.9))
 
 
 def test_dead_neurons_are_counted_in_neurons(make):
     """A share of neurons is no share of prompts."""
     found = make.comparison("null", make.estimate("dead_neuron_churn", 0.0, layer=3, details={"neurons": 1536.0}))
-    assert shifts([found], "dead_neuron_churn")[0].units == 1536
+    assert shifts_of([found], "dead_neuron_churn")[0].units == 1536
 
 
 def test_what_has_no_value_is_no_shift(make):
@@ -100,11 +100,11 @@ def test_what_has_no_value_is_no_shift(make):
     lost = make.estimate("salient_overlap", None, layer=3, reason="not converged")
     undefined = make.estimate("salient_overlap", None, layer=0, applicable=False)
     found = make.comparison("null", undefined, lost), make.comparison("other", undefined)
-    assert shifts(found, "salient_overlap") == []
-    assert unmeasured(found, "salient_overlap") == ["null"]
+    assert shifts_of(found, "salient_overlap") == []
+    assert unmeasured_controls(found, "salient_overlap") == ["null"]
 
 
 def test_controls_of_several_prompt_sets_are_told_apart(make):
     """With more than one prompt set, a control is named with its own."""
     found = [make.comparison("null", make.estimate("flip_rate", 0.1), prompt_set=name) for name in ("boolq", "toxic")]
-    assert [shift.control for shift in shifts(found, "flip_rate")] == ["null on boolq", "null on toxic"]
+    assert [shift.control for shift in shifts_of(found, "flip_rate")] == ["null on boolq", "null on toxic"]
