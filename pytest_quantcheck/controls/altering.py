@@ -11,7 +11,7 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.defects import DEFECTS, Subject
 from pytest_quantcheck.controls.rewrites import REWRITES
 from pytest_quantcheck.errors import ModelError, NotApplicable
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import choose_layers
 from pytest_quantcheck.models.projections import refuse_packed
 from pytest_quantcheck.prompts import PromptSet

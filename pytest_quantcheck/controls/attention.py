@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 
 
 def use_eager_attention(loaded: LoadedModel) -> str:

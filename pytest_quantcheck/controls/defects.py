@@ -19,7 +19,7 @@ from torch import nn
 from pytest_quantcheck.controls.fine_tuning import teach_other_answers
 from pytest_quantcheck.controls.packing import GROUP, Packed, pack
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.projections import (
     Ffn,
     Projection,

@@ -11,7 +11,7 @@ from pytest_quantcheck.records import REFERENCE
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import Plan
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
     from pytest_quantcheck.prompts import PromptSet
 
 

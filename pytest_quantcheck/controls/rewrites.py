@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.projections import ffn_of
 
 _REACH = 2.0

@@ -25,7 +25,7 @@ from pytest_quantcheck.analyses.saliency import (
 from pytest_quantcheck.measuring.plan import ProgressReporter
 from pytest_quantcheck.measuring.resuming import Stage, flat, under
 from pytest_quantcheck.models.encoding import collate
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.passage import Passage, run_with_neurons
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.records import Saliency

@@ -6,10 +6,11 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from pytest_quantcheck.bit_widths import WIDTHS, BitWidth
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.limits import check_limit, find_metric
 from pytest_quantcheck.metrics import Metric
-from pytest_quantcheck.profiles.profile import BitWidth, Inconclusive, LayerName, Limit, Profile, Rule
+from pytest_quantcheck.profiles.profile import Inconclusive, LayerName, Limit, Profile, Rule
 
 SCHEMA = 1
 """Version of the profile's file format."""
@@ -18,7 +19,7 @@ _T = TypeVar("_T")
 
 _WORDS = {
     "inconclusive": get_args(Inconclusive),
-    "bits": get_args(BitWidth),
+    "bits": tuple(WIDTHS),
     "layer": ("a block number", *get_args(LayerName)),
 }
 """What a key that takes one of a few words may say."""

@@ -26,7 +26,7 @@ from pytest_quantcheck.storage import Cache
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import ProgressReporter
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
     from pytest_quantcheck.run.baselines import Baseline
     from pytest_quantcheck.run.measurements import Supply
 

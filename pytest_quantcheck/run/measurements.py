@@ -22,7 +22,7 @@ from pytest_quantcheck.storage import Cache, Entry
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import Plan, ProgressReporter
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
 
 
 class Supply:

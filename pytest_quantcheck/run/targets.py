@@ -12,7 +12,7 @@ from pytest_quantcheck.models.source import (
     content_hash,
     declared_dtype,
     declared_layers,
-    files_said,
+    describe_files,
     local_path,
     local_source,
 )
@@ -94,22 +94,14 @@ class Subjects:
             ModelError: they are not there, damaged as far as that shows without loading them, not quantized, or in a
                 format for which a package or a device is missing here.
         """
-        if subject not in self.released:
-            return
-        source = self.source(subject)
-        if source.is_gguf:
-            from pytest_quantcheck.models.formats.gguf import quantized_header  # noqa: PLC0415 - heavy
+        if subject in self.released:
+            from pytest_quantcheck.models.checking import check  # noqa: PLC0415 - heavy
 
-            quantized_header(source)
-        else:
-            from pytest_quantcheck.models.formats.released import recognise  # noqa: PLC0415 - heavy
-            from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
-
-            recognise(source).require(choose_device(source.device))
+            check(self.source(subject), self.bits(subject))
 
     def notes(self, subject: str) -> tuple[str, ...]:
         """What to know of a subject beside what is measured: of a released checkpoint, which files were gated."""
-        return (files_said(self.source(subject)),) if subject in self.released else ()
+        return (describe_files(self.source(subject)),) if subject in self.released else ()
 
     def named(self, subject: str) -> Source:
         """Where its files are, as the user named it; of released ones only a GGUF file heeds the float format."""
@@ -128,13 +120,10 @@ class Subjects:
     @cached_property
     def _reference(self) -> Source:
         """A GGUF file is unpacked once, into a folder that lives as long as this object."""
-        from pytest_quantcheck.models.formats.gguf import unpack_gguf  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.models.checking import unpacked  # noqa: PLC0415 - heavy
 
-        source = self._local(REFERENCE)
-        if not source.is_gguf:
-            return source
         self._folder = TemporaryDirectory(prefix="quantcheck-")
-        return unpack_gguf(source, Path(self._folder.name))
+        return unpacked(self._local(REFERENCE), Path(self._folder.name))
 
     def _local(self, subject: str) -> Source:
         source = local_source(self.named(subject))

@@ -5,7 +5,8 @@ import torch
 
 from pytest_quantcheck.controls.attention import use_eager_attention
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 
 
 @pytest.fixture

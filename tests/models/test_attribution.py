@@ -12,9 +12,10 @@ from pytest_quantcheck.measuring.attributing import attributions
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import Batch, collate, encode
 from pytest_quantcheck.models.gradients import float32_gradients
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.passage import Passage, run_with_neurons
+from pytest_quantcheck.models.source import Source
 
 NODES = 8
 

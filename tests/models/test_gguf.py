@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
-from pytest_quantcheck.models.formats.gguf import unpack_gguf
 from pytest_quantcheck.models.gradients import gradient_path
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from tests.models.gguf_files import rounded, spell_builtin, write_gguf
 
 KINDS = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4"]
@@ -296,7 +297,7 @@ def real_file():
 @pytest.fixture(scope="module")
 def real_plain(real_file, tmp_path_factory):
     """What the 135M file holds, as a plain checkpoint in float32."""
-    return Path(unpack_gguf(Source(str(real_file)), tmp_path_factory.mktemp("plain")).model)
+    return Path(unpacked(Source(str(real_file)), tmp_path_factory.mktemp("plain")).model)
 
 
 @pytest.mark.slow
