@@ -1,4 +1,4 @@
-"""Look at a checkpoint's files before its weights are loaded: which format, and can this machine load it."""
+"""Check a checkpoint's files before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class QuantizedCheckpoint:
 
 
 def check(source: Source, load_as: str) -> None:
-    """Look at a released checkpoint's files before hours are spent on its reference.
+    """Check a released checkpoint's files, before its reference is measured for hours.
 
     Does nothing for a model that is not loaded as released.
 
@@ -75,7 +75,7 @@ def check(source: Source, load_as: str) -> None:
 
 
 def recognise(source: Source) -> QuantizedCheckpoint:
-    """Read how a checkpoint is quantized, from its `config.json` or its file's header.
+    """Read a checkpoint's format from its `config.json` or its file's header.
 
     Raises:
         ModelError: there is no configuration or the file is damaged; the checkpoint is not quantized, or in an unknown
@@ -95,9 +95,9 @@ def recognise(source: Source) -> QuantizedCheckpoint:
 
 
 def unpacked(source: Source, folder: Path, load_as: str = REFERENCE) -> Source:
-    """Write a plain checkpoint into a folder, if the model has to be unpacked from a file.
+    """Unpack a one-file model into a plain checkpoint in a folder.
 
-    Returns the source of the plain checkpoint, else the source itself. `load_as` is for messages.
+    Returns the source of the plain checkpoint; the source itself for any other model. `load_as` is for messages.
 
     Raises:
         ModelError: the file does not exist, is not whole, or holds something that transformers leaves out.

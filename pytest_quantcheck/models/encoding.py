@@ -34,7 +34,7 @@ class Batch:
         return self.attention_mask.bool()
 
     def inputs(self) -> dict[str, Any]:
-        """Return keyword arguments for the model, without the mask if nothing is padded."""
+        """Return arguments for the model, without the mask if nothing is padded."""
         padded = min(self.lengths) < self.input_ids.shape[1]
         mask = {"attention_mask": self.attention_mask} if padded else {}
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False, **mask}
@@ -78,7 +78,7 @@ def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
 
 
 def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
-    """Return the first token of an answer that follows `text`, a rendered prompt.
+    """Return the first token of an answer after `text`, a rendered prompt.
 
     The answer follows white space or a chat template directly, other text after a space.
     """

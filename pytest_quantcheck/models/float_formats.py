@@ -10,7 +10,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, width.dtype) for name, wi
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return `bf16`, `fp16` or `fp32`, or torch's own name of any other dtype."""
+    """Return `bf16`, `fp16` or `fp32`; torch's own name of any other dtype."""
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype).removeprefix("torch."))
 
 

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_quantcheck.models.formats.quantized_layers import LAYERS, dequantized, find_layer, is_plain
+from pytest_quantcheck.models.formats import LAYERS, dequantized, find_layer, is_plain
 
 
 @contextmanager
 def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterator[str]:
-    """Let the model compute in float32 with exact gradients, and restore it afterwards.
+    """Compute in float32 with exact gradients, and restore the model afterwards.
 
     Unquantized parameters are cast to float32 and quantized weights are dequantized to float32, except those of
     LLM.int8() if `int8_kernels`. Yields the name of the path taken, as `gradient_path` does. The restored model is the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +36,7 @@ class LoadedModel:
     content_hash: str | None
     vocabulary_hash: str
     chat_template_hash: str
-    libraries: dict[str, str]
+    libraries: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -76,7 +76,7 @@ def library_versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 
 def plain_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with numbers, booleans and text only, as a measurement's provenance holds it."""
+    """Return a configuration with numbers, booleans and text only, for the provenance."""
     return {key: value if type(value) in {int, float, str, bool} else _text(value) for key, value in config.items()}
 
 

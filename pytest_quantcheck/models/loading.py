@@ -1,4 +1,4 @@
-"""Load one model, in any format and at any bit-width, check it and describe it."""
+"""Load a model in any format, at any bit-width, and describe it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.checking import QuantizedCheckpoint, plain_files, recognise
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
+from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
-from pytest_quantcheck.models.formats.quantized_layers import has_quantized, module_types
-from pytest_quantcheck.models.inference import prepare_for_inference
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
 from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.pretrained import (
@@ -35,7 +35,7 @@ def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
 
     Args:
         source: where the files are. A reference has the float format that it names.
-        load_as: `reference`; a bit-width, `bf16 fp16 fp32 int8 nf4 fp4`; or `released` for a checkpoint that is
+        load_as: `reference`; a bit-width by its exact name, such as `int8`; or `released` for a checkpoint that is
             quantized already, which is loaded as its own configuration says and in its own float format.
 
     Raises:
@@ -50,7 +50,7 @@ def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
         check_folder(files)
         with translate_load_errors(files, load_as), silence_libraries():
             tokenizer = read_tokenizer(files)
-            model = prepare_for_inference(_read(files, load_as, device, checkpoint), device)
+            model = _prepare_for_inference(_read(files, load_as, device, checkpoint), device)
         types, quantization = _check_quantization(model, files, load_as, checkpoint)
     return LoadedModel(
         model=model,
@@ -96,10 +96,42 @@ def _stored_dtype(source: Source, dtype: Any) -> torch.dtype:
     return AutoConfig.from_pretrained(name, **arguments).dtype or torch.float32
 
 
+def _prepare_for_inference(model: Any, device: torch.device) -> Any:
+    """Freeze a model, without dropout and with kernels that are fast here."""
+    _multiply_in_float32(model, device)
+    _pass_contiguous(model.get_output_embeddings())
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
+    """Multiply in float32 and round, where the CPU has no half-precision kernels.
+
+    A half-precision kernel with float32 accumulation computes the same; torch's loops are ten times slower.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and not find_layer(module) and not multiplies(module.weight.dtype, device):
+            module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
+
+
+def _rounded_linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    bias = None if module.bias is None else module.bias.float()
+    return nn.functional.linear(x.float(), module.weight.float(), bias).to(x.dtype)
+
+
+def _pass_contiguous(head: nn.Module | None) -> None:
+    """Pass contiguous hidden states to the output head.
+
+    It is called with a slice, the answer position. For a slice torch copies the whole head once for each prompt, which
+    takes more than half the time of a forward pass of a 135M model.
+    """
+    if head is not None:
+        head.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
+
+
 def _check_quantization(
     model: Any, files: Source, load_as: str, checkpoint: QuantizedCheckpoint | None
 ) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """Return the module types and the quantization, if the model is quantized as it should be.
+    """Return module types and quantization, for the provenance.
 
     Raises:
         ModelError: a reference is quantized, or a candidate is not.
@@ -121,7 +153,7 @@ def _check_quantization(
 def _describe_dequantized(
     model: Any, files: Source, types: dict[str, int], checkpoint: QuantizedCheckpoint
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Describe how the files hold the weights of a model that was dequantized on loading."""
+    """Return module types and quantization of a model dequantized on loading."""
     stored = checkpoint.format.stored_types(_folder(files), checkpoint.header, model)
     if not stored:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Find the FFN neurons of a causal language model, and the modules after its blocks."""
+"""Find a model's FFN neurons and the modules after its blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RECTIFIED = ("relu", "relu2", "relusquared", "reluactivation")
 
 @dataclass(frozen=True)
 class Neurons:
-    """The blocks of a model, and the modules whose outputs are their neurons.
+    """The blocks of a model and the modules that output their neurons.
 
     `tail`: the modules between the last block and the output head, in order; None for a layout that the user named.
     `last_ffn`: the last block's FFN, if it is a module of its own.
@@ -73,10 +73,10 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """Return the numbers of the layers that an option names, sorted, each once.
+    """Return the numbers of the layers that an option names.
 
     `paper` is the first, middle and last layer; the middle of L blocks is (L - 1) // 2. `all` is every layer. Numbers
-    below 0 count from the end.
+    below 0 count from the end. The result is sorted and has each number once.
 
     Raises:
         ModelError: a number outside -L..L-1.

@@ -1,4 +1,4 @@
-"""Read models and tokenizers from files, and translate the errors of the libraries that read them."""
+"""Read models and tokenizers from files, and translate the libraries' errors."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def read_complete(name: str, **arguments: Any) -> Any:
 
 @contextmanager
 def translate_load_errors(source: Source, load_as: str) -> Iterator[None]:
-    """Turn what a library raises while loading into one sentence about this model."""
+    """Turn a library's error while loading into one sentence about this model."""
     name = source.origin or source.model
     at = "as released" if load_as == RELEASED else f"at {load_as}"
     try:
@@ -126,8 +126,9 @@ def _next_step(source: Source, error: Exception) -> str:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Suppress what libraries draw, print and log below an error while they load a model.
+    """Suppress what libraries draw, print and log while they load a model.
 
+    Errors are still logged.
     torchao logs each kernel that this machine lacks when it is imported. compressed-tensors and transformers draw bars
     that have no switch. bitsandbytes logs once for each layer and forward pass. A user can change none of it.
     """

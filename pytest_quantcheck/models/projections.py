@@ -1,4 +1,4 @@
-"""The linear modules inside a block, as views that can be written to."""
+"""Linear modules inside a block, as views that can be written to."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def projections_of(loaded: LoadedModel, layer: int) -> list[Projection]:
 
 
 def every_ffn(loaded: LoadedModel) -> list[Ffn]:
-    """Return the FFN of every layer that has one of a known layout.
+    """Return the FFNs of all layers that have a known layout.
 
     Raises:
         NotApplicable: none has.

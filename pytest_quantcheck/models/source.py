@@ -76,7 +76,7 @@ def content_hash(source: Source) -> str | None:
 
 
 def describe_files(source: Source) -> str:
-    """Return the files' hash in a sentence, and whether checksums vouch for the files."""
+    """Return a sentence with the files' hash and whether checksums confirm it."""
     root = _root(source)
     if root is None:
         return ""
@@ -86,7 +86,7 @@ def describe_files(source: Source) -> str:
 
 
 def _root(source: Source) -> Path | None:
-    """Return the directory or file that was named, else the directory that files were fetched to."""
+    """Return the path that was named, else where files were fetched to."""
     return local_path(source.origin or source.model) or local_path(source.model)
 
 

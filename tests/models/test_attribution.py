@@ -14,7 +14,7 @@ from pytest_quantcheck.models.encoding import Batch, collate, encode
 from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.models.passage import Passage, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward, run_with_neurons
 from pytest_quantcheck.models.source import Source
 
 NODES = 8
@@ -65,7 +65,7 @@ def captums(model, module, batch, target):
 def ours(model, layer, batch, target, copies):
     """Attributions as they are measured, with all prompts at so many nodes in one evaluation."""
     neurons = find_neurons(model)
-    passage = Passage(model, neurons, [layer], batch, target)
+    passage = PartialForward(model, neurons, [layer], batch, target)
     ids = torch.zeros_like(batch.input_ids[:1])
     zeros = Batch((0,), (ids.shape[1],), ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None])
     start = passage.start(layer, run_with_neurons(model, neurons, [layer], zeros)[0][layer][0])

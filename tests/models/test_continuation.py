@@ -7,7 +7,7 @@ from pytest_quantcheck.analyses.saliency import gauss_legendre
 from pytest_quantcheck.measuring.attributing import attributions
 from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.models.passage import Passage, _rows_of, replaced, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward, _rows_of, replace_output, run_with_neurons
 
 # Log-probabilities are sums of some hundred float32 terms of order 1 to 10, added in another order on each path.
 ROUNDING = {"atol": 2e-5, "rtol": 2e-5}
@@ -17,7 +17,7 @@ def passage_through(model, layer, batch):
     """A passage for targets 5, 6, 7, … and the model's own log-probability of them."""
     target = torch.arange(len(batch.index)) + 5
     own = model(**batch.inputs()).logits[:, -1].log_softmax(-1).gather(1, target[:, None])[:, 0]
-    return Passage(model, find_neurons(model), [layer], batch, target), own
+    return PartialForward(model, find_neurons(model), [layer], batch, target), own
 
 
 def everyone(passage):
@@ -127,7 +127,7 @@ def test_prompts_do_not_see_each_other(model, batch_of):
 def test_one_run_of_token_zero_is_the_baseline_of_every_length(model, batch_of):
     """What the longest sequence of zeros gives is what each shorter one gives, in its place; padding has no step."""
     batch, neurons = batch_of(7, 3, 1), find_neurons(model)
-    passage = Passage(model, neurons, [1], batch, torch.tensor([5, 6, 7]))
+    passage = PartialForward(model, neurons, [1], batch, torch.tensor([5, 6, 7]))
     start = passage.start(1, zeros(model, 7))
     for row, length in enumerate(batch.lengths):
         torch.testing.assert_close(start[row, 7 - length :], zeros(model, length), **ROUNDING)
@@ -161,7 +161,7 @@ def test_unknown_scale_of_the_logits_is_noticed(tiny, batch_of):
 def test_several_layers_share_a_passage(tiny, batch_of):
     """What one passage keeps for each of its layers is what a passage of its own would."""
     model, batch = tiny("llama"), batch_of(5, 3)
-    together = Passage(model, find_neurons(model), [0, 2], batch, torch.tensor([5, 6]))
+    together = PartialForward(model, find_neurons(model), [0, 2], batch, torch.tensor([5, 6]))
     for layer in (0, 2):
         alone, _ = passage_through(model, layer, batch)
         for one, other in zip(paths(together, layer), paths(alone, layer), strict=True):
@@ -187,7 +187,7 @@ def test_no_hook_is_left_behind_by_an_exception(tiny, batch_of):
             path.log_probs(path.end[:, :, :-1], everyone(passage))
     broken = Batch((0,), (3,), torch.tensor([[5, 6, 10_000]]), torch.ones(1, 3), torch.arange(3)[None])
     with pytest.raises(IndexError):
-        Passage(model, find_neurons(model), [0], broken, torch.tensor([5]))
+        PartialForward(model, find_neurons(model), [0], broken, torch.tensor([5]))
     assert hooks(model) == 0
 
 
@@ -200,7 +200,7 @@ def test_replaced_keeps_shape_and_dtype():
     """A module that answers in another shape or dtype goes on doing so."""
     module = torch.nn.Flatten().double()
     given = torch.zeros(2, 3, 4, dtype=torch.float64)
-    with replaced(module, torch.ones(2, 3, 4)):
+    with replace_output(module, torch.ones(2, 3, 4)):
         assert torch.equal(module(given), torch.ones(2, 12, dtype=torch.float64))
     assert torch.equal(module(given), torch.zeros(2, 12, dtype=torch.float64))
 

@@ -79,7 +79,7 @@ def test_truncated_gguf_is_an_error(gguf_file, tmp_path):
     """One sentence, before anything is loaded."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf_file.read_bytes()[:-5000])
-    with pytest.raises(ModelError, match=r"broken\.gguf has 377,016 bytes, and its header promises 382,016"):
+    with pytest.raises(ModelError, match=r"broken\.gguf has 377,016 bytes, and its header says 382,016"):
         load(Source(str(broken), device="cpu"))
 
 

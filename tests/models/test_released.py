@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.checking import QuantizedCheckpoint, recognise
+from pytest_quantcheck.models.formats import dequantized
 from pytest_quantcheck.models.formats.format import Format
-from pytest_quantcheck.models.formats.quantized_layers import dequantized
 from pytest_quantcheck.models.gradients import float32_gradients, gradient_path
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source

@@ -46,9 +46,10 @@ def _is_4bit(module: Any) -> bool:
 
 
 def _4bit_weight(module: Any) -> torch.Tensor:
-    """Dequantize a 4-bit weight, through the kernel once it is packed for the CPU.
+    """Dequantize a 4-bit weight.
 
-    The packed layout is private, and packing rounds the scales of the blocks. So the identity goes through the kernel.
+    Once packed for the CPU kernel it is read by sending the identity through that kernel: the packed layout is private,
+    and packing rounds the scales of the blocks.
     """
     from bitsandbytes import functional, matmul_4bit  # noqa: PLC0415 - heavy, and only some models need it
 

@@ -22,7 +22,7 @@ def _describe(config: Config) -> str:
 
 
 def _load(read: Reader, device: torch.device) -> Any:
-    """Load the model and decompress its weights, which the first forward pass would do otherwise."""
+    """Load the model and decompress its weights; else the first forward pass would."""
     model = load_as_stored(read, device)
     if hasattr(model, "ct_decompress_hook"):
         model.hf_quantizer.compressor.decompress_model(model)

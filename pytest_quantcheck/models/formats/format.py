@@ -1,4 +1,4 @@
-"""What the package knows of a format of quantized weights: the record that each format fills in."""
+"""The record that describes a format of quantized weights."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def class_name(module: Any) -> str:
 
 
 class QuantizedLayer(NamedTuple):
-    """One way in which a layer holds a quantized weight, recognised without importing a library.
+    """One way in which a layer holds a quantized weight.
 
-    `name`: in a measurement's gradient path. `matches`: whether a module is of this kind. `weight`: the weight
-    (out, in) float32 as the layer's own kernel applies it. `label`: the name in `module_types`. `differentiable`:
-    whether the layer's own kernels have a gradient.
+    `name`: in a measurement's gradient path. `matches`: whether a module is of this kind; it does not import the
+    format's library. `weight`: the weight (out, in) float32 as the layer's own kernel applies it. `label`: the name in
+    `module_types`. `differentiable`: whether the layer's own kernels have a gradient.
     """
 
     name: str

@@ -30,7 +30,7 @@ def _weight(module: Any) -> torch.Tensor:
 
 
 def _stored_types(files: Path, _config: Config, _model: nn.Module) -> dict[str, str]:
-    """Return the types of the float8 weights, such as `F8_E4M3`, by module name.
+    """Return the float8 weights' types, such as `F8_E4M3`, by module name.
 
     Raises:
         ModelError: a weight has no scale beside it; transformers would take its codes for the weights.
@@ -47,7 +47,7 @@ def _stored_types(files: Path, _config: Config, _model: nn.Module) -> dict[str, 
 
 
 def _tensor_types(files: Path) -> dict[str, str]:
-    """Read the types of all tensors, by name, from the headers of the files."""
+    """Read the types of all tensors, by name, from the files' headers."""
     from safetensors import safe_open  # noqa: PLC0415 - only for this format
 
     found: dict[str, str] = {}

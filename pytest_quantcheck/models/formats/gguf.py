@@ -112,7 +112,7 @@ def _drop_foreign_tokens(tokenizer: Path, n_tokens: int) -> None:
 
 
 def _stored_types(_file: Path, header: Header, model: nn.Module) -> dict[str, str]:
-    """Return the type of each module's weight, such as `Q4_1`, where it is quantized."""
+    """Return the types of quantized weights, such as `Q4_1`, by module name."""
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
     modules = [name for name, _ in model.named_modules()]
     names = gguf.get_tensor_name_map(architecture, len(modules))  # more blocks than there are do no harm
@@ -121,7 +121,7 @@ def _stored_types(_file: Path, header: Header, model: nn.Module) -> dict[str, st
 
 
 def _record(header: Header) -> Config:
-    """Return the file type, the number of weights of each type, and the pre-tokenizer."""
+    """Return file type, number of weights of each type, and pre-tokenizer."""
     known = {kind.value: kind.name for kind in gguf.LlamaFileType}
     return {
         "quant_method": "gguf",
