@@ -31,6 +31,9 @@ WIDTHS: Mapping[str, Width] = {
 }
 """By exact name. As in the paper, `int8` is LLM.int8(), and the 4-bit types are doubly quantized."""
 
+SPELLINGS = (*(width.short for width in WIDTHS.values() if width.short), *WIDTHS)
+"""What the command line takes, as help lists it."""
+
 if TYPE_CHECKING:
     BitWidth = str
 else:

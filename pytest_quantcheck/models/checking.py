@@ -81,7 +81,7 @@ def recognise(source: Source) -> QuantizedCheckpoint:
         ModelError: there is no configuration or the file is damaged; the checkpoint is not quantized, or in an unknown
             format.
     """
-    model, packed = source.origin or source.model, _packed(source)
+    model, packed = source.origin or source.model, find_file_format(source)
     if packed is None:
         check_folder(source)
     with translate_load_errors(source, RELEASED):
@@ -102,7 +102,7 @@ def unpacked(source: Source, folder: Path, load_as: str = REFERENCE) -> Source:
     Raises:
         ModelError: the file does not exist, is not whole, or holds something that transformers leaves out.
     """
-    if (packed := _packed(source)) is None:
+    if (packed := find_file_format(source)) is None:
         return source
     with translate_load_errors(source, load_as), silence_libraries():
         packed[1].unpack(_path(source), folder, DTYPES.get(source.dtype, torch.float32), read_complete)
@@ -112,14 +112,15 @@ def unpacked(source: Source, folder: Path, load_as: str = REFERENCE) -> Source:
 @contextmanager
 def plain_files(source: Source, load_as: str) -> Iterator[Source]:
     """Yield the source of files that transformers reads; what was unpacked is deleted afterwards."""
-    if _packed(source) is None:
+    if find_file_format(source) is None:
         yield source
         return
     with TemporaryDirectory(prefix="quantcheck-") as folder:
         yield unpacked(source, Path(folder), load_as)
 
 
-def _packed(source: Source) -> tuple[Format, File] | None:
+def find_file_format(source: Source) -> tuple[Format, File] | None:
+    """Return the format of a model that is one file; None for any other."""
     return next(((one, one.file) for one in FORMATS if one.file and source.model.endswith(one.file.suffix)), None)
 
 

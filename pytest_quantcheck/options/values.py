@@ -17,13 +17,13 @@ BIT_WIDTHS: Mapping[str, str] = {
 }
 """Each spelling of a bit-width and its exact name."""
 
+_FLOATS = {width.dtype: name for name, width in WIDTHS.items() if width.dtype}
 DTYPES: Mapping[str, str] = {
-    **{name: name for name in ("auto", "bf16", "fp16", "fp32")},
+    "auto": "auto",
+    **{name: name for name in _FLOATS.values()},
     "16": "bf16",
     "32": "fp32",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
+    **_FLOATS,
 }
 """Each spelling of the reference's precision and its exact name; `auto` is the checkpoint's own."""
 

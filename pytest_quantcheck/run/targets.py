@@ -120,10 +120,13 @@ class Subjects:
     @cached_property
     def _reference(self) -> Source:
         """A GGUF file is unpacked once, into a folder that lives as long as this object."""
-        from pytest_quantcheck.models.checking import unpacked  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.models.checking import find_file_format, unpacked  # noqa: PLC0415 - heavy
 
+        source = self._local(REFERENCE)
+        if find_file_format(source) is None:
+            return source
         self._folder = TemporaryDirectory(prefix="quantcheck-")
-        return unpacked(self._local(REFERENCE), Path(self._folder.name))
+        return unpacked(source, Path(self._folder.name))
 
     def _local(self, subject: str) -> Source:
         source = local_source(self.named(subject))
