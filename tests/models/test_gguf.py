@@ -243,7 +243,7 @@ def altered(folder, target, **changes):
     return target
 
 
-def test_rotary_frequencies_of_the_file_are_heeded(spelled, tmp_path):
+def test_rotary_frequencies_of_the_file_are_applied(spelled, tmp_path):
     """Llama 3's context is stretched by a tensor that transformers leaves out."""
     rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}

@@ -55,8 +55,8 @@ def test_pattern_points_at_the_neurons_of_an_unknown_layout(tiny, batch_of):
     """With a pattern an unknown architecture is attributed too, through the whole model."""
     model, batch = tiny("bloom"), batch_of(6, 4)
     neurons = find_neurons(model, "transformer.h.{}.mlp.gelu_impl")
-    passage = PartialForward(model, neurons, [1], batch, torch.tensor([5, 6]))
-    (path,) = passage.paths(1, torch.zeros_like(passage.neurons[1]))
+    forward = PartialForward(model, neurons, [1], batch, torch.tensor([5, 6]))
+    (path,) = forward.paths(1, torch.zeros_like(forward.neurons[1]))
     own = model(**batch.inputs()).logits[:, -1].log_softmax(-1)[[0, 1], [5, 6]]
     assert path.whole
     assert path.end.shape == (2, 6, 256)
