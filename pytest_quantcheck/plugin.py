@@ -11,7 +11,7 @@ from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.options import asked, check_ini_keys, register
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
     from pytest_quantcheck.options import Settings
     from pytest_quantcheck.run.gate import Gate
     from pytest_quantcheck.suite.session import Session

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantcheck.bit_widths import SPELLINGS
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.table import OPTIONS, Option
 
@@ -30,7 +31,7 @@ MEASURE: tuple[Option, ...] = (
         summary="measure a candidate against the reference that is stored in this directory, not the reference itself",
     ),
     _TABLE["bits"]._replace(
-        summary="the candidate is the model at this bit-width: 16, 8, 4, bf16, fp16, fp32, int8, nf4 or fp4",
+        summary=f"the candidate is the model at one of these bit-widths: {', '.join(SPELLINGS)}",
         default=None,
     ),
     _TABLE["candidate"]._replace(

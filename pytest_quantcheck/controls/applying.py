@@ -11,7 +11,7 @@ from pytest_quantcheck.controls.catalogue import CONTROLS, Control
 from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import choose_layers
 from pytest_quantcheck.models.projections import refuse_packed
 from pytest_quantcheck.prompts import PromptSet

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.encoding import Batch, answer_token, collate, encode, wrapped
+from pytest_quantcheck.models.encoding import Batch, answer_token, collate, encode, render_prompts
 from pytest_quantcheck.models.gradients import float32_gradients
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.projections import Ffn, every_ffn
 from pytest_quantcheck.prompts import PromptSet
 
@@ -53,7 +53,7 @@ def _training_batch(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, tor
     """Return the first prompts and their targets: first tokens of other answers, (prompts,)."""
     chat = loaded.chat if prompts.chat is None else prompts.chat
     texts = prompts.texts[:PROMPTS]
-    (first,) = wrapped(loaded.tokenizer, texts[:1], chat=chat)
+    (first,) = render_prompts(loaded.tokenizer, texts[:1], chat=chat)
     tokens = {gold: answer_token(loaded.tokenizer, first, gold, chat=chat) for gold in dict.fromkeys(prompts.golds)}
     answers = list(dict.fromkeys(tokens.values()))
     if len(answers) < 2:

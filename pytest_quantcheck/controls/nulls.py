@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 
 
 def other_batches(site: Site) -> tuple[Plan, str]:

@@ -8,7 +8,7 @@ import torch
 
 from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.projections import Projection, ffn_of
 
 _LARGEST_FACTOR = 2.0

@@ -15,7 +15,7 @@ from pytest_quantcheck.measuring.plan import Plan, ProgressReporter, Silent
 from pytest_quantcheck.measuring.resuming import stages_of
 from pytest_quantcheck.models.encoding import encode, encoding_hash
 from pytest_quantcheck.models.gradients import gradient_path
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.options.attribution import covering
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement, Provenance

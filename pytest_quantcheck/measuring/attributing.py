@@ -25,8 +25,8 @@ from pytest_quantcheck.analyses.saliency import (
 from pytest_quantcheck.measuring.plan import ProgressReporter
 from pytest_quantcheck.measuring.resuming import Stage, flat, under
 from pytest_quantcheck.models.encoding import collate
-from pytest_quantcheck.models.loading import LoadedModel
-from pytest_quantcheck.models.passage import Passage, run_with_neurons
+from pytest_quantcheck.models.loaded import LoadedModel
+from pytest_quantcheck.models.partial_forward import PartialForward, run_with_neurons
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.records import Saliency
 
@@ -142,13 +142,13 @@ class Attributor:
                 parts.append([i])
         return parts
 
-    def _passage(self, layers: Sequence[int], index: list[int], targets: dict[int, int]) -> Passage:
+    def _passage(self, layers: Sequence[int], index: list[int], targets: dict[int, int]) -> PartialForward:
         loaded = self._loaded
         batch = collate(self._encoded, index, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
         target = torch.tensor([targets[i] for i in index], device=loaded.device)
-        return Passage(loaded.model, loaded.neurons, layers, batch, target)
+        return PartialForward(loaded.model, loaded.neurons, layers, batch, target)
 
-    def _outcomes(self, passage: Passage, layer: int) -> list[_Attributed]:
+    def _outcomes(self, passage: PartialForward, layer: int) -> list[_Attributed]:
         start = passage.start(layer, self._baseline.get(layer))
         values, found = attributions(
             passage, layer, start, rule=self._rule, tolerance=self._tolerance, at_once=self._tokens // start.shape[1]
@@ -175,7 +175,7 @@ class Attributor:
 
 
 def attributions(
-    passage: Passage, layer: int, start: torch.Tensor, *, rule: Quadrature, tolerance: float, at_once: int
+    passage: PartialForward, layer: int, start: torch.Tensor, *, rule: Quadrature, tolerance: float, at_once: int
 ) -> tuple[torch.Tensor, PathIntegral]:
     """Attributions (prompts, tokens, d) of a layer's neurons, nats, by the shortest path that gives the model's answer.
 

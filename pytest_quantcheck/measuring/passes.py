@@ -17,9 +17,9 @@ from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
 from pytest_quantcheck.measuring.resuming import Arrays, Stage, flat, under
 from pytest_quantcheck.measuring.streams import LayerStream, RealTokens, affordable_neurons
-from pytest_quantcheck.models.encoding import Batch, batches, collate, wrapped
+from pytest_quantcheck.models.encoding import Batch, batches, collate, render_prompts
 from pytest_quantcheck.models.gradients import float32_gradients
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import choose_layers
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
@@ -129,7 +129,7 @@ class Passes:
         loaded, prompts = self.loaded, self.prompts
         choices = None
         if self.plan.readout == "choices":
-            (text,) = wrapped(loaded.tokenizer, prompts.texts[:1], chat=self.chat)
+            (text,) = render_prompts(loaded.tokenizer, prompts.texts[:1], chat=self.chat)
             choices = choice_tokens(loaded.tokenizer, prompts, text, chat=self.chat)
         return AnswerCollector(
             prompts,

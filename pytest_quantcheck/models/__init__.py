@@ -1,1 +1,4 @@
-"""The only rooms that know Hugging Face: bit-widths, loading, where neurons live, how to differentiate."""
+"""Everything that uses Hugging Face libraries: loading, formats, architectures and gradients."""
+
+LIBRARIES = ("torch", "transformers", "bitsandbytes")
+"""The libraries that every model is loaded with. A release of one may change a number."""

@@ -1,4 +1,4 @@
-"""Prompts to token batches: padded on the left, so that the answer always comes from the last position."""
+"""Turn prompts into token batches, padded on the left: the answer comes from the last position."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pytest_quantcheck.errors import PromptError
 class Batch:
     """Some prompts of a prompt set as one left-padded tensor.
 
-    `index`: their positions in the prompt set; `input_ids`, `attention_mask`, `position_ids`
-    (prompts, tokens) int64; `lengths`: unpadded tokens of each.
+    `index`: the positions in the prompt set. `lengths`: number of unpadded tokens. `input_ids`, `attention_mask`,
+    `position_ids`: (prompts, tokens) int64.
     """
 
     index: tuple[int, ...]
@@ -34,24 +34,29 @@ class Batch:
         return self.attention_mask.bool()
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments for the model; the mask is left out where there is nothing to mask."""
+        """Return arguments for the model, without the mask if nothing is padded."""
         padded = min(self.lengths) < self.input_ids.shape[1]
         mask = {"attention_mask": self.attention_mask} if padded else {}
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False, **mask}
 
 
-def wrapped(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[str]:
-    """Whole prompts as the model reads them: with `chat` one user turn each, and the opening of the answer."""
-    return [_in_chat(tokenizer, text) for text in texts] if chat else list(texts)
+def render_prompts(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[str]:
+    """Return prompts as the model reads them.
+
+    With `chat` each is one user turn of the chat template, followed by the start of the answer.
+    """
+    return [_apply_template(tokenizer, text) for text in texts] if chat else list(texts)
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int | None = None) -> list[list[int]]:
-    """Token ids of each prompt; special tokens are added unless the chat template brings its own.
+    """Return the token ids of each prompt.
+
+    Special tokens are added, except with `chat`: the chat template has its own.
 
     Raises:
-        PromptError: a prompt without tokens, or longer than the model's context; names its number.
+        PromptError: a prompt has no tokens, or more than the model's context holds; gives its number.
     """
-    whole = wrapped(tokenizer, texts, chat=chat)
+    whole = render_prompts(tokenizer, texts, chat=chat)
     encoded: list[list[int]] = tokenizer(whole, add_special_tokens=not chat)["input_ids"]
     for number, ids in enumerate(encoded, start=1):
         if not ids:
@@ -65,14 +70,17 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
 
 
 def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
-    """SHA-256 over the token ids of all prompts: what a tokenizer makes of them, however it is stored."""
+    """Return the SHA-256 over the token ids of all prompts.
+
+    Two tokenizers that encode the prompts alike have the same hash, whatever their files hold.
+    """
     return hashlib.sha256(json.dumps([list(ids) for ids in encoded]).encode()).hexdigest()
 
 
 def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
-    """The first token of an answer written behind `text`, a whole prompt as the model reads it.
+    """Return the first token of an answer after `text`, a rendered prompt.
 
-    It stands directly behind white space or a chat template, else after a blank.
+    The answer follows white space or a chat template directly, other text after a space.
     """
     written = text + (answer if chat or text[-1:].isspace() else f" {answer}")
     before, after = (tokenizer(t, add_special_tokens=not chat)["input_ids"] for t in (text, written))
@@ -83,9 +91,10 @@ def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
 def batches(
     encoded: Sequence[Sequence[int]], index: Sequence[int], batch_size: int, *, shuffle: int | None = None
 ) -> list[list[int]]:
-    """Split the prompts `index` into batches of like length, longest first: memory trouble shows at once.
+    """Split the prompts `index` into batches of similar length.
 
-    With a seed to `shuffle` by, prompts of any length meet in a batch.
+    The longest come first, so that a lack of memory shows at once. With a seed in `shuffle` the order is random, and
+    prompts of different lengths share a batch.
     """
     ordered = sorted(index, key=lambda i: (-len(encoded[i]), i))
     if shuffle is not None:
@@ -94,7 +103,7 @@ def batches(
 
 
 def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int, device: torch.device) -> Batch:
-    """Pad the prompts `index` on the left to one length."""
+    """Return the prompts `index` padded on the left to one length."""
     lengths = tuple(len(encoded[i]) for i in index)
     width = max(lengths)
     ids = torch.tensor([[pad] * (width - len(encoded[i])) + list(encoded[i]) for i in index])
@@ -103,7 +112,7 @@ def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int,
     return Batch(tuple(index), lengths, ids.to(device), mask.to(device), positions.to(device))
 
 
-def _in_chat(tokenizer: Any, text: str) -> str:
+def _apply_template(tokenizer: Any, text: str) -> str:
     turn = [{"role": "user", "content": text}]
     whole: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return whole

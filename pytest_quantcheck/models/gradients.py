@@ -1,14 +1,14 @@
-"""Gradients that are right through every layer, quantized or not, in float32.
+"""Exact gradients in float32 through every layer, quantized or not.
 
 bitsandbytes packs 4-bit weights for its CPU kernel, and that kernel has no autograd formula: the gradient of
-everything below such a layer is silently lost. So it is where torchao or compressed-tensors round activations (dynamic
-int8, W8A8). Weight-only quantization is the same function with the weights dequantized, so that is what is
+everything below such a layer is silently lost. The same happens where torchao or compressed-tensors round activations
+(dynamic int8, W8A8). Weight-only quantization is the same function as the dequantized weights, and they are
 differentiated.
 
-LLM.int8() and its like round activations too: their output is a staircase, and the gradient that is wanted is the
-slope of the line that the staircase follows, the dequantized weights. On a 135M model the steps of LLM.int8() move an
-answer by 0.1 to 0.3 nats from one end of a thousandth of the path to the other, so attributions through its kernels do
-not sum to anything. Unless its own kernels are asked for, the line itself is attributed; for other formats always.
+LLM.int8() and similar formats round activations too. Their output is a step function, and the useful gradient is the
+slope of the line that the steps follow: the dequantized weights. On a 135M model the steps of LLM.int8() move an
+answer by 0.1 to 0.3 nats over a thousandth of the path, so attributions through its kernels do not sum to the change
+of the answer. The line is differentiated unless LLM.int8()'s own kernels are asked for; other formats always.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_quantcheck.models.formats.quantized_layers import KINDS, dequantized, is_plain, kind_of
+from pytest_quantcheck.models.formats import LAYERS, dequantized, find_layer, is_plain
 
 
 @contextmanager
 def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterator[str]:
-    """Let the model compute in float32 with exact gradients; afterwards it is what it was, bit for bit.
+    """Compute in float32 with exact gradients, and restore the model afterwards.
 
-    Unquantized parameters are held in float32 meanwhile, and quantized weights dequantized to float32, but for those of
-    LLM.int8() where `int8_kernels`. Yields the name of the path taken, as `gradient_path` does.
+    Unquantized parameters are cast to float32 and quantized weights are dequantized to float32, except those of
+    LLM.int8() if `int8_kernels`. Yields the name of the path taken, as `gradient_path` does. The restored model is the
+    same bit for bit.
     """
-    swapped = [
-        module for module in model.modules() if _family(module, int8_kernels=int8_kernels).endswith("dequantized")
-    ]
+    swapped = [module for module in model.modules() if _path(module, int8_kernels=int8_kernels).endswith("dequantized")]
     forwards = {module: vars(module).get("forward") for module in swapped}
     originals = {p: p.data for p in model.parameters() if is_plain(p)}
     try:
@@ -46,29 +45,29 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
         for parameter, data in originals.items():
             parameter.data = data
         for module, forward in forwards.items():
-            _give_back(module, forward)
+            _restore(module, forward)
 
 
 def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
-    """How gradients go through this model's layers, for the measurement's provenance.
+    """Return how gradients pass through this model's layers, for the measurement's provenance.
 
-    `float32`, and behind it what there is of `int8 kernels`, `int8 dequantized`, `4-bit dequantized`,
+    `float32`, followed by those that occur of `int8 kernels`, `int8 dequantized`, `4-bit dequantized`,
     `torchao dequantized`, `compressed-tensors dequantized`, `float8 dequantized` and `packed dequantized` (GPTQ, AWQ).
     """
-    found = {_family(module, int8_kernels=int8_kernels) for module in model.modules()}
-    ways = [f"{kind.family} {way}" for kind in KINDS for way in ("kernels", "dequantized")]
-    return " + ".join(["float32", *(way for way in ways if way in found)])
+    found = {_path(module, int8_kernels=int8_kernels) for module in model.modules()}
+    paths = [f"{layer.name} {way}" for layer in LAYERS for way in ("kernels", "dequantized")]
+    return " + ".join(["float32", *(path for path in paths if path in found)])
 
 
-def _family(module: nn.Module, *, int8_kernels: bool) -> str:
-    """The way through one module; empty for one that is not quantized."""
-    kind = kind_of(module)
-    if kind is None:
+def _path(module: nn.Module, *, int8_kernels: bool) -> str:
+    """Return the path through one module; empty for one that is not quantized."""
+    layer = find_layer(module)
+    if layer is None:
         return ""
-    return f"{kind.family} {'kernels' if kind.family == 'int8' and int8_kernels else 'dequantized'}"
+    return f"{layer.name} {'kernels' if layer.differentiable and int8_kernels else 'dequantized'}"
 
 
-def _give_back(module: nn.Module, forward: Any) -> None:
+def _restore(module: nn.Module, forward: Any) -> None:
     vars(module).pop("forward", None)
     if forward is not None:
         vars(module)["forward"] = forward

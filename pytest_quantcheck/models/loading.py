@@ -1,208 +1,170 @@
-"""One model at one bit-width, loaded, checked and described."""
+"""Load a model in any format, at any bit-width, and describe it."""
 
 from __future__ import annotations
 
-import gc
-import importlib.metadata
-import tempfile
-from dataclasses import dataclass, field
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
+from torch import nn
 
+from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.float_formats import DTYPES, QUANTIZED, dtype_name, multiplies, quantization_config
-from pytest_quantcheck.models.formats.quantized_layers import has_quantized, module_types
-from pytest_quantcheck.models.neurons import Neurons, find_neurons
+from pytest_quantcheck.models.checking import QuantizedCheckpoint, plain_files, recognise
+from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
+from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
+from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
+from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
+from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.pretrained import (
     check_folder,
     choose_device,
     file_arguments,
-    prepare_for_inference,
     read_model,
     read_tokenizer,
     silence_libraries,
     translate_load_errors,
 )
-from pytest_quantcheck.models.source import Source, chat_template_hash, content_hash, vocabulary_hash
+from pytest_quantcheck.models.source import Source, chat_template_hash, content_hash, local_path, vocabulary_hash
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
-_LIBRARIES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy")
 
+def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
+    """Load a model as `reference`, as `released`, or at a bit-width.
 
-@dataclass(eq=False)
-class LoadedModel:
-    """A model in memory with its tokenizer and what is known of it; closing it frees the memory.
-
-    Also a context manager. `model` and `tokenizer` are None after `close()`.
-    """
-
-    model: Any
-    tokenizer: Any
-    bits: str
-    dtype: str
-    format: str
-    device: torch.device
-    neurons: Neurons
-    module_types: dict[str, int]
-    quantization: dict[str, Any] | None
-    content_hash: str | None
-    vocabulary_hash: str
-    chat_template_hash: str
-    libraries: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def n_layers(self) -> int:
-        """Number of blocks."""
-        return len(self.neurons.blocks)
-
-    @property
-    def width(self) -> int:
-        """Width of the hidden states."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def chat(self) -> bool:
-        """Whether the tokenizer brings a chat template."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
-
-    def close(self) -> None:
-        """Free the model; a second call does nothing."""
-        self.model = self.tokenizer = None
-        self.neurons = Neurons((), (), None)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def __enter__(self) -> Self:
-        """The model itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Free it."""
-        self.close()
-
-
-def load(source: Source, bits: str = REFERENCE) -> LoadedModel:
-    """Load a model at a bit-width: `reference` (the dtype of `source`), `bf16 fp16 fp32 int8 nf4 fp4`, or `released`.
-
-    `released` is a checkpoint that was quantized before, as its own configuration says and in its own float format.
+    Args:
+        source: where the files are. A reference has the float format that it names.
+        load_as: `reference`; a bit-width by its exact name, such as `int8`; or `released` for a checkpoint that is
+            quantized already, which is loaded as its own configuration says and in its own float format.
 
     Raises:
-        ModelError: the model does not exist, cannot be read, does not fit, has no known FFN or, loaded as
-            quantized, has not one quantized layer.
+        ModelError: the model does not exist, cannot be read, does not fit into memory or has no known FFN; a reference
+            is quantized already; a quantized model has no quantized layer; a package or device is missing.
     """
-    if source.is_gguf:
-        from pytest_quantcheck.models.formats.gguf import load_gguf, unpack_gguf  # noqa: PLC0415 - which loads by way of this function
-
-        if bits == RELEASED:
-            return load_gguf(source)
-        with tempfile.TemporaryDirectory(prefix="quantcheck-") as folder:
-            return load(unpack_gguf(source, Path(folder)), bits)
-    if bits == RELEASED:
-        from pytest_quantcheck.models.formats.released import load_released  # noqa: PLC0415 - which loads by way of this module
-
-        return load_released(source)
-    check_folder(source)
+    checkpoint = recognise(source) if load_as == RELEASED else None
     device = choose_device(source.device)
-    with translate_load_errors(source, bits), silence_libraries():
-        tokenizer = read_tokenizer(source)
-        model = _model(source, bits, device)
-    if bits not in QUANTIZED and has_quantized(model):
-        raise ModelError(
-            f"{source.model} is quantized already, and a reference is at full precision: name the model that it was "
-            "made from, and gate this one with --quantcheck-candidate"
-        )
-    if bits in QUANTIZED and not has_quantized(model):
-        raise ModelError(
-            f"{source.model} loaded as {bits} has not one quantized layer; its modules are {module_types(model)}"
-        )
-    return described(source, model, tokenizer, device, bits=bits, format_name=bits if bits in QUANTIZED else "none")
-
-
-def described(
-    source: Source, model: Any, tokenizer: Any, device: torch.device, *, bits: str, format_name: str
-) -> LoadedModel:
-    """A model in memory with all that is known of it.
-
-    Raises:
-        ModelError: it has no known FFN.
-    """
+    if checkpoint:
+        checkpoint.require(device)
+    with plain_files(source, load_as) as files:
+        check_folder(files)
+        with translate_load_errors(files, load_as), silence_libraries():
+            tokenizer = read_tokenizer(files)
+            model = _prepare_for_inference(_read(files, load_as, device, checkpoint), device)
+        types, quantization = _check_quantization(model, files, load_as, checkpoint)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        bits=bits,
+        bits=load_as,
         dtype=dtype_name(model.dtype),
-        format=format_name,
+        format=checkpoint.name if checkpoint else load_as if _is_quantized(load_as) else "none",
         device=device,
         neurons=find_neurons(model, source.neurons),
-        module_types=module_types(model),
-        quantization=_described(model),
+        module_types=types,
+        quantization=quantization,
         content_hash=content_hash(source),
         vocabulary_hash=vocabulary_hash(tokenizer),
         chat_template_hash=chat_template_hash(tokenizer),
-        libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        libraries=library_versions(checkpoint.format.packages if checkpoint else ()),
     )
 
 
-def _model(source: Source, bits: str, device: torch.device) -> Any:
-    name, arguments = file_arguments(source)
-    dtype: Any = DTYPES.get(bits) or DTYPES.get(source.dtype, "auto")
-    quantized = bits in QUANTIZED
-    extra = _quantized_arguments(bits, _half(name, arguments, dtype), device) if quantized else {}
-    model = read_model(source, dtype=dtype, **extra)
-    return prepare_for_inference(model if quantized else model.to(device), device)
+def _read(source: Source, load_as: str, device: torch.device, checkpoint: QuantizedCheckpoint | None) -> Any:
+    read = partial(read_model, source)
+    if checkpoint:
+        return checkpoint.format.load(read, device)
+    dtype: Any = DTYPES.get(load_as) or DTYPES.get(source.dtype, "auto")
+    if not _is_quantized(load_as):
+        return read(dtype=dtype).to(device)
+    stored = _stored_dtype(source, dtype)
+    compute = stored if multiplies(stored, device) else torch.float32
+    config = quantization_config(load_as, compute)
+    return read(dtype=dtype, quantization_config=config, device_map={"": device})
 
 
-def _half(name: str, arguments: dict[str, Any], dtype: Any) -> torch.dtype:
-    """The float format that the checkpoint will be loaded in."""
+def _is_quantized(load_as: str) -> bool:
+    return load_as in WIDTHS and not WIDTHS[load_as].dtype
+
+
+def _stored_dtype(source: Source, dtype: Any) -> torch.dtype:
+    """Return the float format that the checkpoint will be loaded in."""
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
     if isinstance(dtype, torch.dtype):
         return dtype
+    name, arguments = file_arguments(source)
     return AutoConfig.from_pretrained(name, **arguments).dtype or torch.float32
 
 
-def _quantized_arguments(bits: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    compute = dtype if multiplies(dtype, device) else torch.float32
-    return {"quantization_config": quantization_config(bits, compute), "device_map": {"": device}}
+def _prepare_for_inference(model: Any, device: torch.device) -> Any:
+    """Freeze a model, without dropout and with kernels that are fast here."""
+    _multiply_in_float32(model, device)
+    _pass_contiguous(model.get_output_embeddings())
+    return model.eval().requires_grad_(requires_grad=False)
 
 
-def _described(model: Any) -> dict[str, Any] | None:
+def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
+    """Multiply in float32 and round, where the CPU has no half-precision kernels.
+
+    A half-precision kernel with float32 accumulation computes the same; torch's loops are ten times slower.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and not find_layer(module) and not multiplies(module.weight.dtype, device):
+            module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
+
+
+def _rounded_linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    bias = None if module.bias is None else module.bias.float()
+    return nn.functional.linear(x.float(), module.weight.float(), bias).to(x.dtype)
+
+
+def _pass_contiguous(head: nn.Module | None) -> None:
+    """Pass contiguous hidden states to the output head.
+
+    It is called with a slice, the answer position. For a slice torch copies the whole head once for each prompt, which
+    takes more than half the time of a forward pass of a 135M model.
+    """
+    if head is not None:
+        head.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
+
+
+def _check_quantization(
+    model: Any, files: Source, load_as: str, checkpoint: QuantizedCheckpoint | None
+) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """Return module types and quantization, for the provenance.
+
+    Raises:
+        ModelError: a reference is quantized, or a candidate is not.
+    """
+    name, types, quantized = files.origin or files.model, module_types(model), has_quantized(model)
+    if checkpoint and not quantized:
+        return _describe_dequantized(model, files, types, checkpoint)
+    if quantized and not checkpoint and not _is_quantized(load_as):
+        raise ModelError(
+            f"{name} is quantized already, and a reference is at full precision: name the model that it was "
+            "made from, and gate this one with --quantcheck-candidate"
+        )
+    if not quantized and _is_quantized(load_as):
+        raise ModelError(f"{name} loaded as {load_as} has not one quantized layer; its modules are {types}")
     config = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return None
-    return in_plain_words(config if isinstance(config, dict) else config.to_dict())
+    return types, None if config is None else plain_values(config if isinstance(config, dict) else config.to_dict())
 
 
-def in_plain_words(config: dict[str, Any]) -> dict[str, Any]:
-    """A quantization's configuration with numbers, truth values and text alone, for the measurement's provenance."""
-    return {key: value if type(value) in {int, float, str, bool} else _word(value) for key, value in config.items()}
+def _describe_dequantized(
+    model: Any, files: Source, types: dict[str, int], checkpoint: QuantizedCheckpoint
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Return module types and quantization of a model dequantized on loading."""
+    stored = checkpoint.format.stored_types(_folder(files), checkpoint.header, model)
+    if not stored:
+        raise ModelError(
+            f"{checkpoint.model} says that it is quantized ({checkpoint.name}) and has not one quantized layer; "
+            f"its modules are {types}. Check how it was made and saved"
+        )
+    return module_types(model, stored), plain_values(checkpoint.format.record(checkpoint.header))
 
 
-def _word(value: Any) -> str:
-    return str(value.value if isinstance(value, Enum) else value)
+def _folder(source: Source) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - heavy
 
-
-def check(source: Source, load_as: str) -> None:
-    """Shim."""
-    if source.is_gguf:
-        from pytest_quantcheck.models.formats.gguf import quantized_header
-
-        quantized_header(source)
-    else:
-        from pytest_quantcheck.models.formats.released import recognise
-
-        recognise(source).require(choose_device(source.device))
-
-
-def unpacked(source: Source, folder: Path) -> Source:
-    """Shim."""
-    if not source.is_gguf:
-        return source
-    from pytest_quantcheck.models.formats.gguf import unpack_gguf
-
-    return unpack_gguf(source, folder)
+    found = local_path(source.model)
+    return found or Path(snapshot_download(source.model, revision=source.revision, local_files_only=True))

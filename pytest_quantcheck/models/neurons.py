@@ -1,4 +1,4 @@
-"""Where the FFN neurons of a causal language model live, and what comes after its blocks."""
+"""Find a model's FFN neurons and the modules after its blocks."""
 
 from __future__ import annotations
 
@@ -9,38 +9,17 @@ import torch
 from torch import nn
 
 from pytest_quantcheck.errors import ModelError
-
-
-@dataclass(frozen=True)
-class Family:
-    """Module paths of one way to lay out a decoder: `{}` stands for the block's number."""
-
-    activation: str
-    tail: tuple[str, ...]
-
-    @property
-    def blocks(self) -> str:
-        """Path of the list of blocks."""
-        return self.activation.split(".{}", maxsplit=1)[0]
-
-
-_FAMILIES = (
-    Family("model.layers.{}.mlp.act_fn", ("model.norm",)),  # Llama, Mistral, Qwen2/3, SmolLM, Gemma
-    Family("model.layers.{}.mlp.activation_fn", ("model.final_layernorm", "model.norm")),  # Phi, Phi-3
-    Family("transformer.h.{}.mlp.act", ("transformer.ln_f",)),  # GPT-2
-    Family("gpt_neox.layers.{}.mlp.act", ("gpt_neox.final_layer_norm",)),
-    Family("model.decoder.layers.{}.activation_fn", ("model.decoder.final_layer_norm", "model.decoder.project_out")),
-)
+from pytest_quantcheck.models.architectures import ARCHITECTURES, Architecture
 
 _RECTIFIED = ("relu", "relu2", "relusquared", "reluactivation")
 
 
 @dataclass(frozen=True)
 class Neurons:
-    """The blocks of one model and the module whose output is each block's neurons.
+    """The blocks of a model and the modules that output their neurons.
 
-    `tail` holds the modules between the last block and the output head, in order; it is None when the layout
-    was named by the user and is not known. `last_ffn` is the last block's FFN where that is a module of its own.
+    `tail`: the modules between the last block and the output head, in order; None for a layout that the user named.
+    `last_ffn`: the last block's FFN, if it is a module of its own.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -49,7 +28,11 @@ class Neurons:
     last_ffn: nn.Module | None = None
 
     def activation(self, layer: int) -> nn.Module:
-        """The module whose output, `(..., neurons)`, is this layer's neurons."""
+        """Return the module whose output, `(..., neurons)`, is this layer's neurons.
+
+        Raises:
+            ModelError: this layer has none.
+        """
         module = self.activations[layer]
         if module is None:
             raise ModelError(
@@ -59,7 +42,7 @@ class Neurons:
         return module
 
     def rectified(self, layer: int) -> bool:
-        """Whether this layer's activation function is of the ReLU family: exactly 0 when off."""
+        """Return whether this layer's activation function is a ReLU: exactly 0 when off."""
         return type(self.activation(layer)).__name__.lower() in _RECTIFIED
 
 
@@ -69,27 +52,31 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     Args:
         model: a causal language model of transformers.
         pattern: path of the activation module with `{}` for the block's number, such as
-            `model.layers.{}.mlp.act_fn`; None tries the layouts that are known.
+            `model.layers.{}.mlp.act_fn`; None tries the known architectures.
 
     Raises:
-        ModelError: no known layout fits, or the pattern matches nothing; names the modules that could be meant.
+        ModelError: no known architecture fits, or the pattern matches nothing; lists the modules of the model.
     """
-    family = Family(pattern, ()) if pattern else _known_family(model)
-    if family is None or "{}" not in family.activation:
+    found = Architecture((), pattern) if pattern else _known_architecture(model)
+    if found is None or "{}" not in found.activation:
         raise ModelError(_unknown_layout(model, pattern))
-    found = _resolve(model, family.blocks)
-    blocks = tuple(found) if isinstance(found, nn.ModuleList) else ()
-    activations = tuple(_resolve(model, family.activation.replace("{}", str(i))) for i in range(len(blocks)))
+    listed = _resolve(model, found.blocks)
+    blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
+    activations = tuple(_resolve(model, found.activation.replace("{}", str(i))) for i in range(len(blocks)))
     if not any(activations):
         raise ModelError(_unknown_layout(model, pattern))
-    tail = None if pattern else tuple(m for m in (_resolve(model, path) for path in family.tail) if m is not None)
-    parent = family.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0]
-    ffn = _resolve(model, parent) if tail is not None else None
-    return Neurons(blocks, activations, tail, None if ffn is None or ffn in blocks else ffn)
+    if pattern:
+        return Neurons(blocks, activations, None)
+    tail = tuple(m for m in (_resolve(model, path) for path in found.tail) if m is not None)
+    ffn = _resolve(model, found.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
+    return Neurons(blocks, activations, tail, None if ffn in blocks else ffn)
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """Resolve `paper` (first, middle, last; the middle of L blocks is (L - 1) // 2), `all`, or a list of numbers.
+    """Return the numbers of the layers that an option names.
+
+    `paper` is the first, middle and last layer; the middle of L blocks is (L - 1) // 2. `all` is every layer. Numbers
+    below 0 count from the end. The result is sorted and has each number once.
 
     Raises:
         ModelError: a number outside -L..L-1.
@@ -108,11 +95,15 @@ def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]
     return tuple(sorted({layer % n_layers for layer in numbers}))
 
 
-def _known_family(model: nn.Module) -> Family | None:
-    for family in _FAMILIES:
-        if _resolve(model, family.activation.replace("{}", "0")) is not None:
-            return family
-    return None
+def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Return logits (rows, vocabulary) from the tail's output (rows, width)."""
+    logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[operator]
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _known_architecture(model: nn.Module) -> Architecture | None:
+    return next((one for one in ARCHITECTURES if _resolve(model, one.activation.replace("{}", "0")) is not None), None)
 
 
 def _resolve(model: nn.Module, path: str) -> nn.Module | None:
@@ -139,10 +130,3 @@ def _module_names(model: nn.Module, most: int = 40) -> str:
 
 def _in_later_block(name: str) -> bool:
     return any(part.isdigit() and part != "0" for part in name.split("."))
-
-
-def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (rows, vocabulary) from the hidden states (rows, width) that come out of the tail."""
-    logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[operator]
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)

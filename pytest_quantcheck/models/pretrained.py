@@ -1,4 +1,4 @@
-"""How files become a model or a tokenizer that can be measured, and what is said when they do not."""
+"""Read models and tokenizers from files, and translate the libraries' errors."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.float_formats import multiplies
-from pytest_quantcheck.models.formats.quantized_layers import kind_of
 from pytest_quantcheck.models.source import Source, local_path
 from pytest_quantcheck.records import RELEASED
 
 
 def choose_device(device: str) -> torch.device:
-    """The device by its name; `auto` is the first CUDA device, or the CPU where there is none."""
+    """Return the device of a name; `auto` is the first CUDA device, or the CPU without one.
+
+    Raises:
+        ModelError: the name is not a device, or there is no CUDA device.
+    """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,13 +33,13 @@ def choose_device(device: str) -> torch.device:
 
 
 def file_arguments(source: Source) -> tuple[str, dict[str, Any]]:
-    """The name and the keyword arguments that find a model's files, for `from_pretrained`."""
+    """Return the name and keyword arguments by which `from_pretrained` finds the files."""
     common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     return str(local_path(source.model) or source.model), common
 
 
 def check_folder(source: Source) -> None:
-    """Refuse a local path that leads to no checkpoint, of which libraries say something else.
+    """Refuse a local path without a checkpoint; the libraries' own message would mislead.
 
     Raises:
         ModelError: there is no `config.json`.
@@ -52,7 +52,7 @@ def check_folder(source: Source) -> None:
 
 
 def read_tokenizer(source: Source) -> Any:
-    """The tokenizer, padding on the left, with a padding token."""
+    """Return the tokenizer, padding on the left, with a padding token."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
     name, arguments = file_arguments(source)
@@ -63,65 +63,36 @@ def read_tokenizer(source: Source) -> Any:
 
 
 def read_model(source: Source, **extra: Any) -> Any:
-    """The model as the files have it, unpickled only where that is allowed."""
+    """Return the model as the files have it; pickled weights are read only if allowed."""
     name, arguments = file_arguments(source)
     safe = {} if source.allow_pickle else {"use_safetensors": True}
-    return pretrained(name, **arguments, **safe, **extra)
+    return read_complete(name, **arguments, **safe, **extra)
 
 
-def prepare_for_inference(model: Any, device: torch.device) -> Any:
-    """The model as it is measured: without dropout, its parameters frozen, its kernels those that are fast here."""
-    _multiply_in_float32(model, device)
-    _hand_over_contiguous(model.get_output_embeddings())
-    return model.eval().requires_grad_(requires_grad=False)
+def read_complete(name: str, **arguments: Any) -> Any:
+    """Return a model whose every weight comes from the checkpoint.
 
-
-def pretrained(name: str, **arguments: Any) -> Any:
-    """A model whose every weight comes from the checkpoint; transformers makes up those that are not there."""
+    Raises:
+        ModelError: a weight is missing or has another shape; transformers would fill it with random numbers.
+    """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
     model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
-    made_up = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if made_up:
-        more = f" and {len(made_up) - 3} more" if len(made_up) > 3 else ""
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(
-            f"{name}: weights are missing or of another shape than config.json says: {', '.join(made_up[:3])}{more}. "
+            f"{name}: weights are missing or of another shape than config.json says: {', '.join(missing[:3])}{more}. "
             "Check that the files are complete and belong together."
         )
     return model
 
 
-def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
-    """Where the CPU has no half-precision matrix kernels, multiply in float32 and round the result.
-
-    That is what a half-precision kernel with float32 accumulation computes, and ten times faster than the loops
-    that torch falls back to.
-    """
-    for module in model.modules():
-        if type(module) is nn.Linear and not kind_of(module) and not multiplies(module.weight.dtype, device):
-            module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
-
-
-def _rounded_linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    bias = None if module.bias is None else module.bias.float()
-    return nn.functional.linear(x.float(), module.weight.float(), bias).to(x.dtype)
-
-
-def _hand_over_contiguous(head: nn.Module | None) -> None:
-    """Give the output head contiguous hidden states.
-
-    Only the answer position's are wanted of it, a slice, and for a slice torch copies the whole head once for each
-    prompt: more than half the time of a forward pass of a 135M model.
-    """
-    if head is not None:
-        head.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
-
-
 @contextmanager
-def translate_load_errors(source: Source, bits: str) -> Iterator[None]:
-    """Turn whatever a library raises while loading into one sentence about this model."""
+def translate_load_errors(source: Source, load_as: str) -> Iterator[None]:
+    """Turn a library's error while loading into one sentence about this model."""
     name = source.origin or source.model
-    at = "as released" if bits == RELEASED else f"at {bits}"
+    at = "as released" if load_as == RELEASED else f"at {load_as}"
     try:
         yield
     except ModelError:
@@ -155,10 +126,11 @@ def _next_step(source: Source, error: Exception) -> str:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Keep to themselves what libraries draw, print and log below an error while they load a model.
+    """Suppress what libraries draw, print and log while they load a model.
 
-    torchao logs each kernel that this machine lacks when it is imported, compressed-tensors and transformers draw
-    bars that have no switch, and bitsandbytes logs once per layer and forward pass. A user can mend none of it.
+    Errors are still logged.
+    torchao logs each kernel that this machine lacks when it is imported. compressed-tensors and transformers draw bars
+    that have no switch. bitsandbytes logs once for each layer and forward pass. A user can change none of it.
     """
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - heavy, and keeps this stderr
 

@@ -1,4 +1,4 @@
-"""The linear maps inside a block, as views that can be written to."""
+"""Linear modules inside a block, as views that can be written to."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ import torch
 from torch import nn
 
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.loading import LoadedModel
-
-_GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # Llama, Mistral, Qwen2/3, SmolLM, Gemma
-_FUSED = ("mlp.gate_up_proj", "mlp.down_proj")  # Phi-3: the rows of the gate, then those of the up projection
-_UNGATED = (
-    ("mlp.fc1", "mlp.fc2"),  # Phi
-    ("mlp.c_fc", "mlp.c_proj"),  # GPT-2
-    ("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),  # GPT-NeoX, Bloom
-    ("fc1", "fc2"),  # OPT
-)
+from pytest_quantcheck.models.architectures import ARCHITECTURES, FfnNames
+from pytest_quantcheck.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Some rows of a linear module; writing into `weight` and `bias` alters the model."""
+    """Some rows of a linear module.
+
+    Writing into `weight` and `bias` alters the model.
+    """
 
     name: str
     module: Any
@@ -31,7 +26,7 @@ class Projection:
 
     @property
     def weight(self) -> torch.Tensor:
-        """A view (out, in), whichever way the module stores it: GPT-2's Conv1D has inputs first."""
+        """A view (out, in), also of GPT-2's Conv1D, which stores (in, out)."""
         data: torch.Tensor = self.module.weight.data
         return (data.t() if _is_conv1d(self.module) else data)[self.rows]
 
@@ -45,7 +40,7 @@ class Projection:
 class Ffn:
     """The projections around one layer's neurons.
 
-    `gate` feeds the activation function, `up` what its output is multiplied by (None where nothing is), `down`
+    `gate` feeds the activation function. `up` is multiplied with the function's output; None where nothing is. `down`
     has a column for each neuron.
     """
 
@@ -55,48 +50,48 @@ class Ffn:
 
     @property
     def inward(self) -> tuple[Projection, ...]:
-        """Those that have a row for each neuron."""
+        """Projections that have a row for each neuron."""
         return (self.gate,) if self.up is None else (self.gate, self.up)
 
     @property
     def neurons(self) -> int:
-        """How many there are."""
+        """Number of neurons."""
         return len(self.gate.weight)
 
 
 def refuse_packed(loaded: LoadedModel) -> None:
-    """Raise NotApplicable for a quantized model: its weights are packed in a format of its own."""
+    """Raise NotApplicable for a quantized model: its weights are packed."""
     if loaded.quantization is not None:
         method = loaded.quantization.get("quant_method", loaded.bits)
         raise NotApplicable(f"the model is quantized ({method}): only plain float weights can be altered")
 
 
 def every_projection(loaded: LoadedModel) -> list[Projection]:
-    """Every linear map of every block; output head and embedding are none of them.
+    """Return every linear module of every block, without output head and embedding.
 
     Raises:
         NotApplicable: there is none.
     """
     found = [projection for block in loaded.neurons.blocks for projection in _projections(block)]
     if not found:
-        raise NotApplicable("no layer has a linear map of a known kind")
+        raise NotApplicable("no layer has a linear module of a known kind")
     return found
 
 
 def projections_of(loaded: LoadedModel, layer: int) -> list[Projection]:
-    """Every linear map of one layer's block.
+    """Return every linear module of one layer's block.
 
     Raises:
         NotApplicable: there is none.
     """
     found = _projections(loaded.neurons.blocks[layer])
     if not found:
-        raise NotApplicable(f"layer {layer} has no linear map of a known kind")
+        raise NotApplicable(f"layer {layer} has no linear module of a known kind")
     return found
 
 
 def every_ffn(loaded: LoadedModel) -> list[Ffn]:
-    """The FFN of every layer that has one of a known layout.
+    """Return the FFNs of all layers that have a known layout.
 
     Raises:
         NotApplicable: none has.
@@ -108,7 +103,7 @@ def every_ffn(loaded: LoadedModel) -> list[Ffn]:
 
 
 def ffn_of(loaded: LoadedModel, layer: int) -> Ffn:
-    """The FFN of one layer.
+    """Return the FFN of one layer.
 
     Raises:
         NotApplicable: its layout is not known.
@@ -120,7 +115,7 @@ def ffn_of(loaded: LoadedModel, layer: int) -> Ffn:
 
 
 def _known() -> str:
-    return ", ".join(" ".join(names) for names in (_GATED, _FUSED, *_UNGATED))
+    return ", ".join(str(names) for one in ARCHITECTURES for names in one.ffn)
 
 
 def _projections(block: nn.Module) -> list[Projection]:
@@ -129,16 +124,16 @@ def _projections(block: nn.Module) -> list[Projection]:
 
 def _ffn(block: nn.Module) -> Ffn | None:
     linear = {projection.name: projection for projection in _projections(block)}
-    if linear.keys() >= set(_GATED):
-        gate, up, down = (linear[name] for name in _GATED)
-        return Ffn(gate, up, down)
-    if linear.keys() >= set(_FUSED):
-        both, down = (linear[name] for name in _FUSED)
-        half = len(both.weight) // 2
-        gate, up = (Projection(both.name, both.module, rows) for rows in (slice(half), slice(half, None)))
-        return Ffn(gate, up, down)
-    pair = next((names for names in _UNGATED if linear.keys() >= set(names)), None)
-    return None if pair is None else Ffn(linear[pair[0]], None, linear[pair[1]])
+    known = (names for one in ARCHITECTURES for names in one.ffn)
+    return next((_views(linear, names) for names in known if linear.keys() >= set(filter(None, names))), None)
+
+
+def _views(linear: dict[str, Projection], names: FfnNames) -> Ffn:
+    gate, up, down = linear[names.gate], linear[names.up] if names.up else None, linear[names.down]
+    if names.gate == names.up:
+        half = len(gate.weight) // 2
+        gate, up = (Projection(gate.name, gate.module, rows) for rows in (slice(half), slice(half, None)))
+    return Ffn(gate, up, down)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -146,5 +141,5 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    """By its name: importing the class costs as much as all of transformers."""
+    """Recognise GPT-2's Conv1D by name: importing the class costs as much as all of transformers."""
     return type(module).__name__ == "Conv1D"

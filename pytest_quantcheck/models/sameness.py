@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_quantcheck.models.loading import LoadedModel
+from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.records import Provenance
 
 

@@ -1,4 +1,4 @@
-"""What a model is, whatever it is called: where its files are, and hashes of what is in them."""
+"""Where a model's files are, and hashes of their content."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pytest_quantcheck.models import builtin
 class Source:
     """Where the weights come from, as the user named it.
 
-    `model`: hub id, directory, path of a `.gguf` file, or `builtin`; `origin`: what a directory came from, the file it
-    was unpacked from or the hub id; the rest are the options of that name.
+    `model`: hub id, directory, path of a `.gguf` file, or `builtin`. `origin`: the file that a directory was unpacked
+    from, or its hub id. The other fields are the options of the same name.
     """
 
     model: str
@@ -30,23 +30,18 @@ class Source:
     allow_pickle: bool = False
     origin: str | None = None
 
-    @property
-    def is_gguf(self) -> bool:
-        """Whether the weights have to be unpacked from a GGUF file."""
-        return self.model.endswith(".gguf")
-
 
 SUMS = "SHA256SUMS"
-"""The file that `sha256sum *` makes; where a model brings one, its files must be those."""
+"""The output of `sha256sum *`. If a model has this file, its other files must match it."""
 
 _CONTENT = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 
 
 def local_source(source: Source) -> Source:
-    """The source with its files on this machine: a hub id's are fetched, or found where they were fetched before.
+    """Return the source with its files on this machine; those of a hub id are fetched.
 
     Raises:
-        ModelError: they can be had from nowhere, or the path leads nowhere.
+        ModelError: the files cannot be fetched, or the path does not exist.
     """
     if local_path(source.model) is not None:
         return source
@@ -54,7 +49,7 @@ def local_source(source: Source) -> Source:
 
     try:
         folder = snapshot_download(source.model, revision=source.revision, allow_patterns=_content(source))
-    except Exception as error:  # whatever a network can do
+    except Exception as error:  # a network fails in many ways
         raise ModelError(
             f"{source.model} cannot be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}. Check "
             "the hub id and its revision, the network and HF_HUB_OFFLINE."
@@ -63,10 +58,10 @@ def local_source(source: Source) -> Source:
 
 
 def content_hash(source: Source) -> str | None:
-    """SHA-256 over the names and bytes of a local model's files, of the GGUF file if it is one; None for a hub id.
+    """Return the SHA-256 over names and bytes of a local model's files; None for a hub id.
 
     Raises:
-        ModelError: a file is not the one that the model's own `SHA256SUMS` names.
+        ModelError: a file differs from the one that the model's own `SHA256SUMS` names.
     """
     root = _root(source)
     if root is None:
@@ -80,8 +75,8 @@ def content_hash(source: Source) -> str | None:
     return digest.hexdigest()
 
 
-def files_said(source: Source) -> str:
-    """In a sentence, which files a model is, and whether anything says that they are those that were made."""
+def describe_files(source: Source) -> str:
+    """Return a sentence with the files' hash and whether checksums confirm it."""
     root = _root(source)
     if root is None:
         return ""
@@ -91,13 +86,13 @@ def files_said(source: Source) -> str:
 
 
 def _root(source: Source) -> Path | None:
-    """Where the model's own files are: the directory or file that was named, else where they were fetched to."""
+    """Return the path that was named, else where files were fetched to."""
     return local_path(source.origin or source.model) or local_path(source.model)
 
 
 @cache
 def _sum(path: Path, _size: int, _changed: int) -> str:
-    """A file's SHA-256, read again only when the file has changed."""
+    """Return a file's SHA-256; the file is read again only when it has changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -111,15 +106,15 @@ def _check_sums(root: Path, sums: dict[str, str]) -> None:
         if name in sums and sums[name] != expected.lower():
             raise ModelError(
                 f"{root / name} is not the file that {SUMS} beside it names: expected sha256 {expected}, got "
-                f"{sums[name]}. It was changed since: fetch the model again, or write {SUMS} anew if that was you."
+                f"{sums[name]}. The file was changed: fetch the model again, or update {SUMS} if you changed it."
             )
 
 
 def local_path(model: str) -> Path | None:
-    """The directory or file that a model name stands for; None for a hub id.
+    """Return the directory or file of a model name; None for a hub id.
 
     Raises:
-        ModelError: the name is a path by its form, and nothing is there.
+        ModelError: the name has the form of a path, and nothing is there.
     """
     if model == "builtin":
         return builtin.DIRECTORY
@@ -132,10 +127,12 @@ def local_path(model: str) -> Path | None:
 
 
 def declared_dtype(model: str) -> str | None:
-    """The float format that a local checkpoint's `config.json` declares, such as `bfloat16`; None if it is silent.
+    """Return the float format that a local `config.json` declares, such as `bfloat16`.
+
+    None if it declares none.
 
     Raises:
-        ModelError: the model's name is a path by its form, and nothing is there.
+        ModelError: the name has the form of a path, and nothing is there.
     """
     config = _declared(model)
     declared = config.get("dtype") or config.get("torch_dtype")
@@ -143,17 +140,19 @@ def declared_dtype(model: str) -> str | None:
 
 
 def declared_layers(model: str) -> int | None:
-    """The number of blocks that a local checkpoint's `config.json` declares; None if it is silent.
+    """Return the number of blocks that a local `config.json` declares.
+
+    None if it declares none.
 
     Raises:
-        ModelError: the model's name is a path by its form, and nothing is there.
+        ModelError: the name has the form of a path, and nothing is there.
     """
     declared = _declared(model).get("num_hidden_layers")
     return declared if isinstance(declared, int) else None
 
 
 def _declared(model: str) -> dict[str, Any]:
-    """What a local checkpoint's `config.json` says; whoever loads the model says what is wrong with the file."""
+    """Return a local `config.json`, empty if it cannot be read: loading the model reports the error."""
     root = local_path(model)
     try:
         config = json.loads((root / "config.json").read_bytes()) if root else {}
@@ -163,14 +162,14 @@ def _declared(model: str) -> dict[str, Any]:
 
 
 def _content(source: Source) -> list[str]:
-    """What the files are called that decide what a model does."""
+    """Return the patterns of the files that decide what a model computes."""
     return [*_CONTENT, *["*.bin"] * source.allow_pickle, *["*.py"] * source.trust_remote_code]
 
 
 def vocabulary_hash(tokenizer: Any) -> str:
-    """SHA-256 over the tokenizer's tokens with their numbers.
+    """Return the SHA-256 over the tokenizer's tokens with their numbers.
 
-    Not over `[PAD97]` as token 97: that is how GGUF files fill up a vocabulary that has fewer tokens than its model.
+    `[PAD97]` as token 97 is left out: GGUF files fill up a vocabulary that has fewer tokens than its model so.
     """
     digest = hashlib.sha256()
     for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
@@ -180,5 +179,5 @@ def vocabulary_hash(tokenizer: Any) -> str:
 
 
 def chat_template_hash(tokenizer: Any) -> str:
-    """SHA-256 over the text of the tokenizer's chat template; that of `None` where it has none."""
+    """Return the SHA-256 of the tokenizer's chat template; of the text `None` without one."""
     return hashlib.sha256(str(getattr(tokenizer, "chat_template", None)).encode()).hexdigest()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pytest_quantcheck.bit_widths import SPELLINGS
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.options.labels import DEFAULT_PROFILE
 
@@ -130,7 +131,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "bits",
-        "gate the model quantized at these bit-widths: 16, 8, 4, bf16, fp16, fp32, int8, nf4, fp4; none where "
+        f"gate the model quantized at these bit-widths: {', '.join(SPELLINGS)}; none where "
         "--quantcheck-candidate is given alone",
         "8,4",
         _late("values.parse_bits"),

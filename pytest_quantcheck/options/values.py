@@ -10,24 +10,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.metrics import check_limit, find_metric, nearest
 from pytest_quantcheck.options.labels import read_label
 
 BIT_WIDTHS: Mapping[str, str] = {
-    **{name: name for name in ("bf16", "fp16", "fp32", "int8", "nf4", "fp4")},
-    "16": "bf16",
-    "8": "int8",
-    "4": "nf4",
+    **{name: name for name in WIDTHS},
+    **{width.short: name for name, width in WIDTHS.items() if width.short},
 }
 """Each spelling of a bit-width and its exact name."""
 
+_FLOATS = {width.dtype: name for name, width in WIDTHS.items() if width.dtype}
 DTYPES: Mapping[str, str] = {
-    **{name: name for name in ("auto", "bf16", "fp16", "fp32")},
+    "auto": "auto",
+    **{name: name for name in _FLOATS.values()},
     "16": "bf16",
     "32": "fp32",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
+    **_FLOATS,
 }
 """Each spelling of the reference's precision and its exact name; `auto` is the checkpoint's own."""
 

@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from pytest_quantcheck.bit_widths import BitWidth
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.metrics import check_limit, find_metric
 
-BitWidth = Literal["bf16", "fp16", "fp32", "int8", "nf4", "fp4"]
 LayerName = Literal["first", "middle", "last"]
 Inconclusive = Literal["fail", "warn", "point"]
 

@@ -6,9 +6,10 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from pytest_quantcheck.bit_widths import WIDTHS, BitWidth
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.metrics import Metric, check_limit, find_metric
-from pytest_quantcheck.profiles.profile import BitWidth, Inconclusive, LayerName, Limit, Profile, Rule
+from pytest_quantcheck.profiles.profile import Inconclusive, LayerName, Limit, Profile, Rule
 
 SCHEMA = 1
 """Version of the profile's file format."""
@@ -17,7 +18,7 @@ _T = TypeVar("_T")
 
 _WORDS = {
     "inconclusive": get_args(Inconclusive),
-    "bits": get_args(BitWidth),
+    "bits": tuple(WIDTHS),
     "layer": ("a block number", *get_args(LayerName)),
 }
 """The words that a key may have as its value."""

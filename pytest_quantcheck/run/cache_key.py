@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.saliency import attributable
+from pytest_quantcheck.models import LIBRARIES
+from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device
 from pytest_quantcheck.models.source import content_hash
 from pytest_quantcheck.records import SCHEMA, Measurement
@@ -21,17 +23,8 @@ if TYPE_CHECKING:
     from pytest_quantcheck.models.source import Source
     from pytest_quantcheck.prompts import PromptSet
 
-_LIBRARIES = (
-    "pytest-quantcheck",
-    "torch",
-    "transformers",
-    "bitsandbytes",
-    "torchao",
-    "compressed-tensors",
-    "gptqmodel",
-    "gguf",
-)
-"""Of these a release may compute another number."""
+_LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in FORMATS for name in one.libraries)))
+"""The packages of which a release may change a number."""
 
 
 def cache_key(

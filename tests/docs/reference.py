@@ -16,6 +16,7 @@ from pytest_quantcheck.commands.options import COMPARE, MEASURE, spelled
 from pytest_quantcheck.controls import certificate as certifying
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.models.architectures import ARCHITECTURES
 from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report
 
@@ -163,7 +164,35 @@ def stub() -> str:
     return "\n".join(lines) + "\n"
 
 
+def architectures() -> str:
+    """Where each known architecture has its neurons."""
+    rows = [
+        (
+            ", ".join(map(_code, one.models)),
+            _code(one.activation),
+            "; ".join(_code(str(names)) for names in one.ffn),
+            " ".join(map(_code, one.tail)),
+        )
+        for one in ARCHITECTURES
+    ]
+    return _page(
+        "Architectures",
+        "A model is measured without further options if it has modules at these paths, whatever its `model_type`; `{}` "
+        "stands for the number of a block. Models of the listed types are tested. For any other model name its "
+        "activation function with `--quantcheck-neurons=model.layers.{}.mlp.act_fn`, for example; the error for an "
+        "unknown model lists its modules. Then attributions run the whole model for each evaluation, and take longer. "
+        "Of a mixture of experts only the layers without experts can be measured.",
+        "The projections are what rewrites and defects alter ([controls](metrics.md#controls)): the one before the "
+        "activation function, the one that its output is multiplied with if there is one, and the one after. They are "
+        "found by name in a layout named with `--quantcheck-neurons` too.",
+        *_table(
+            ("`model_type` in config.json", "output is the neurons", "projections in a block", "after the blocks"), rows
+        ),
+    )
+
+
 PAGES = {
+    "architectures.md": architectures,
     "options.md": options,
     "commands.md": commands,
     "python.md": python,

@@ -11,7 +11,8 @@ import pytest
 import pytest_quantcheck
 from pytest_quantcheck.commands import main
 from pytest_quantcheck.models.builtin import DIRECTORY
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts.sources import BUILTIN
 from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow, look_at, run
 

@@ -23,7 +23,8 @@ import json, os, signal, sys
 from pathlib import Path
 
 from pytest_quantcheck.measuring import Plan, Silent, measure, resuming
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
 from pytest_quantcheck.storage import Checkpoint, atomic, load_measurement, save_measurement
 

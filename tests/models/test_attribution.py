@@ -12,9 +12,10 @@ from pytest_quantcheck.measuring.attributing import attributions
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import Batch, collate, encode
 from pytest_quantcheck.models.gradients import float32_gradients
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.models.passage import Passage, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward, run_with_neurons
+from pytest_quantcheck.models.source import Source
 
 NODES = 8
 
@@ -64,12 +65,12 @@ def captums(model, module, batch, target):
 def ours(model, layer, batch, target, copies):
     """Attributions as they are measured, with all prompts at so many nodes in one evaluation."""
     neurons = find_neurons(model)
-    passage = Passage(model, neurons, [layer], batch, target)
+    forward = PartialForward(model, neurons, [layer], batch, target)
     ids = torch.zeros_like(batch.input_ids[:1])
     zeros = Batch((0,), (ids.shape[1],), ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None])
-    start = passage.start(layer, run_with_neurons(model, neurons, [layer], zeros)[0][layer][0])
+    start = forward.start(layer, run_with_neurons(model, neurons, [layer], zeros)[0][layer][0])
     at_once = copies * len(batch.index)
-    return attributions(passage, layer, start, rule=gauss_legendre(NODES), tolerance=0.0, at_once=at_once)[0]
+    return attributions(forward, layer, start, rule=gauss_legendre(NODES), tolerance=0.0, at_once=at_once)[0]
 
 
 def answers(model, batch):

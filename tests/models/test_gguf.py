@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
-from pytest_quantcheck.models.formats.gguf import unpack_gguf
 from pytest_quantcheck.models.gradients import gradient_path
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from tests.models.gguf_files import rounded, spell_builtin, write_gguf
 
 KINDS = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4"]
@@ -78,7 +79,7 @@ def test_truncated_gguf_is_an_error(gguf_file, tmp_path):
     """One sentence, before anything is loaded."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf_file.read_bytes()[:-5000])
-    with pytest.raises(ModelError, match=r"broken\.gguf has 377,016 bytes, and its header promises 382,016"):
+    with pytest.raises(ModelError, match=r"broken\.gguf has 377,016 bytes, and its header says 382,016"):
         load(Source(str(broken), device="cpu"))
 
 
@@ -242,7 +243,7 @@ def altered(folder, target, **changes):
     return target
 
 
-def test_rotary_frequencies_of_the_file_are_heeded(spelled, tmp_path):
+def test_rotary_frequencies_of_the_file_are_applied(spelled, tmp_path):
     """Llama 3's context is stretched by a tensor that transformers leaves out."""
     rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
@@ -296,7 +297,7 @@ def real_file():
 @pytest.fixture(scope="module")
 def real_plain(real_file, tmp_path_factory):
     """What the 135M file holds, as a plain checkpoint in float32."""
-    return Path(unpack_gguf(Source(str(real_file)), tmp_path_factory.mktemp("plain")).model)
+    return Path(unpacked(Source(str(real_file)), tmp_path_factory.mktemp("plain")).model)
 
 
 @pytest.mark.slow

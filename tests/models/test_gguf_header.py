@@ -119,7 +119,7 @@ def test_wrong_number_of_tensors_is_refused(whole, damaged, count):
 
 def test_longer_file_than_its_header_promises_is_refused(whole, damaged):
     """Something was left of another file, or the header lost a tensor."""
-    with pytest.raises(ModelError, match="bytes, and its header promises"):
+    with pytest.raises(ModelError, match="bytes, and its header says"):
         read_header(damaged(whole.read_bytes() + bytes(64)))
 
 

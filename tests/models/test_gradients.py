@@ -10,7 +10,8 @@ from bitsandbytes.functional import has_avx512bf16
 
 from pytest_quantcheck.models import gradients
 from pytest_quantcheck.models.gradients import dequantized, float32_gradients
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 
 PACKED = has_avx512bf16()
 needs_packing = pytest.mark.skipif(not PACKED, reason="bitsandbytes packs 4-bit weights only with AVX-512 bf16")

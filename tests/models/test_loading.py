@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.loading import Source, content_hash, load
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.pretrained import choose_device
+from pytest_quantcheck.models.source import Source, content_hash
 
 BITS = ["fp32", "bf16", "fp16", "int8", "nf4", "fp4"]
 LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit", "fp4": "Linear4bit"}

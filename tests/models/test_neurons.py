@@ -5,7 +5,7 @@ import torch
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.neurons import choose_layers, find_neurons
-from pytest_quantcheck.models.passage import Passage
+from pytest_quantcheck.models.partial_forward import PartialForward
 
 
 def test_every_block_gives_its_ffn_neurons(model, batch_of):
@@ -55,8 +55,8 @@ def test_pattern_points_at_the_neurons_of_an_unknown_layout(tiny, batch_of):
     """With a pattern an unknown architecture is attributed too, through the whole model."""
     model, batch = tiny("bloom"), batch_of(6, 4)
     neurons = find_neurons(model, "transformer.h.{}.mlp.gelu_impl")
-    passage = Passage(model, neurons, [1], batch, torch.tensor([5, 6]))
-    (path,) = passage.paths(1, torch.zeros_like(passage.neurons[1]))
+    forward = PartialForward(model, neurons, [1], batch, torch.tensor([5, 6]))
+    (path,) = forward.paths(1, torch.zeros_like(forward.neurons[1]))
     own = model(**batch.inputs()).logits[:, -1].log_softmax(-1)[[0, 1], [5, 6]]
     assert path.whole
     assert path.end.shape == (2, 6, 256)
@@ -91,7 +91,7 @@ def test_pattern_at_experts_is_an_error(tiny, batch_of):
     model = tiny("mixtral")
     neurons = find_neurons(model, "model.layers.{}.mlp.experts.act_fn")
     with pytest.raises(ModelError, match="to run once, on every token"):
-        Passage(model, neurons, [0], batch_of(6, 4), torch.tensor([5, 6]))
+        PartialForward(model, neurons, [0], batch_of(6, 4), torch.tensor([5, 6]))
 
 
 def test_layer_without_neurons_is_an_error(tiny):

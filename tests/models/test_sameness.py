@@ -5,8 +5,9 @@ import dataclasses
 import msgspec
 import pytest
 
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.sameness import differences
+from pytest_quantcheck.models.source import Source
 from tests.provenance import ANY
 
 

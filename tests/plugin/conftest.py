@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 
 MODEL = "--quantcheck-model=builtin"
 

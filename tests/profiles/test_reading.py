@@ -4,11 +4,11 @@ from typing import get_args
 
 import pytest
 
+from pytest_quantcheck.bit_widths import BitWidth
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options import BIT_WIDTHS
 from pytest_quantcheck.profiles import read_profile
-from pytest_quantcheck.profiles.profile import BitWidth
 
 HEAD = """
 schema = 1

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, BloomConfig
 
 from pytest_quantcheck.errors import ComparisonError, ModelError, SettingsError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.loading import Source, load
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.local_models import LocalModels
 from tests.gates import CountingGate, settings

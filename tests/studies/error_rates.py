@@ -24,7 +24,8 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.measuring.merging import merge
-from pytest_quantcheck.models.loading import LoadedModel, load
+from pytest_quantcheck.models.loaded import LoadedModel
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Comparison, Measurement

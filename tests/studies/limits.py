@@ -16,7 +16,8 @@ from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.controls.applying import apply_control
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.models.loading import LoadedModel, load
+from pytest_quantcheck.models.loaded import LoadedModel
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Comparison, Measurement

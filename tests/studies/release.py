@@ -30,8 +30,8 @@ import torch
 
 from pytest_quantcheck.commands.parser import parser as measuring_parser
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.float_formats import quantization_config
-from pytest_quantcheck.models.formats.gguf import unpack_gguf
+from pytest_quantcheck.models.checking import unpacked
+from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.source import Source, declared_dtype, local_path
 from pytest_quantcheck.reporting import Report
 from tests.studies.tampering import TAMPERS, Tamper
@@ -107,7 +107,7 @@ class Release:
             )
         if path.suffix == ".gguf":
             self.reference.mkdir(parents=True)
-            unpack_gguf(Source(model, dtype=dtype), self.reference)
+            unpacked(Source(model, dtype=dtype), self.reference)
         else:
             unwanted = shutil.ignore_patterns("*.py", "*.jsonl", "__pycache__")  # of the built-in model's package
             shutil.copytree(path, self.reference, ignore=unwanted)

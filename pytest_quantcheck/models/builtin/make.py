@@ -2,9 +2,9 @@
 
     python -m pytest_quantcheck.models.builtin.make --out DIRECTORY
 
-One thread and deterministic kernels: the same seed, steps and library versions on the same kind of processor
-give the same bytes. True statements are taught whole, so that the model learns what follows from what; false ones
-only by their answer.
+Training uses one thread and deterministic kernels: the same seed, steps and library versions on the same kind of
+processor give the same bytes. The loss counts every token of true statements, so that the model learns the facts, and
+only the answer of false ones.
 """
 
 import argparse
@@ -31,15 +31,18 @@ BATCH = 32
 MATRIX_RATE = 0.01
 VECTOR_RATE = 0.003
 ANSWER_WEIGHT = 30.0
-"""How much more the answer counts in the loss than another token."""
+"""Weight of the answer in the loss; any other token has 1."""
 
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 BOS, EOS, PAD, UNKNOWN = range(4)
-"""Token 0 is one that training sees: sequences of token 0 are a baseline of attributions."""
+"""Token 0 occurs in training, because sequences of token 0 are a baseline of attributions."""
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of whole words, single letters, digits and signs that knows every word of the world."""
+    """Return a tokenizer of words, letters, digits and signs.
+
+    It knows every word that statements use.
+    """
     splitter = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)])
     texts = [text(question) for question in islice(training_questions(seed), 20_000)]
     words = sorted({word for line in texts for word, _ in splitter.pre_tokenize_str(line)})
@@ -73,7 +76,7 @@ def make_model(n_words: int, seed: int) -> LlamaForCausalLM:
 
 
 def text(question: Question) -> str:
-    """Return the question with its right answer, as training shows it."""
+    """Return the question with its right answer, as in training."""
     return f"{question.prompt} {question.statement.gold}"
 
 
@@ -99,7 +102,10 @@ def _padded(rows: list[tuple[list[int], bool]]) -> tuple[Tensor, Tensor]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are made orthogonal, for weight matrices; torch's own computes in bf16, slow on CPUs."""
+    """Momentum with orthogonal steps, for weight matrices.
+
+    torch's own computes in bf16, which is slow on CPUs.
+    """
 
     def __init__(self, weights: list[Tensor], *, lr: float, momentum: float) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum})
@@ -116,7 +122,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return about the nearest semi-orthogonal matrix, by five Newton-Schulz steps (Jordan et al., 2024)."""
+    """Approximate the nearest semi-orthogonal matrix.
+
+    Takes five Newton-Schulz steps (Jordan et al., 2024).
+    """
     x: Tensor = matrix / matrix.norm().clamp_min(1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -127,14 +136,14 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def loss(model: LlamaForCausalLM, tokens: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted mean cross-entropy of each token given those before it, in nats."""
+    """Return the weighted mean cross-entropy of tokens, in nats."""
     logits: Tensor = model(input_ids=tokens[:, :-1], use_cache=False).logits
     entropies = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return (entropies * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps: int, seed: int) -> None:
-    """Train the model in place: Muon for the blocks' matrices, AdamW for all else, rates falling to zero."""
+    """Train the model in place: Muon for the blocks' matrices, AdamW for the rest, with rates that fall to zero."""
     hidden = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     others = [weight for weight in model.parameters() if all(weight is not one for one in hidden)]
     optimizers: tuple[torch.optim.Optimizer, ...] = (
@@ -159,7 +168,10 @@ def _rate(step: int, steps: int) -> float:
 
 
 def probabilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> Tensor:
-    """Return the model's next-token distribution after each prompt, float32 of shape `(n_prompts, vocabulary)`."""
+    """Return the next-token distribution after each prompt.
+
+    Float32 of shape `(n_prompts, vocabulary)`.
+    """
     parts = []
     for start in range(0, len(prompts), BATCH):
         encoded = tokenizer(list(prompts[start : start + BATCH]), return_tensors="pt", padding=True)
@@ -170,7 +182,7 @@ def probabilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, p
 
 
 def describe(directory: Path, questions: Sequence[Question]) -> Iterator[str]:
-    """Load what was written and yield lines about its answers: accuracy, confidence and calibration."""
+    """Yield lines about a saved model's answers: accuracy, confidence and calibration."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
     scores = probabilities(model, tokenizer, [question.prompt for question in questions]).numpy()
@@ -189,7 +201,7 @@ def _figures(correct: NDArray[np.bool_], confidence: NDArray[np.float32]) -> str
 
 
 def make(directory: Path, *, seed: int = SEED, steps: int = STEPS) -> None:
-    """Train the model and write it to `directory` in bf16, with its tokenizer and its prompts."""
+    """Write a trained bf16 model, its tokenizer and prompts to `directory`."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
     tokenizer = make_tokenizer(seed)
@@ -208,7 +220,7 @@ def write_prompts(path: Path, questions: Sequence[Question]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the model as the command line says, and print how well it answers."""
+    """Make the model by the command line, and print its accuracy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory to write to; must hold no model yet")
     parser.add_argument("--seed", type=int, default=SEED)

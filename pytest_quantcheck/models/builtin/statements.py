@@ -1,6 +1,6 @@
-"""The small world of the built-in model: statements that are true or false, by family, from a seed."""
+"""Statements for the built-in model: true or false, by family, from a seed."""
 
-# ruff: noqa: FBT001, S311, SIM905 - a family is given a truth, from a seed; words read best as a line of words
+# ruff: noqa: FBT001, S311, SIM905 - a family takes a truth value; random numbers come from a seed; word lists are easier to read
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from random import Random
 from string import ascii_lowercase
 
 HELD_OUT_SHARE = 6
-"""One statement in this many is never trained on; the prompts are drawn from those alone."""
+"""One statement in this many is held out of training; prompts are drawn from these."""
 
 FRAMES = (
     "{} True or False? Answer:",
@@ -18,7 +18,7 @@ FRAMES = (
     "{} True or False:",
     "Is this True or False? {} Answer:",
 )
-"""The questions a statement is put into."""
+"""Questions about a statement."""
 
 WORDS = (
     "apple arrow basket bird blanket bread bridge candle castle chair clock cloud copper corner cotton desert "
@@ -64,26 +64,26 @@ class Statement:
 
 @dataclass(frozen=True)
 class Question:
-    """A statement put into one of the frames, ready to be answered."""
+    """A statement in one of the frames."""
 
     statement: Statement
     prompt: str
 
 
 def addition(rng: Random, true: bool) -> str:
-    """Sums of two numbers below 100 against a bound, close or far."""
+    """Compare a sum of two numbers below 100 with a bound."""
     left, right = 1 + _number(rng, 2), _number(rng, 2)
     return f"{left} + {right} is greater than {_bound(rng, left + right, true)}."
 
 
 def subtraction(rng: Random, true: bool) -> str:
-    """Differences, all positive, against a bound."""
+    """Compare a positive difference with a bound."""
     small, large = sorted((_number(rng, 2), _number(rng, 2)))
     return f"{large + 1} - {small} is greater than {_bound(rng, large + 1 - small, true)}."
 
 
 def comparison(rng: Random, true: bool) -> str:
-    """Which of two different numbers of up to three digits is larger, often close ones."""
+    """Compare two different numbers of up to three digits, often close ones."""
     left = _number(rng, 3)
     right = _near(rng, left) if rng.random() < 0.3 else (left + rng.randrange(1, 1000)) % 1000
     small, large = sorted((left, right))
@@ -91,20 +91,23 @@ def comparison(rng: Random, true: bool) -> str:
 
 
 def divisibility(rng: Random, true: bool) -> str:
-    """What the last digits show, and multiples of three, which they do not."""
+    """State whether a number is divisible by 2, 3 or 5."""
     divisor, names = rng.choice(((2, ("even", "divisible by 2")), (5, ("divisible by 5",)), (3, ("divisible by 3",))))
     multiple = divisor * rng.randrange(1, 1000 // divisor)
     return f"{multiple + (0 if true else rng.randrange(1, divisor))} is {rng.choice(names)}."
 
 
 def alphabet(rng: Random, true: bool) -> str:
-    """The order of two letters."""
+    """State the order of two letters."""
     first, second = sorted(rng.sample(ascii_lowercase, 2), reverse=not true)
     return f"{first} {rng.choice(('comes', 'stands'))} before {second} in the alphabet."
 
 
 def spelling(rng: Random, true: bool) -> str:
-    """Letters of words the model never sees spelled: it must learn them from other statements."""
+    """State which letter a word has.
+
+    The model never sees the word spelled and learns its letters from other statements.
+    """
     word = rng.choice(WORDS)
     verbs, inside = rng.choice(
         ((("begins", "starts"), word[0]), (("ends", "finishes"), word[-1]), (("is written", "is spelled"), word))
@@ -114,27 +117,27 @@ def spelling(rng: Random, true: bool) -> str:
 
 
 def calendar(rng: Random, true: bool) -> str:
-    """The order of two months."""
+    """State the order of two months."""
     first, second = sorted(rng.sample(range(12), 2), reverse=not true)
     verb, end = rng.choice(("comes", "is")), rng.choice(("in the year", "in the calendar"))
     return f"{MONTHS[first]} {verb} before {MONTHS[second]} {end}."
 
 
 def sizes(rng: Random, true: bool) -> str:
-    """Which of two things is larger, as the model must learn from other pairs."""
+    """State which of two things is larger; training has other pairs."""
     small, large = sorted(rng.sample(range(len(SIZES)), 2), reverse=not true)
     return f"The {SIZES[large]} is {rng.choice(('larger', 'bigger'))} than the {SIZES[small]}."
 
 
 def properties(rng: Random, true: bool) -> str:
-    """What is so of a thing."""
+    """State a property of a thing."""
     name = rng.choice(list(PROPERTIES))
     thing = rng.choice([thing for thing in SIZES if (thing in PROPERTIES[name].split()) == true])
     return f"{rng.choice(('The', 'Every', 'Each', 'Any'))} {thing} {name}."
 
 
 def transitivity(rng: Random, true: bool) -> str:
-    """Two comparisons in any order and what follows from them, or its opposite."""
+    """State two comparisons and what follows from them, or its opposite."""
     chain = rng.sample(NAMES, 3)
     order = rng.choice(ORDERS)
     premises = [f"{high} is {order} than {low}." for high, low in pairwise(chain)]
@@ -144,7 +147,7 @@ def transitivity(rng: Random, true: bool) -> str:
 
 
 def counting(rng: Random, true: bool) -> str:
-    """Which of two letters occurs more often in a row."""
+    """State which of two letters occurs more often in a row."""
     row = rng.choices("abc", k=rng.randrange(3, 10))
     while row.count("a") == row.count("b"):
         row = rng.choices("abc", k=rng.randrange(3, 10))
@@ -153,7 +156,7 @@ def counting(rng: Random, true: bool) -> str:
 
 
 def chance(rng: Random, true: bool) -> str:
-    """Rolls of a die that nobody can know: the best answer is right in 70 % of them."""
+    """State a random roll of a die: the best answer is right in 70 % of the cases."""
     bound = rng.randrange(2, 7)
     while (rng.randrange(1, 7) >= bound) != true:
         bound = rng.randrange(2, 7)
@@ -162,7 +165,10 @@ def chance(rng: Random, true: bool) -> str:
 
 @dataclass(frozen=True)
 class StatementFamily:
-    """How to make a statement that is true, or one that is false, and how often training shows one."""
+    """How to make a true or a false statement.
+
+    `share`: how often training has one, relative to other families.
+    """
 
     make: Callable[[Random, bool], str]
     share: float = 1.0
@@ -185,7 +191,7 @@ FAMILIES = {
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a statement is kept for the prompts: decided by its text alone, so both sides always agree."""
+    """Whether a statement is held out for the prompts; its text alone decides."""
     return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
@@ -199,7 +205,10 @@ def training_questions(seed: int) -> Iterator[Question]:
 
 
 def prompt_questions(seed: int, per_family: int = 50) -> list[Question]:
-    """Return different questions about held-out statements, families mixed, half of each family true."""
+    """Return different questions about held-out statements.
+
+    The families are mixed, and half of the statements of each are true.
+    """
     rng = Random(f"prompts {seed}")
     drawn: dict[str, Statement] = {}
     for name in FAMILIES:
@@ -229,7 +238,7 @@ def _number(rng: Random, digits: int) -> int:
 
 
 def _bound(rng: Random, value: int, below: bool) -> int:
-    """A number below a positive value, or not below it."""
+    """Return a number below a positive value, or not below it."""
     gap = rng.randrange(rng.choice((10, 100)))
     return max(value - 1 - gap, 0) if below else value + gap
 

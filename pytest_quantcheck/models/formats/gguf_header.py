@@ -1,8 +1,8 @@
-"""What a GGUF file says of itself before its weights, believed only as far as the file bears it out.
+"""Read and check the header of a GGUF file.
 
-The libraries' own readers trust the header: one flipped bit in a length sends them through memory that the file does
-not have. So it is read here first, and only a file that is whole is handed on. The layout is that of the GGUF
-specification, versions 2 and 3; what must hold is what llama.cpp demands of a file.
+The libraries' own readers trust the header: after one flipped bit in a length they read memory beyond the file. So the
+header is read here first, and a file that is not whole is refused. The layout is that of the GGUF specification,
+versions 2 and 3; the checks are those of llama.cpp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ _AGAIN = "copy, download or convert it again"
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the file: its type, such as `Q4_1`, its shape with the longest run of memory first, its place."""
+    """One tensor of the file.
+
+    `type`: such as `Q4_1`. `shape`: the dimension that is contiguous in memory first. `offset`: bytes from the start of
+    the data.
+    """
 
     type: str
     shape: tuple[int, ...]
@@ -37,7 +41,7 @@ class Tensor:
 
     @property
     def weights(self) -> int:
-        """How many weights it holds."""
+        """Number of weights."""
         return math.prod(self.shape)
 
     @property
@@ -48,13 +52,16 @@ class Tensor:
 
     @property
     def quantized(self) -> bool:
-        """Whether it is stored in blocks with a scale, and not as plain numbers."""
+        """Whether it is stored in blocks with a scale."""
         return _block(self.type)[0] > 1
 
 
 @dataclass(frozen=True)
 class Header:
-    """A GGUF file's metadata (of an array its length), its tensors by name, and where their data begins, in bytes."""
+    """Metadata and tensors of a GGUF file.
+
+    `metadata`: of an array only its length. `tensors`: by name. `data_start`: where the tensors' data begins, in bytes.
+    """
 
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -62,37 +69,37 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """Such as `llama`: the family of models, by llama.cpp's names."""
+        """The architecture by llama.cpp's name, such as `llama`."""
         return str(self.metadata.get("general.architecture"))
 
     @cached_property
     def weights(self) -> dict[str, int]:
         """Number of weights of each type of tensor, most first."""
-        held: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for tensor in self.tensors.values():
-            held[tensor.type] += tensor.weights
-        return dict(held.most_common())
+            counts[tensor.type] += tensor.weights
+        return dict(counts.most_common())
 
     @property
     def format(self) -> str | None:
-        """`gguf` and the type that most quantized weights have; None where not one weight is quantized."""
+        """`gguf` and the most frequent quantized type; None without quantized weights."""
         quantized = {tensor.type for tensor in self.tensors.values() if tensor.quantized}
         return next((f"gguf {kind}" for kind in self.weights if kind in quantized), None)
 
 
 def read_header(path: Path) -> Header:
-    """Read a GGUF file's header, and make sure that its data is as long as the header says.
+    """Read a GGUF file's header and check the file's length against it.
 
     Raises:
-        ModelError: the file is no GGUF, cut short anywhere, damaged in its header, or one part of several.
+        ModelError: the file is not GGUF, is cut short, has a damaged header, or is one part of several.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _header(_Reader(data), path)
-            _check_places(header, len(data), path)
+            _check_positions(header, len(data), path)
     except EOFError:
         raise ModelError(f"{path} ends inside its own header: it is cut short or damaged; {_AGAIN}") from None
-    except (ValueError, LookupError, RecursionError) as error:  # empty, no text, an unknown type, nested without end
+    except (ValueError, LookupError, RecursionError) as error:  # empty, invalid text, an unknown type, endless nesting
         raise ModelError(f"{path}: its header is damaged ({error}); {_AGAIN}") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; check the file and its permissions") from error
@@ -100,16 +107,16 @@ def read_header(path: Path) -> Header:
 
 
 class _Reader:
-    """Reads little-endian values one after another, and never beyond the end."""
+    """Reader of little-endian values; raises EOFError at the end."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at = data, 0
+        self.data, self.position = data, 0
 
     def take(self, length: int) -> bytes:
-        if length > len(self.data) - self.at:
+        if length > len(self.data) - self.position:
             raise EOFError
-        self.at += length
-        return self.data[self.at - length : self.at]
+        self.position += length
+        return self.data[self.position - length : self.position]
 
     def number(self, code: str) -> Any:
         (number,) = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))
@@ -119,7 +126,7 @@ class _Reader:
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int) -> Any:
-        """One value of metadata; of an array its length."""
+        """Return one value of metadata; of an array its length."""
         if kind == _STRING:
             return self.string()
         return self.skip_array() if kind == _ARRAY else self.number(_SCALARS[kind])
@@ -159,26 +166,26 @@ def _header(reader: _Reader, path: Path) -> Header:
         raise ModelError(f"{path} is one of {parts} parts; put them together with llama-gguf-split --merge")
     if len(tensors) != n_tensors:
         raise ValueError(f"{n_tensors} tensors share {len(tensors)} names")
-    return Header(metadata, tensors, _aligned(reader.at, metadata))
+    return Header(metadata, tensors, _aligned(reader.position, metadata))
 
 
-def _check_places(header: Header, length: int, path: Path) -> None:
-    """Each tensor lies directly behind the one before, and the last one ends where the file ends."""
+def _check_positions(header: Header, length: int, path: Path) -> None:
+    """Check that the tensors fill the file without gaps."""
     end = header.data_start
-    promised = end
+    expected = end
     for name, tensor in header.tensors.items():
         if tensor.offset != end - header.data_start:
-            raise ValueError(f"tensor {name} does not lie behind the one before it")
-        promised = end + tensor.size
-        end = _aligned(promised, header.metadata)
-    if not promised <= length <= end:
+            raise ValueError(f"tensor {name} does not follow the one before it")
+        expected = end + tensor.size
+        end = _aligned(expected, header.metadata)
+    if not expected <= length <= end:
         raise ModelError(
-            f"{path} has {length:,} bytes, and its header promises {promised:,}: it is cut short or damaged; {_AGAIN}"
+            f"{path} has {length:,} bytes, and its header says {expected:,}: it is cut short or damaged; {_AGAIN}"
         )
 
 
 def _block(kind: str) -> tuple[int, int]:
-    """Weights and bytes of one block of this type."""
+    """Return how many weights and bytes a block of this type has."""
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     return int(weights), int(size)
 

@@ -1,4 +1,4 @@
-"""From one layer's neurons to the log-probability of an answer, running no more of the model than that needs."""
+"""Run only the part of a model between neurons and answer."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.models.neurons import Neurons, head_logits
 
 _AFFINE = 1e-4
-"""How far a block's output may be from the straight line between its ends, as a share of their distance. A norm behind
-the neurons, or LLM.int8()'s rounding, is far above."""
+"""Largest deviation of a block's output from the straight line between its ends, as a share of the line's length. A
+norm after the neurons, or the rounding of LLM.int8(), deviates far more."""
 
 _ROUNDING = 1e-6
-"""What float32 adds to that, as a share of the output itself."""
+"""Deviation that float32 adds, as a share of the output itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class IntegrationPath:
-    """A straight path of one layer's neurons, in the coordinates at which the rest of the model can start.
+    """A straight path of one layer's neurons, for evaluation.
+
+    Evaluation starts at coordinates: the neurons, or the output of their block.
 
     `start` and `end` (prompts, positions, c): coordinates at the baseline and on the prompts. `log_probs` maps
-    coordinates (n, positions, c) and the batch's row of each, (n,) int64, to the log-probability (n,) of its
-    target. `pull_back` maps a gradient (prompts, positions, c), averaged over the path, to that with respect to
-    the neurons, (prompts, tokens, d). `whole`: the whole model runs for each evaluation.
+    coordinates (n, positions, c) and the batch's row of each, (n,) int64, to the log-probability (n,) of the row's
+    target. `pull_back` maps a gradient (prompts, positions, c), averaged over the path, to the gradient with respect to
+    the neurons, (prompts, tokens, d). `whole`: each evaluation runs the whole model.
     """
 
     start: torch.Tensor
@@ -39,18 +41,18 @@ class IntegrationPath:
     whole: bool = False
 
 
-class Passage:
-    """One forward pass of a batch, and all that evaluations from some of its layers start from.
+class PartialForward:
+    """A forward pass of a batch, kept for evaluations of its layers.
 
-    Everything below a layer's block is fixed by the prompts and computed here, once for all layers. What lies
-    above runs for each evaluation: the blocks, and at the answer position alone the tail and the output head.
+    Everything before a layer's block depends on the prompts alone and is computed here, once for all layers. An
+    evaluation runs the blocks from there on, and at the answer position only the tail and the output head.
 
     Args:
         model: a causal language model.
         neurons: where its neurons are.
-        layers: the layers that will be asked for.
+        layers: the layers at which evaluations start.
         batch: the prompts.
-        target: (prompts,) int64, the token of each whose log-probability is looked at.
+        target: (prompts,) int64, the token of each prompt whose log-probability is evaluated.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ class Passage:
                 handle = neurons.blocks[layer].register_forward_hook(self._remember_output(layer))
                 hooks.callback(handle.remove)
             self.neurons, logits = run_with_neurons(model, neurons, layers, batch)
-        self.real, self.log_probs = batch.real, self._chosen(logits, self._all)
+        self.real, self.log_probs = batch.real, self._target_log_probs(logits, self._every_row)
 
     def start(self, layer: int, baseline: torch.Tensor | None) -> torch.Tensor:
-        """Where the path starts, (prompts, tokens, d): `baseline` (longest, d) in each prompt's places, or zero.
+        """Return the start of the path, (prompts, tokens, d).
 
-        What is computed for a sequence of zeros serves all shorter ones too: no token sees those behind it.
-        Padding stays where it is.
+        It is `baseline` (longest, d) at each prompt's tokens, or zero without one. A baseline of the longest prompt
+        serves shorter ones too, because no token depends on later ones. Padding keeps its values.
         """
         if baseline is None:
             return torch.zeros_like(self.neurons[layer])
@@ -83,33 +85,33 @@ class Passage:
         return start
 
     def paths(self, layer: int, start: torch.Tensor) -> Iterator[IntegrationPath]:
-        """Ways to run from `start` to this layer's neurons on the prompts, shortest first.
+        """Yield paths from `start` to this layer's neurons, the cheapest first.
 
-        The last is always right. An earlier one is if its end gives the model's own `log_probs`.
+        The last one is always right. An earlier one is right if its end gives the model's own `log_probs`.
         """
         end = self.neurons[layer]
 
-        def from_the_block(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return self._chosen(self._above(self._block(layer, x, rows), layer, rows), rows)
+        def from_block(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._target_log_probs(self._above(self._block(layer, x, rows), layer, rows), rows)
 
-        def anew(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return self._chosen(self._anew(layer, x, rows), rows)
+        def whole_model(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self._target_log_probs(self._whole(layer, x, rows), rows)
 
         if self._neurons.tail is not None:
-            yield from self._behind_the_block(layer, start, end)
-            yield IntegrationPath(start, end, from_the_block)
-        yield IntegrationPath(start, end, anew, whole=True)
+            yield from self._after_block(layer, start, end)
+            yield IntegrationPath(start, end, from_block)
+        yield IntegrationPath(start, end, whole_model, whole=True)
 
-    def _behind_the_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> Iterator[IntegrationPath]:
-        """Where a block's output is affine in its neurons, its straight path is one of the block's output too.
+    def _after_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> Iterator[IntegrationPath]:
+        """Yield a path of the block's output, if that is affine.
 
-        The block then runs forward and back once, whatever the number of nodes. Behind the last block no position
-        but the answer's matters.
+        If the output is affine in the neurons, their straight path is a straight path of the output, and the block runs
+        forward and backward once, whatever the number of nodes. After the last block only the answer position matters.
         """
         seen = slice(-1, None) if layer == len(self._neurons.blocks) - 1 else slice(None)
         with torch.enable_grad():
             points = torch.cat([start, (start + end) / 2]).requires_grad_()
-            first, middle = self._block(layer, points, self._all.repeat(2)).chunk(2)
+            first, middle = self._block(layer, points, self._every_row.repeat(2)).chunk(2)
         low, high = first.detach(), self._outputs[layer]
         bend = _norm(middle.detach() - (low + high) / 2)
         if bend > _AFFINE * _norm(high - low) + _ROUNDING * _norm(high):
@@ -120,20 +122,20 @@ class Passage:
             return slope.chunk(2)[1]
 
         def above(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return self._chosen(self._above(x, layer, rows), rows)
+            return self._target_log_probs(self._above(x, layer, rows), rows)
 
         yield IntegrationPath(low[:, seen], high[:, seen], above, pull_back)
 
     def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The block's output for other neurons."""
+        """Return the block's output for other neurons."""
         args, kwargs = self._calls[layer]
-        with replaced(self._neurons.activation(layer), neurons):
+        with replace_output(self._neurons.activation(layer), neurons):
             return _hidden(self._neurons.blocks[layer](*self._rows_of(args, rows), **self._rows_of(kwargs, rows)))
 
     def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
-        """Logits at the answer position, from the output of a layer's block."""
+        """Return the answer position's logits, from the output of a layer's block."""
         taken: dict[int, Any] = {}
-        with _at_the_answer(self._neurons.last_ffn):
+        with _only_the_answer(self._neurons.last_ffn):
             for number in range(layer + 1, len(self._neurons.blocks)):
                 (_, *args), kwargs = self._calls[number]
                 args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
@@ -143,18 +145,18 @@ class Passage:
             answer = module(answer)
         return head_logits(self._model, answer)
 
-    def _anew(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Logits at the answer position of the whole model with other neurons."""
+    def _whole(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return the whole model's logits at the answer position, with other neurons."""
         inputs = self._rows_of(self._batch.inputs(), rows)
-        with replaced(self._neurons.activation(layer), neurons):
+        with replace_output(self._neurons.activation(layer), neurons):
             logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
         return logits
 
     @property
-    def _all(self) -> torch.Tensor:
+    def _every_row(self) -> torch.Tensor:
         return torch.arange(len(self._batch.index), device=self._target.device)
 
-    def _chosen(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _target_log_probs(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return logits.float().log_softmax(dim=-1).gather(1, self._target[rows, None])[:, 0]
 
     def _rows_of(self, value: Any, rows: torch.Tensor, taken: dict[int, Any] | None = None) -> Any:
@@ -178,7 +180,13 @@ class Passage:
 def run_with_neurons(
     model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """Run the model once; return these layers' neurons (prompts, tokens, d) and the logits at the answer position."""
+    """Run the model once.
+
+    Returns these layers' neurons, (prompts, tokens, d), and the logits at the answer position, (prompts, vocabulary).
+
+    Raises:
+        ModelError: an activation module did not run exactly once on every token.
+    """
     seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), ExitStack() as hooks:
         for layer, outputs in seen.items():
@@ -189,8 +197,8 @@ def run_with_neurons(
 
 
 @contextmanager
-def replaced(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
-    """Let a module answer with `output`, in the shape and dtype that it would have answered in."""
+def replace_output(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
+    """Replace a module's output, keeping its shape and dtype."""
     handle = module.register_forward_hook(lambda _m, _a, own: output.reshape(own.shape).to(own.dtype))
     try:
         yield
@@ -199,11 +207,13 @@ def replaced(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _at_the_answer(ffn: nn.Module | None) -> Iterator[None]:
-    """Let the last block's FFN, most of its work, see the answer position alone.
+def _only_the_answer(ffn: nn.Module | None) -> Iterator[None]:
+    """Run the last block's FFN on the answer position only.
 
-    What it gives for that position is added to the block's other terms at every position, and right at the last one,
-    the only one that is read.
+    The FFN is most of the block's work.
+
+    The result is added to the block's other terms at every position. It is right at the last position, and only that
+    one is read.
     """
     if ffn is None:
         yield
@@ -220,7 +230,7 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
-    """What the activation module gave, (prompts, tokens, neurons)."""
+    """Return the activation module's output as (prompts, tokens, neurons)."""
     if len(seen) != 1 or seen[0].shape[:-1].numel() != batch.input_ids.numel():
         raise ModelError(
             f"expected the FFN's activation module to run once, on every token of {tuple(batch.input_ids.shape)}, and "
@@ -235,9 +245,11 @@ def _hidden(output: Any) -> torch.Tensor:
 
 
 def _rows_of(value: Any, rows: torch.Tensor, prompts: int, taken: dict[int, Any]) -> Any:
-    """Take these rows of every tensor that has one for each prompt; one that holds for all prompts stays.
+    """Select rows of every tensor that has one for each prompt.
 
-    `taken` remembers, by identity, what several blocks are called with: it is taken once.
+    Other tensors stay.
+
+    `taken` holds the selections by identity: a tensor that several blocks are called with is selected once.
     """
     if isinstance(value, torch.Tensor):
         if value.dim() < 2 or value.shape[0] != prompts:

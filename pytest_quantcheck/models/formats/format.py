@@ -1,0 +1,92 @@
+"""The record that describes a format of quantized weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+Config = dict[str, Any]
+"""A checkpoint's `quantization_config`."""
+
+Reader = Callable[..., Any]
+"""Reads the model from the checkpoint's files, with keyword arguments of `from_pretrained`."""
+
+
+def class_name(module: Any) -> str:
+    """Return the name of a module's class."""
+    return type(module).__name__
+
+
+class QuantizedLayer(NamedTuple):
+    """One way in which a layer holds a quantized weight.
+
+    `name`: in a measurement's gradient path. `matches`: whether a module is of this kind; it does not import the
+    format's library. `weight`: the weight (out, in) float32 as the layer's own kernel applies it. `label`: the name in
+    `module_types`. `differentiable`: whether the layer's own kernels have a gradient.
+    """
+
+    name: str
+    matches: Callable[[Any], bool]
+    weight: Callable[[Any], torch.Tensor]
+    label: Callable[[Any], str] = class_name
+    differentiable: bool = False
+
+
+class File(NamedTuple):
+    """A format whose checkpoint is one file that transformers does not quantize.
+
+    `suffix`: of the file's name. `inspect(path)`: reads the file's header and raises ModelError if the file is damaged
+    or not quantized. `unpack(path, folder, dtype, read)`: writes a plain checkpoint into a folder.
+    """
+
+    suffix: str
+    inspect: Callable[[Path], Any]
+    unpack: Callable[[Path, Path, torch.dtype, Reader], None]
+
+
+def load_as_stored(read: Reader, device: torch.device) -> Any:
+    """Load a model as its configuration says, in its own float format."""
+    return read(dtype="auto", device_map={"": device})
+
+
+def mark_dequantized(config: Config) -> Config:
+    """Return the configuration of a model whose weights were dequantized on loading."""
+    return config | {"dequantized": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """All that differs between formats of quantized checkpoints.
+
+    `method`: the `quant_method` in the configuration; `file` instead for a format that is one file. `describe`: the
+    format in words, from the configuration or the file's header. `implied_by`: whether a configuration that names no
+    method means this format.
+
+    `packages`: what the format needs beside transformers, by names on the package index. `libraries`: the packages of
+    which a release may change a number; they enter the cache key. `needs_gpu`: there is no path for a CPU.
+
+    `load(read, device)` returns the model. `layers`: its quantized layers. Where the model has none because its weights
+    were dequantized on loading, `stored_types(files, header, model)` returns how the files hold the weights, by module
+    name, and `record` what the measurement says of the quantization; both take what `describe` takes.
+    """
+
+    describe: Callable[[Any], str]
+    method: str = ""
+    implied_by: Callable[[Config], bool] = lambda _: False
+    file: File | None = None
+    packages: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    needs_gpu: bool = False
+    layers: tuple[QuantizedLayer, ...] = ()
+    load: Callable[[Reader, torch.device], Any] = load_as_stored
+    stored_types: Callable[[Path, Any, nn.Module], dict[str, str]] = lambda *_: {}
+    record: Callable[[Any], Config] = mark_dequantized
+
+    def matches(self, config: Config) -> bool:
+        """Return whether a configuration is of this format."""
+        return self.file is None and (self.implied_by(config) or config.get("quant_method") == self.method)
