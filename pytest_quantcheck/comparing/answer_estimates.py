@@ -27,13 +27,13 @@ def prompt_estimates(reference: Measurement, candidate: Measurement, sampling: S
 
 
 def reliability(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
-    """What a reliability diagram of each model shows: the bins of its ACE; nothing with fewer prompts than bins."""
+    """Return the bins of each model's reliability diagram, those of its ACE; none with fewer prompts than bins."""
     models = {"reference": reference.answers, "candidate": candidate.answers}
     return {name: _bins(answers) for name, answers in models.items() if len(answers.index) >= BINS}
 
 
 def flips(reference: Measurement, candidate: Measurement) -> Iterator[Flip]:
-    """Yield the prompts whose answer changed, in the order of the prompt set."""
+    """Yield the prompts whose answer changed, in prompt order."""
     before, after = reference.answers, candidate.answers
     for i in np.flatnonzero(before.token != after.token).tolist():
         yield Flip(index=int(before.index[i]), reference=_answer(reference, i), candidate=_answer(candidate, i))

@@ -48,7 +48,10 @@ def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sa
 
 
 def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Count pairs by abs(r) in ten bins, the paper's Figure 4, for each layer and both models."""
+    """Count pairs of neurons by abs(r), for each layer and both models.
+
+    There are ten bins, as in the paper's Figure 4.
+    """
     return {
         layer: {
             name: tuple(int(count) for count in correlation_histogram(model.activations[layer].correlations))
@@ -59,7 +62,7 @@ def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict
 
 
 def convergence(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, Convergence]]:
-    """How the attributions of both models came out at each layer where one was tried."""
+    """Summarize both models' attributions at each layer where one was tried."""
     models = {"reference": reference.saliency, "candidate": candidate.saliency}
     return {
         layer: {name: _convergence(saliency[layer]) for name, saliency in models.items() if layer in saliency}
@@ -96,7 +99,10 @@ def _dead_neurons(
 
 
 def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
-    """Churn by what is faint in the reference's layer, whose scale is known anew with each group left out."""
+    """Estimate the churn of faint neurons.
+
+    The scale is that of the reference's layer, computed again with each group left out.
+    """
     sizes, there = _tokens(before), _tokens(before) > 0
     amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
     without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
@@ -107,9 +113,10 @@ def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: 
 
 
 def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.bool_]) -> tuple[Facts, float]:
-    """What is said of neurons that are counted, and the share that one of them is.
+    """Return the fields of an estimate that counts neurons, and its floor.
 
-    No change can be smaller; where no neuron hangs by one group of prompts the jackknife says 0.
+    The floor is the share of one neuron. No change can be smaller. Where no neuron depends on one group of prompts, the
+    jackknife's width is 0.
     """
     floor = 1 / len(masks[0])
     facts: Facts = {
@@ -123,10 +130,11 @@ def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.b
 
 
 def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
-    """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
+    """Estimate the redundancy change.
 
-    Where not all neurons are correlated, what that may have missed joins the width. What the sampling of prompts alone
-    adds to absolute changes, at most twice the jackknife's estimate of it, lengthens the interval downward.
+    The value is over all correlated neurons; the interval's width comes from the neurons followed in each group. Where
+    not all neurons are correlated, the sampling error is added to the width. The bias that sampling prompts adds to
+    absolute changes, at most twice the jackknife's estimate of it, extends the interval downward.
     """
     change = correlation_change(before.correlations, after.correlations)
     if change.mean is None:
@@ -197,7 +205,7 @@ def _jackknifed(there: NDArray[np.bool_]) -> str:
 
 
 def _spread(left_out: Floats, value: float, sizes: Floats | None, sampling: Sampling) -> float:
-    """Half the width of the jackknife interval."""
+    """Return half the width of the jackknife interval."""
     interval = grouped_jackknife(left_out, value, confidence=sampling.confidence, sizes=sizes)
     return (interval.high - interval.low) / 2
 
@@ -213,7 +221,10 @@ def _followed(activations: Activations) -> Correlations:
 def _followed_spread(
     before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling
 ) -> tuple[float, float]:
-    """Half the width from the neurons followed, and twice their bias; the whole range where matching left no pair."""
+    """Return half the width from the followed neurons, and twice their bias.
+
+    It is the whole range where matching left no pair.
+    """
     if len(before.sample) < 2:
         return 2.0, 0.0
     left_out, followed = _changes_without_each(before, after, there), _followed_change(before, after)

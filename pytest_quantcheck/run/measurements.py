@@ -130,10 +130,10 @@ class Supply:
     @contextmanager
     def _telling(self, label: str) -> Iterator[ProgressReporter]:
         """Who is told how far it is; perhaps nobody."""
-        from pytest_quantcheck.measuring import Silent  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.measuring import NoProgress  # noqa: PLC0415 - heavy
 
         with self._progress(label) if self._progress else nullcontext() as told:
-            yield told or Silent()
+            yield told or NoProgress()
 
     def _entries(self, subject: str, references: Mapping[str, Measurement]) -> dict[str, Entry]:
         """The cache's entry for each prompt set; none without a cache. Controls are made anew: they are tests."""
@@ -176,9 +176,9 @@ class Supply:
 
     def _refuse_other(self, subject: str, loaded: LoadedModel, reference: Measurement) -> None:
         """Refuse a checkpoint that is no quantization of the reference, before it is measured."""
-        from pytest_quantcheck.models.sameness import differences  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.comparing.compatibility import release_differences  # noqa: PLC0415 - heavy
 
-        if found := differences(reference.provenance, loaded):
+        if found := release_differences(reference.provenance, loaded):
             raise ModelError(
                 f"{self._subjects.released[subject]} is not the reference quantized: {'; '.join(found)}. Compare the "
                 "checkpoint with what it was made from, or name another reference."
