@@ -15,7 +15,7 @@ import msgspec
 from pytest_quantcheck.commands.options import COMPARE, read, spelled
 from pytest_quantcheck.commands.output import FINE, OTHERWISE, say
 from pytest_quantcheck.commands.stored import find_measurements
-from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
+from pytest_quantcheck.comparing import IntervalSettings, compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.options.candidate import Released, name_candidates
@@ -70,8 +70,8 @@ def _comparison(reference: Path, candidate: Path, profile: Profile) -> Compariso
             f"{reference}: expected the reference's measurement, got one of {_name(before.provenance)}; REF comes "
             "first, then CAND"
         )
-    sampling = Sampling(confidence=profile.confidence, seed=before.provenance.seed)
-    found = compare(before, after, sampling)
+    intervals = IntervalSettings(confidence=profile.confidence, seed=before.provenance.seed)
+    found = compare(before, after, intervals)
     return refuse_identical(msgspec.structs.replace(found, candidate=_name(after.provenance), profile=profile))
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
 from pytest_quantcheck.comparing.compatibility import conditions, refusals
-from pytest_quantcheck.comparing.intervals import Sampling
+from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
 from pytest_quantcheck.comparing.permutations import align
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.records import RELEASED, Comparison, Measurement
 
 
-def compare(reference: Measurement, candidate: Measurement, sampling: Sampling | None = None) -> Comparison:
+def compare(reference: Measurement, candidate: Measurement, intervals: IntervalSettings | None = None) -> Comparison:
     """Estimate every metric of a candidate against its reference.
 
     Neurons that were reordered within a layer are matched first; `notes` says so.
@@ -23,16 +23,16 @@ def compare(reference: Measurement, candidate: Measurement, sampling: Sampling |
     Args:
         reference: what the model did at full precision.
         candidate: what it did quantized, measured against that reference on the same prompts.
-        sampling: confidence level, bootstrap draws and seed of the intervals.
+        intervals: confidence level, bootstrap draws and seed of the intervals.
 
     Raises:
         ComparisonError: the two were not measured alike; names each difference.
     """
     _check_comparable(reference, candidate)
-    sampling = sampling or Sampling()
+    intervals = intervals or IntervalSettings()
     aligned = align(reference, candidate)
-    layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, sampling))
-    estimates = (*prompt_estimates(reference, candidate, sampling), *layered)
+    layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, intervals))
+    estimates = (*prompt_estimates(reference, candidate, intervals), *layered)
     return Comparison(
         candidate=candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,

@@ -23,7 +23,7 @@ class Facts(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class IntervalSettings:
     """Settings of intervals: confidence level in (0, 1), number of draws, seed of the draws."""
 
     confidence: float = 0.95
@@ -39,17 +39,17 @@ class Sampling:
         """Return the interval of the mean of unbounded `values` (n,); see `studentised_bootstrap`."""
         return resampling.studentised_bootstrap(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
-    def mean_share(self, values: Floats) -> Interval:
+    def bounded_mean(self, values: Floats) -> Interval:
         """Return the interval of the mean of `values` (n,) in [0, 1]; see `bounded_mean`."""
         return resampling.bounded_mean(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
-    def halves(self, statistic: Callable[[Counts], Floats], value: float, n: int) -> Interval:
+    def half_sampled(self, statistic: Callable[[Counts], Floats], value: float, n: int) -> Interval:
         """Return the interval of a signed, biased statistic; see `half_sampled`."""
         return resampling.half_sampled(
             statistic, value, n, draws=self.draws, confidence=self.confidence, seed=self.seed
         )
 
-    def drift(self, metric: str, change: float, signed: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
+    def absolute_change(self, metric: str, change: float, signed: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
         """Return the estimate of the size of a signed change."""
         return self.estimate(metric, abs(change), fold(signed.low, signed.high), n, **facts)
 
@@ -65,7 +65,7 @@ class Sampling:
             **facts,
         )
 
-    def nothing(
+    def undefined(
         self, metric: str, reason: str, n: int, *, layer: int | None = None, applicable: bool = True
     ) -> Estimate:
         """Return an estimate without a value, and the reason."""

@@ -28,23 +28,23 @@ from pytest_quantcheck.analyses.redundancy import (
 )
 from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
-from pytest_quantcheck.comparing.intervals import Facts, Sampling
+from pytest_quantcheck.comparing.intervals import Facts, IntervalSettings
 from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
 
 FEWEST = 5
 """Prompts attributed in both models below which their overlap is not averaged."""
 
 
-def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sampling) -> Iterator[Estimate]:
+def layer_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
     """Yield the estimates of every layered metric, layer by layer."""
     n = len(reference.answers.index)
     for layer in reference.provenance.layers:
         before, after = reference.activations[layer], candidate.activations[layer]
-        yield from _dead_neurons(layer, before, after, n, sampling)
-        yield _faint_neuron_churn(layer, before, after, n, sampling)
-        yield _redundancy_change(layer, before, after, n, sampling)
+        yield from _dead_neurons(layer, before, after, n, intervals)
+        yield _faint_neuron_churn(layer, before, after, n, intervals)
+        yield _redundancy_change(layer, before, after, n, intervals)
         if layer in reference.saliency:
-            yield _salient_overlap(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
+            yield _salient_overlap(layer, reference.saliency[layer], candidate.saliency.get(layer), intervals)
 
 
 def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
@@ -85,20 +85,22 @@ def _median(values: NDArray[Any]) -> float | None:
 
 
 def _dead_neurons(
-    layer: int, before: Activations, after: Activations, n: int, sampling: Sampling
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
 ) -> Iterator[Estimate]:
     sizes, there = _tokens(before), _tokens(before) > 0
     masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
     left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
     facts, floor = _counted(layer, masks, there)
     gain, churn = float(dead_neuron_gain(*masks)), float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], sampling) + floor
-    yield sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
-    yield sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+    spread = _spread(dead_neuron_gain(*left_out), gain, sizes[there], intervals) + floor
+    yield intervals.absolute_change("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], intervals) + floor
+    yield intervals.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
-def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+def _faint_neuron_churn(
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
+) -> Estimate:
     """Estimate the churn of faint neurons.
 
     The scale is that of the reference's layer, computed again with each group left out.
@@ -108,8 +110,8 @@ def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: 
     without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
     churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, there)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
-    return sampling.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], intervals) + floor
+    return intervals.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
 def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.bool_]) -> tuple[Facts, float]:
@@ -129,7 +131,9 @@ def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.b
     return facts, floor
 
 
-def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+def _redundancy_change(
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
+) -> Estimate:
     """Estimate the redundancy change.
 
     The value is over all correlated neurons; the interval's width comes from the neurons followed in each group. Where
@@ -139,18 +143,18 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
     change = correlation_change(before.correlations, after.correlations)
     if change.mean is None:
         reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
-        return sampling.nothing("redundancy_change", reason, n, layer=layer)
+        return intervals.undefined("redundancy_change", reason, n, layer=layer)
     there = _tokens(before) > 0
-    spread, bias = _followed_spread(before, after, there, sampling)
+    spread, bias = _followed_spread(before, after, there, intervals)
     compared, neurons = len(before.correlated), before.minimum.shape[1]
     missed = sampling_error(change, compared, neurons)
-    half = math.hypot(spread, sampling.quantile * missed)
+    half = math.hypot(spread, intervals.quantile * missed)
     counts = [correlation_histogram(a.correlations) for a in (before, after)]
     details = {
         "neurons": float(compared),
         "followed_neurons": float(len(before.sample)),
         "sampling_error": missed,
-        "floor": sampling.quantile * missed,
+        "floor": intervals.quantile * missed,
         "bias_at_most": bias,
         "excluded_neurons": float(change.excluded),
         "wasserstein": wasserstein(*counts),
@@ -158,7 +162,7 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
         "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
     }
     interval = Interval(max(0.0, change.mean - bias - half), min(2.0, change.mean + half))
-    return sampling.estimate(
+    return intervals.estimate(
         "redundancy_change",
         change.mean,
         interval,
@@ -169,28 +173,28 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
     )
 
 
-def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, sampling: Sampling) -> Estimate:
+def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, intervals: IntervalSettings) -> Estimate:
     metric, tried = "salient_overlap", len(before.index)
     if not attributable(before.converged):
         reason = f"the reference's attributions converge for {before.converged.sum()} of {tried} prompts there"
-        return sampling.nothing(metric, reason, tried, layer=layer, applicable=False)
+        return intervals.undefined(metric, reason, tried, layer=layer, applicable=False)
     if after is None or not attributable(after.converged):
         came = 0 if after is None else int(after.converged.sum())
         reason = f"the candidate's attributions converge for {came} of {tried} prompts, the reference's for most"
-        return sampling.nothing(metric, reason, tried, layer=layer)
+        return intervals.undefined(metric, reason, tried, layer=layer)
     both, here, there = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
     settled = before.converged[here] & after.converged[there]
     if np.count_nonzero(settled) < FEWEST:
         reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST} are needed"
-        return sampling.nothing(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
+        return intervals.undefined(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
     overlap = jaccard(before.salient[here][settled], after.salient[there][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}
-    return sampling.estimate(
+    return intervals.estimate(
         metric,
         float(overlap.mean()),
-        sampling.mean_share(overlap),
+        intervals.bounded_mean(overlap),
         len(overlap),
-        method=f"bounded mean, {sampling.draws} draws",
+        method=f"bounded mean, {intervals.draws} draws",
         layer=layer,
         details=details,
     )
@@ -204,9 +208,9 @@ def _jackknifed(there: NDArray[np.bool_]) -> str:
     return f"jackknife over {np.count_nonzero(there)} groups of prompts"
 
 
-def _spread(left_out: Floats, value: float, sizes: Floats | None, sampling: Sampling) -> float:
+def _spread(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
     """Return half the width of the jackknife interval."""
-    interval = grouped_jackknife(left_out, value, confidence=sampling.confidence, sizes=sizes)
+    interval = grouped_jackknife(left_out, value, confidence=intervals.confidence, sizes=sizes)
     return (interval.high - interval.low) / 2
 
 
@@ -219,7 +223,7 @@ def _followed(activations: Activations) -> Correlations:
 
 
 def _followed_spread(
-    before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling
+    before: Activations, after: Activations, there: NDArray[np.bool_], intervals: IntervalSettings
 ) -> tuple[float, float]:
     """Return half the width from the followed neurons, and twice their bias.
 
@@ -228,7 +232,7 @@ def _followed_spread(
     if len(before.sample) < 2:
         return 2.0, 0.0
     left_out, followed = _changes_without_each(before, after, there), _followed_change(before, after)
-    return _spread(left_out, followed, None, sampling), 2 * max(0.0, jackknife_bias(left_out, followed))
+    return _spread(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
 
 
 def _followed_change(before: Activations, after: Activations) -> float:

@@ -193,10 +193,10 @@ class Gate:
         return judge_control(control, name, [v for v in verdicts if v is not None], done=self._supply.done[control])
 
     def _comparison(self, subject: str, reference: Measurement, candidate: Measurement) -> Comparison:
-        from pytest_quantcheck.comparing import Sampling, compare  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.comparing import IntervalSettings, compare  # noqa: PLC0415 - heavy
 
-        sampling = Sampling(confidence=self.profile.confidence, seed=self.settings.seed)
-        found = compare(reference, candidate, sampling)
+        intervals = IntervalSettings(confidence=self.profile.confidence, seed=self.settings.seed)
+        found = compare(reference, candidate, intervals)
         notes = (*found.notes, *self.prompt_sets[found.prompt_set].notes, *self._subjects.notes(subject))
         return msgspec.structs.replace(found, candidate=subject, profile=self.profile, notes=notes)
 
