@@ -1,4 +1,4 @@
-"""What one room hands to the next: frozen, typed records."""
+"""The records that the packages exchange: frozen and typed."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
-"""What a model is loaded as, where that is no bit-width: the reference in its own float format; a checkpoint that was
-quantized before, as its own configuration says."""
+"""What a model is loaded as, besides bit-widths: the reference in its own float format; a checkpoint that is already
+quantized, as its own configuration says."""
 
 Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
 WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a measurement comes from: all that must agree, or be known, when two are compared.
+    """Where a measurement comes from.
 
-    `bits`: what it was loaded as: `reference`, a bit-width, or `released` for a checkpoint that was quantized before;
-    `format`: how its weights are quantized, `none` where they are not; `width`: of the hidden states; the hashes are
-    SHA-256: `content_hash` over the model's files, `vocabulary_hash` over its tokens with their numbers,
-    `chat_template_hash` over the template's text, `encoding_hash` over the token ids of every prompt of the set as
-    the model reads it.
+    `comparing/compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as:
+    `reference`, a bit-width, or `released` for a checkpoint that is already quantized; `format`: how its weights are
+    quantized, `none` where they are not; `width`: of the hidden states; the hashes are SHA-256: `content_hash` over the
+    model's files, `vocabulary_hash` over its tokens with their numbers, `chat_template_hash` over the template's text,
+    `encoding_hash` over the token ids of every prompt of the set as the model reads it.
     """
 
     model: str
@@ -63,13 +63,13 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model answered to each prompt.
+    """The answers of a model, prompt by prompt.
 
     `index` (n,) int64: position of the prompt in its prompt set, ascending; `token` (n,) int64: the answer's
     token id; `confidence` (n,) float64 in [0, 1]; `correct` (n,) bool; `support` (n, k) int32: token ids of the
     *reference's* k most probable tokens; `log_probs` (n, k) float32: this model's log-probabilities of those;
-    `rest` (n,) float32: log-probability of everything else. `exact`: the support is the whole distribution, so
-    nothing is left in `rest`.
+    `rest` (n,) float32: log-probability of all other tokens. `exact`: the support is the whole distribution, so
+    that `rest` is -inf.
     """
 
     index: NDArray[np.int64]
@@ -84,7 +84,9 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Correlations:
-    """Sums from which Pearson correlations of d neurons follow; sums of disjoint tokens can be merged.
+    """Sums from which Pearson correlations of d neurons follow.
+
+    Sums of disjoint tokens can be merged.
 
     `count`: tokens seen; `mean` (d,) float64; `comoment` (d, d) float32: sum over tokens of the products of
     deviations from the mean.
@@ -95,13 +97,13 @@ class Correlations:
     comoment: NDArray[np.float32]
 
     def of(self, neurons: NDArray[np.int64]) -> Correlations:
-        """The sums of some neurons: of those at these places (k,) among the d, in that order."""
+        """Return the sums of the neurons at places (k,), in that order."""
         return Correlations(self.count, self.mean[neurons], self.comoment[np.ix_(neurons, neurons)])
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What one layer's d neurons did over all non-padding tokens of all prompts.
+    """Activations of one layer's d neurons over all non-padding tokens.
 
     Prompts fall into g groups (position in the prompt set modulo g) from which intervals are made. `minimum`,
     `maximum` (g, d) float32: each neuron's extremes within a group, +inf and -inf where a group is empty;
@@ -121,7 +123,7 @@ class Activations:
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
-    """Which of one layer's d neurons an answer rests on, for m prompts.
+    """Salient neurons of one layer of d neurons, for m prompts.
 
     `index` (m,) int64: positions in the prompt set; `target` (m,) int64: token whose log-probability was
     attributed; `salient` (m, d) bool; `error` (m,) float32: relative completeness error; `nodes` (m,) int32:
@@ -138,9 +140,9 @@ class Saliency:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What one model did on one prompt set; measurements of disjoint shards merge into that of the whole.
+    """What one model did on one prompt set.
 
-    `texts`: what each token that was an answer reads as.
+    Measurements of disjoint shards merge into that of the whole. `texts`: the text of each token that was an answer.
     """
 
     provenance: Provenance
@@ -151,11 +153,11 @@ class Measurement:
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one candidate on one prompt set (and layer), with its confidence interval.
+    """One metric's value and confidence interval, on one prompt set and layer.
 
     `value`, `low` and `high` are finite or None; None means that nothing could be measured, and `reason` says
-    why. `applicable` is False where the reference itself gives no definition for this layer: it takes no part.
-    `reference` and `candidate` are the two models' own quantities where the metric is a difference of such.
+    why. `applicable` is False where the metric is not defined for the reference at this layer: the layer is left out.
+    `reference` and `candidate` are the two models' own values where the metric is a difference of two.
     """
 
     metric: str
@@ -174,7 +176,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model answered to one prompt: the token's text, how sure the model was in [0, 1], and whether right."""
+    """One model's answer to one prompt: text, confidence in [0, 1], and correctness."""
 
     text: str
     confidence: float
@@ -182,7 +184,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Flip(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt to which the two models give different answers; `index` is its position in its prompt set."""
+    """A prompt that two models answer differently; `index` is its position in the prompt set."""
 
     index: int
     reference: Answer
@@ -190,7 +192,7 @@ class Flip(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the equal-count bins of the ACE: prompts in it, their mean confidence and their accuracy."""
+    """A bin of the ACE: number of prompts, mean confidence and accuracy."""
 
     count: int
     confidence: float
@@ -198,7 +200,7 @@ class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Convergence(msgspec.Struct, frozen=True, kw_only=True):
-    """How one model's attributions at one layer came out.
+    """Quality of one model's attributions at one layer.
 
     `attributed`: prompts tried; `converged`: those whose completeness error became small enough; `median_nodes` and
     `median_error`: over those tried, None where there is no finite one.
@@ -213,7 +215,7 @@ class Convergence(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Reference against candidate on one prompt set: every metric's estimates.
 
-    `identical`: not one answer or activation differs, as if the candidate were never quantized.
+    `identical`: all answers and activations are equal, as if the candidate were never quantized.
     `histograms` maps a layer to the counts of abs(r) in ten bins for `reference` and `candidate`; `reliability` has
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
@@ -237,17 +239,21 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def of(self, metric: str) -> tuple[Estimate, ...]:
-        """The estimates of one metric, one for each layer if it has layers; `ValueError` for a name that is none."""
+        """Return the estimates of one metric, one for each layer.
+
+        Raises:
+            ValueError: an unknown metric.
+        """
         find_metric(metric)
         return tuple(estimate for estimate in self.estimates if estimate.metric == metric)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a profile says of one metric of one candidate on one prompt set.
+    """A profile's decision on one metric of one candidate and prompt set.
 
     `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule for
-    inconclusive verdicts and the user's leave to be unmeasured; `warning` is set where these let one pass that is not
-    `passed`; `conditions` are the comparison's.
+    inconclusive verdicts and the user's permission to be unmeasured; `warning` is set where these accept a verdict that
+    is not `passed`; `conditions` are the comparison's.
     """
 
     metric: str

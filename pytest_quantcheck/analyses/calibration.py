@@ -10,12 +10,12 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.float32]
 
 _BLOCK = 64
-"""Prompts summed at once when draws are read: fewer make more sums, more make each reading longer."""
+"""Prompts in one block of a running sum: smaller blocks need more sums, larger ones more work for each look-up."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityBins:
-    """What a reliability diagram shows, least confident bin first; each field has shape (bins,).
+    """Bins of a reliability diagram, least confident first; each field has shape (bins,).
 
     `count` int64: prompts in the bin; `accuracy` and `confidence` float64: their means, in [0, 1].
     """
@@ -67,10 +67,11 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 1
 
 
 def resampled_ace(confidence: ArrayLike, correct: ArrayLike, counts: ArrayLike, *, bins: int = 10) -> Floats:
-    """Return the ACE of every bootstrap draw, in O(n) a draw and without sorting again.
+    """Return the ACE of every bootstrap draw.
 
-    A draw is a vector of multiplicities. Along the prompts sorted once, its cumulative count says where the bin
-    edges fall, and the cumulative sum of (correct - confidence), read at those edges, gives every bin's gap.
+    It takes O(n) for each draw, without sorting again. A draw is a vector of multiplicities. Along the prompts sorted
+    once, its cumulative count says where the bin edges fall, and the cumulative sum of (correct - confidence), read at
+    those edges, gives every bin's gap.
 
     Args:
         confidence: (n,), in [0, 1].
@@ -103,10 +104,11 @@ def resampled_ace(confidence: ArrayLike, correct: ArrayLike, counts: ArrayLike, 
 
 
 class _RunningSum:
-    """Running sums of draws (draws, blocks, block) times worth (blocks, block), kept a block apart.
+    """Running sums of draws times worth, stored once for each block.
 
-    Whole blocks are summed at memory speed, and only the few blocks that are asked for are looked into; a plain
-    cumulative sum takes ten times as long. `before` (draws, blocks + 1) is the sum of all earlier blocks.
+    `draws` is (draws, blocks, block), `worth` (blocks, block). Whole blocks are summed at memory speed, and only the
+    few blocks that are asked for are summed prompt by prompt; a plain cumulative sum takes ten times as long. `before`
+    (draws, blocks + 1) is the sum of all earlier blocks.
     """
 
     def __init__(self, draws: NDArray[Any], worth: Floats) -> None:
@@ -120,7 +122,7 @@ class _RunningSum:
         return np.asarray(self._of(self.before, block) + np.sum(self._inside(block), axis=-1, where=asked))
 
     def first_reaching(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the first position at which the sum, that position included, reaches each target."""
+        """Return the first position at which the sum reaches each target; the sum includes that position."""
         block = np.count_nonzero(self.before[:, None, 1:] < target[:, None], axis=-1)
         inside = self._of(self.before, block)[..., None] + np.cumsum(self._inside(block), axis=-1)
         return np.asarray(block * _BLOCK + np.count_nonzero(inside < target[:, None], axis=-1))
@@ -133,7 +135,10 @@ class _RunningSum:
 
 
 def _in_blocks(values: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
-    """Put the last axis in order, pad it with zeros to whole blocks, at least one entry more, and cut it."""
+    """Sort the last axis and split it into blocks.
+
+    At least one zero is added as padding.
+    """
     missing = _BLOCK - len(order) % _BLOCK
     ordered = np.take(values, np.pad(order, (0, missing)), axis=-1)
     ordered[..., len(order) :] = 0

@@ -1,4 +1,4 @@
-"""Sums of activations from which Pearson correlations follow: streamed, restored, merged and taken apart."""
+"""Sums of activations from which Pearson correlations follow: streamed, restored, merged and subtracted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 from torch import Tensor
 
+from pytest_quantcheck.analyses.triangles import pack_triangle, unpack_triangle
 from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.records import Correlations
 
@@ -19,13 +20,13 @@ TILE = 64
 """Rows of a matrix worked on at a time: a tile stays in cache, and temporary memory is O(neurons)."""
 
 _BUFFERED = 1024
-"""Tokens gathered for one matrix product: fewer leave it waiting for memory, more only take memory."""
+"""Tokens gathered for one matrix product: fewer make it slower (memory-bound), more only take memory."""
 
 _PANEL = 192
-"""Rows of the product made at a time: more compute more of the half that is redundant, fewer keep the cores waiting."""
+"""Rows of the product made at a time: more rows compute more of the redundant half, fewer leave cores idle."""
 
 _PANEL_ON_DEVICE = 2048
-"""The same where each of many small products would wait for its launch."""
+"""The same on an accelerator, where each of many small products would wait for its launch."""
 
 _CHAIN = 64
 """Tokens whose products may be added one after another in float32.
@@ -45,13 +46,13 @@ hundred tokens; only one huge token in front of many small ones could then cost 
 
 
 class CorrelationSums:
-    """Sums of one layer's activations from which every pair's correlation follows, in one pass over the tokens.
+    """Sums of one layer's activations from which every pair's correlation follows.
 
-    Tokens are gathered less the mean so far, centred on their own mean and multiplied in float32; each product joins
-    the sum so far by Chan's update, whose between-means term is one more row of the product. What a mean is rounded by
-    goes with its distance from the mean so far, and nothing large is ever subtracted from a product: a neuron with a
-    large mean and a tiny variance loses nothing. How the tokens are split into batches changes the result by float32
-    rounding alone.
+    One pass over the tokens is enough. They are gathered less the mean so far, centred on their own mean and multiplied
+    in float32; each product joins the sum so far by Chan's update, whose between-means term is one more row of the
+    product. What a mean is rounded by goes with its distance from the mean so far, and nothing large is ever subtracted
+    from a product: a neuron with a large mean and a tiny variance loses nothing. How the tokens are split into batches
+    changes the result by float32 rounding alone.
 
     Little more than half of the symmetric product is computed. On another device nothing is copied back before
     `result`; leave torch's float32 matrix products at full precision there ("highest", torch's default).
@@ -71,7 +72,7 @@ class CorrelationSums:
 
     @torch.inference_mode()
     def update(self, activations: Tensor) -> None:
-        """Add the activations (tokens, neurons), any floating dtype, of the non-padding tokens of a batch."""
+        """Add the activations of the non-padding tokens of a batch: (tokens, neurons), any floating dtype."""
         if activations.ndim != 2 or activations.shape[1] != self._width or not activations.is_floating_point():
             raise ValueError(
                 f"Expected floating-point activations (tokens, {self._width}), got {activations.dtype} "
@@ -102,7 +103,7 @@ class CorrelationSums:
         return whole
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here.
+        """Return copies of all that `restore` needs; the accumulator does not change.
 
         `count` () int64, `mean` (d,) float64, `shift` (d,): what is taken off the next tokens; `waiting` (tokens, d):
         those gathered and not yet multiplied; `comoment` (d * (d + 1) / 2,) float32: the upper triangle, row by row,
@@ -112,17 +113,17 @@ class CorrelationSums:
         if self._buffer is not None and self._filled:
             state["waiting"] = _copy(self._buffer[: self._filled])
         if self._comoment is not None:
-            state["comoment"] = _upper(self._comoment.cpu().numpy())
+            state["comoment"] = pack_triangle(self._comoment.cpu().numpy())
         return state
 
     @torch.inference_mode()
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from what `state` returned, to the last bit."""
+        """Continue from what `state` returned, to the last bit."""
         self._clear()
         self._count = int(state["count"])
         self._mean, self._shift = (torch.tensor(state[name], device=self._device) for name in ("mean", "shift"))
         if "comoment" in state:
-            self._comoment = torch.from_numpy(_from_upper(state["comoment"], self._width)).to(self._device)
+            self._comoment = torch.from_numpy(unpack_triangle(state["comoment"], self._width)).to(self._device)
         if "waiting" in state:
             waiting = torch.tensor(state["waiting"], device=self._device)
             self._filled = len(waiting)
@@ -161,7 +162,9 @@ class CorrelationSums:
 
 
 def merge(parts: Sequence[Correlations]) -> Correlations:
-    """Return the sums over all tokens of disjoint parts (Chan, Golub and LeVeque 1983), worked in float64.
+    """Return the sums over all tokens of disjoint parts.
+
+    They are combined in float64 (Chan, Golub and LeVeque 1983).
 
     Raises:
         ValueError: no parts, or parts of different width.
@@ -170,9 +173,10 @@ def merge(parts: Sequence[Correlations]) -> Correlations:
 
 
 def without(total: Correlations, part: Correlations) -> Correlations:
-    """Return the sums over the tokens of `total` that are not in `part`: what `merge` undoes.
+    """Return the sums over the tokens of `total` without those of `part`.
 
-    Rounding grows as the total does over what remains: meant for parts that hold at most half of the tokens.
+    This is the inverse of `merge`. Rounding grows with the ratio of the total to the rest: meant for parts that hold at
+    most half of the tokens.
 
     Raises:
         ValueError: widths that differ, or a part with more tokens than the total.
@@ -190,9 +194,10 @@ def _centre(rows: Tensor) -> Tensor:
 
 
 def _add_gram(comoment: Tensor, rows: Tensor) -> None:
-    """Add rows' * rows to the comoment: its upper triangle, and of the lower one what shares a panel with it.
+    """Add rows' * rows to the comoment's upper triangle.
 
-    Which way is fastest and exact depends on the width: see `_PANEL`, `_CHAIN` and `_WIDE`.
+    Lower entries that share a panel with the triangle are added as well. Which way is fastest and exact depends on the
+    width: see `_PANEL`, `_CHAIN` and `_WIDE`.
     """
     width = len(comoment)
     if comoment.is_cpu and width >= _WIDE:
@@ -213,7 +218,7 @@ def _add_gram(comoment: Tensor, rows: Tensor) -> None:
 
 
 def _height(comoment: Tensor) -> int:
-    """Rows of panels of like height, so that no last one is narrow."""
+    """Return the height of panels that are all nearly equal in height."""
     width, most = len(comoment), _PANEL if comoment.device.type == "cpu" else _PANEL_ON_DEVICE
     return -(-width // -(-width // most))
 
@@ -231,21 +236,8 @@ def _copy(tensor: Tensor) -> NDArray[Any]:
     return tensor.cpu().numpy().copy()
 
 
-def _upper(matrix: Matrix) -> Matrix:
-    """The upper triangle with the diagonal, row by row, (d * (d + 1) / 2,): the lower one says nothing more."""
-    return np.concatenate([row[i:] for i, row in enumerate(matrix)])
-
-
-def _from_upper(upper: Matrix, width: int) -> Matrix:
-    """The matrix (width, width) with this upper triangle, 0 below it."""
-    matrix = np.zeros((width, width), dtype=upper.dtype)
-    for i, row in enumerate(matrix):
-        row[i:], upper = upper[: width - i], upper[width - i :]
-    return matrix
-
-
 def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlations:
-    """Return the sum of the parts; one of negative weight is taken away."""
+    """Return the sum of the parts; a part of negative weight is subtracted."""
     width = check_width(parts)
     count = sum(weights)
     if count == 0:
@@ -265,7 +257,11 @@ def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlati
 
 
 def check_width(parts: Sequence[Correlations]) -> int:
-    """The number of neurons that all parts have; `ValueError` where they differ or there are none."""
+    """Return the number of neurons that all parts have.
+
+    Raises:
+        ValueError: it differs, or there are no parts.
+    """
     widths = sorted({len(part.mean) for part in parts})
     if len(widths) != 1:
         raise ValueError(f"Expected correlations of the same neurons, got widths {widths or 'of no parts'}.")

@@ -28,9 +28,9 @@ def new_extremes(groups: int, neurons: int, device: torch.device | str = "cpu") 
 
 @torch.inference_mode()
 def update_extremes(minimum: Tensor, maximum: Tensor, activations: Tensor, groups: Tensor) -> None:
-    """Take the activations of a batch into each group's extremes, in place and without waiting for the device.
+    """Update each group's extremes with the activations of a batch, in place.
 
-    A NaN activation makes its neuron's extremes NaN, which `dead` refuses.
+    It does not wait for the device. A NaN activation makes its neuron's extremes NaN, which `dead` refuses.
 
     Args:
         minimum: (g, neurons) float32.
@@ -87,7 +87,14 @@ def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) 
 
 
 def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
-    """Return each neuron's largest magnitude over all tokens of all groups, (neurons,) float32; (g, neurons) each.
+    """Return each neuron's largest magnitude over all tokens of all groups.
+
+    Args:
+        minimum: (g, neurons) float32, each group's smallest activation.
+        maximum: (g, neurons) float32, each group's largest.
+
+    Returns:
+        (neurons,) float32.
 
     Raises:
         MeasurementError: no token was seen, or an activation was not finite.
@@ -103,9 +110,9 @@ def amplitude_without_each(minimum: Extremes, maximum: Extremes) -> Extremes:
 def faint(amplitudes: Extremes, reference: Extremes) -> Masks:
     """Return which neurons are faint: not above a tenth of the median amplitude of the reference's neurons.
 
-    Unlike `dead` this knows the layer's scale: where all activations are small the fixed limit calls all neurons
-    dead, where all are large none. The scale is the reference's for both models, so that a layer that fell silent
-    as a whole is seen; neurons that are 0 throughout have no part in it, and are always faint.
+    Unlike `dead`, this uses the layer's scale. The fixed limit of `dead` finds all neurons dead where all activations
+    are small, and none where all are large. The scale is the reference's for both models, so that a layer whose
+    activations all vanish is seen. Neurons that are always 0 do not count for the scale, and are always faint.
 
     Args:
         amplitudes: (neurons,) float32 of either model, or (g, neurons).
@@ -124,10 +131,10 @@ def faint(amplitudes: Extremes, reference: Extremes) -> Masks:
 
 
 def dead_neuron_gain(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
-    """Return (dead in candidate - dead in reference) / neurons, in [-1, 1].
+    """Return the change of the share of dead neurons.
 
-    Signed, so that its interval can be folded: the delta is its size. Masks (neurons,) give a number, (g, neurons)
-    give (g,).
+    It is the candidate's share minus the reference's, in [-1, 1], signed, so that its interval can be folded: the delta
+    is its size. Masks (neurons,) give a number, (g, neurons) give (g,).
 
     Example:
         >>> float(dead_neuron_gain([True, False, False, False], [False, True, True, False]))
@@ -151,7 +158,7 @@ def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.
 
 
 def _over_all(minimum: Extremes, maximum: Extremes) -> tuple[Extremes, Extremes]:
-    """Each neuron's extremes over all groups; +inf and -inf where there is none."""
+    """Return each neuron's extremes over all groups; +inf and -inf without groups."""
     return minimum.min(axis=0, initial=np.float32(np.inf)), maximum.max(axis=0, initial=np.float32(-np.inf))
 
 
@@ -178,7 +185,7 @@ def _check_seen(low: Extremes, high: Extremes) -> None:
 
 
 def _without_each(extremes: Extremes, further: np.ufunc, nothing: float) -> Extremes:
-    """Reduce over all rows but i, from the rows before it and those after it."""
+    """Reduce over all rows but i, for each i: the rows before it, then those after it."""
     none = np.full_like(extremes[:1], nothing)
     before = further.accumulate(np.concatenate([none, extremes[:-1]]))
     after = further.accumulate(np.concatenate([none, extremes[:0:-1]]))[::-1]

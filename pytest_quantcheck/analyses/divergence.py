@@ -13,14 +13,15 @@ _NORMALISED = 1e-3
 
 
 def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the k most probable tokens of each prompt, their log-probabilities and that of all the others.
+    """Return the k most probable tokens of each prompt, with log-probabilities.
 
     Args:
         logits: (n, vocabulary), any floating dtype; computed in float32, or in float64 if they are.
         k: size of the support; the whole vocabulary if that is smaller.
 
     Returns:
-        support (n, k) int32, most probable first; log_probs (n, k) and rest (n,) in the dtype computed in, nats.
+        support (n, k) int32, most probable first; log_probs (n, k), and rest (n,), that of all other tokens, in nats
+        and in the dtype computed in.
         `rest` is -inf where the support is the whole vocabulary. All stay on the device of the logits.
     """
     log_probs = _log_softmax(logits)
@@ -29,7 +30,15 @@ def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_probs_at(logits: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of the tokens `support` (n, k) and that of all the others, as `top_log_probs`."""
+    """Return the log-probabilities of given tokens, and that of all others.
+
+    Args:
+        logits: (n, vocabulary), as in `top_log_probs`.
+        support: (n, k) integers: the tokens.
+
+    Returns:
+        log_probs (n, k) and rest (n,), as in `top_log_probs`.
+    """
     log_probs = _log_softmax(logits)
     index = support.long()
     return log_probs.gather(1, index), _complement(log_probs, index)
@@ -41,11 +50,12 @@ def kl_on_support(
     candidate_log_probs: ArrayLike,
     candidate_rest: ArrayLike,
 ) -> Floats:
-    """Return KL(reference || candidate) of each prompt over the parts {each support token, everything else}.
+    """Return each prompt's KL(reference || candidate) over parts of the vocabulary.
 
-    Merging tokens into one part can only lose information, so this is a lower bound on the divergence over the
-    whole vocabulary, and equal to it when the support is exhaustive. Each distribution is normalised in float64
-    first: the rounding of stored float32 values cannot make the divergence negative.
+    The parts are each support token and all other tokens together. Merging tokens into one part can only lose
+    information, so this is a lower bound on the divergence over the whole vocabulary, and equal to it when the support
+    is exhaustive. Each distribution is normalised in float64 first: the rounding of stored float32 values cannot make
+    the divergence negative.
 
     Args:
         reference_log_probs: (n, k), nats; -inf is a probability of 0 and contributes nothing.

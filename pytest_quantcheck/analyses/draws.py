@@ -12,9 +12,10 @@ _ENTRIES = 2**20
 
 
 def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
-    """Yield how often each of n prompts is in each draw, (chunk, n) float32, until all draws are made.
+    """Yield how often each of n prompts occurs in each bootstrap draw.
 
-    The draws depend on `seed` alone, not on `chunk`, which only bounds memory.
+    Chunks are (chunk, n) float32, until all draws are made. The draws depend on `seed` alone, not on `chunk`, which
+    only bounds memory.
 
     Raises:
         ValueError: no prompts, or no draws.
@@ -27,7 +28,10 @@ def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) ->
 
 
 def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
-    """Yield which n // 2 of n prompts are in each draw, (chunk, n) float32 of 0 and 1; see `bootstrap_counts`."""
+    """Yield which half of n prompts is in each draw.
+
+    Chunks are (chunk, n) float32 of 0 and 1, n // 2 of a row are 1; see `bootstrap_counts`.
+    """
     for random, rows in _chunks(n, draws, seed, chunk):
         counts = np.empty((rows, n), dtype=np.float32)
         for draw in counts:
@@ -36,9 +40,9 @@ def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Ite
 
 
 def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield weights of n prompts, (chunk, n) float64, until all draws are made.
+    """Yield random weights of n prompts that add up to 1.
 
-    They are uniform among all that add up to 1; see `bootstrap_counts`.
+    They are uniform among all such weights. Chunks are (chunk, n) float64; see `bootstrap_counts`.
     """
     for random, rows in _chunks(n, draws, seed, None):
         weights = random.standard_exponential((rows, n))
@@ -47,7 +51,10 @@ def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64
 
 
 def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:
-    """A random half of n prompts: a coin for each, then as many turned over as are too many; faster than a shuffle."""
+    """Return a random half of n prompts.
+
+    Each is drawn by a fair coin, then the surplus is flipped at random: faster than a shuffle.
+    """
     half = np.unpackbits(random.integers(0, 256, -(-n // 8), dtype=np.uint8), count=n)
     surplus = int(half.sum()) - n // 2
     taken = int(surplus > 0)

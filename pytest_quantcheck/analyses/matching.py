@@ -1,9 +1,9 @@
-"""Matching: which neuron of the reference each neuron of a candidate is, where a layer's neurons were reordered.
+"""Matching: which neuron of the reference each neuron of a candidate is, if a layer's neurons were reordered.
 
-Neurons permuted together with their rows and columns are the same function, and each does on every prompt what it
-did before. Its extremes over groups of prompts are its signature: most reordered neurons have the signature of one
-neuron of the reference and of no other. Correlations with some of those, the anchors, tell the others apart: they are
-many and move little under rounding. Correlations with all other neurons are not used, so they can confirm the match.
+Neurons permuted together with their rows and columns compute the same function, and each behaves on every prompt as
+before. Its extremes over groups of prompts are its signature: most reordered neurons have the signature of exactly one
+neuron of the reference. Correlations with some of those, the anchors, distinguish the others: they are many and change
+little under rounding. Correlations with all other neurons are not used for matching, so they can confirm the match.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ Masks = NDArray[np.bool_]
 Rows = Floats | Matrix
 
 LINEAR = 0.1
-"""Share of the layer's typical amplitude below which signatures count differences, above which they count ratios."""
+"""Share of the layer's typical amplitude below which signatures are linear, and above which logarithmic."""
 
 AWAY = 0.1
-"""Share of the distance between two neurons of the reference above which a neuron is not where it was."""
+"""Share of the distance between two neurons of the reference above which a neuron counts as moved."""
 
 DISTINCT = 0.5
-"""Share of the distance to the second nearest signature below which the nearest is the one meant (Lowe's ratio)."""
+"""Share of the distance to the second nearest signature below which the nearest is a match (Lowe's ratio)."""
 
 DISTINCT_PROFILE = 0.7
-"""The same for correlations with anchors: among so many numbers no other neuron comes near by chance."""
+"""The same for correlations with anchors: so many numbers rarely agree by chance."""
 
 RESOLUTION = 1e-3
-"""Distance in which neurons cannot be told apart: a thousandth of their amplitude."""
+"""Distance below which neurons cannot be distinguished: a thousandth of their amplitude."""
 
 ENOUGH = 0.5
-"""Share of the varying neurons that must match distinctly, and of the moved that must be in a moved one's place."""
+"""Share of the varying neurons that must have a distinct match, and of the moved ones that must have swapped places."""
 
 CONFIRMED = 0.5
 """Share of the change of correlations by index that may be left once neurons are matched."""
 
 FEWEST = 16
-"""Neurons below which there are too few to tell others apart, or to confirm a match."""
+"""Fewest neurons that can serve as anchors, or confirm a match."""
 
 ANCHORS = 128
-"""Most neurons by whose correlations the others are told apart; no more than a third of those that are known."""
+"""Most anchors; no more than a third of the matched neurons."""
 
 ROUNDS = 2
 """Times that anchors are chosen; the second time from better matches."""
 
 CHECKED = 512
-"""Most moved neurons whose correlations are looked at to confirm a match."""
+"""Most moved neurons whose correlations are compared to confirm a match."""
 
 LEFT_OVER = 2048
 """Most neurons without a distinct match that are assigned, as their cost grows with the third power."""
@@ -64,11 +64,11 @@ _TILE = 256
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """What came of looking for the neurons of one layer.
+    """The result of matching the neurons of one layer.
 
     `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `known` (k,) int64,
-    ascending: the reference's neurons that are correlated in both models; `moved`: how many are elsewhere, without an
-    order how many look it and could be neither confirmed nor refuted; `reason`: why there is no order.
+    ascending: the reference's neurons that are correlated in both models; `moved`: how many neurons have another place;
+    without an order, how many seem to, which could be neither confirmed nor refuted; `reason`: why there is no order.
     """
 
     order: Indices | None
@@ -78,7 +78,7 @@ class Matching:
 
 
 def find_order(reference: Activations, candidate: Activations) -> Matching:
-    """Find out whether a layer's neurons stand in another order, and in which.
+    """Find the order of a candidate's neurons in terms of the reference's.
 
     A match is the nearest in both directions, and much nearer than the second nearest: first of signatures, then,
     for neurons that are correlated in both, of the correlations with anchors. An order is given only where at least
@@ -122,9 +122,13 @@ def constant(activations: Activations) -> Masks:
 def in_order(
     reference: Activations, candidate: Activations, order: Indices, known: Indices
 ) -> tuple[Activations, Activations]:
-    """Return both records with the candidate's neurons in the reference's order, (d,) int64.
+    """Return both records with the candidate's neurons in the reference's order.
 
-    Both keep the correlations of those `known`, (k,) int64, and follow what both follow of them.
+    Args:
+        reference: what the layer did in the reference.
+        candidate: what it did in the candidate.
+        order: (d,) int64, as in `Matching`.
+        known: (k,) int64: the neurons whose correlations both records keep. They follow those that both followed.
     """
     followed = np.intersect1d(reference.sample, known)
     followed = followed[np.isin(order[followed], candidate.sample)]
@@ -132,7 +136,7 @@ def in_order(
 
 
 def _cut(activations: Activations, known: Indices, followed: Indices, order: Indices | None = None) -> Activations:
-    """The record of some neurons, which are called by their places in `order`."""
+    """Return the record of some neurons, renumbered by their places in `order`."""
     order = np.arange(activations.minimum.shape[1]) if order is None else order
     places = np.searchsorted(activations.sample, order[followed])
     return Activations(
@@ -147,9 +151,10 @@ def _cut(activations: Activations, known: Indices, followed: Indices, order: Ind
 
 
 def _signatures(reference: Activations, candidate: Activations) -> tuple[Floats, Floats]:
-    """Both models' extremes (d, 2 * groups) on a scale that is linear for small values and logarithmic for large.
+    """Return both models' extremes on a partly logarithmic scale.
 
-    So a neuron of a thousand and one of a thousandth are told from their like by the same relative error.
+    Each is (d, 2 * groups) float64. The scale is linear for small values and logarithmic for large ones, so that the
+    same relative error distinguishes neurons of large and of small amplitude.
     """
     raw = [_extremes(activations) for activations in (reference, candidate)]
     there = np.all([np.isfinite(values).all(axis=0) for values in raw], axis=0)  # a group may have no prompts
@@ -166,20 +171,23 @@ def _extremes(activations: Activations) -> Floats:
 
 
 def _any_away(before: Floats, after: Floats) -> bool:
-    """Whether any neuron is further from itself than a share of what neurons are from each other; no pairs needed."""
+    """Return whether any neuron moved by a share of the typical distance.
+
+    That is the distance between neurons; neighbouring rows stand for all pairs.
+    """
     apart = float(np.median(_apart(before[1:], before[:-1]))) if len(before) > 1 else 0.0
     return bool(np.any(_apart(before, after) > max(AWAY * apart, RESOLUTION)))
 
 
 def _apart(one: Rows, other: Rows) -> Floats:
-    """Distance of rows, as the root mean square over the signature."""
+    """Return the root mean square distance of rows."""
     return np.asarray(np.sqrt(np.mean((one - other) ** 2, axis=1)), dtype=np.float64)
 
 
 def _refined(
     reference: Activations, candidate: Activations, order: Indices, varying: tuple[Masks, Masks]
 ) -> tuple[Indices, Indices]:
-    """Match the correlated neurons anew by correlations with some of them, and say which have been such anchors."""
+    """Match the correlated neurons again by correlations with anchors; return the order and the anchors."""
     rows, used = reference.correlated, np.empty(0, dtype=np.int64)
     for _ in range(ROUNDS):
         known = _known(order, rows)
@@ -193,12 +201,15 @@ def _refined(
 
 
 def _known(order: Indices, correlated: Indices) -> Indices:
-    """Those of the correlated neurons whose match is one of them, too."""
+    """Return the correlated neurons whose match is correlated too."""
     return correlated[np.isin(order[correlated], correlated)]
 
 
 def _replaced(order: Indices, rows: Indices, found: Indices) -> Indices:
-    """The order with new matches among some rows for the old ones among them; `found` counts in those rows."""
+    """Return the order with new matches of some rows.
+
+    `found` (rows,): positions among those rows, -1 without a match.
+    """
     theirs, better = rows[found], order.copy()
     better[_known(order, rows)] = -1
     better[np.isin(better, theirs[found >= 0])] = -1
@@ -214,7 +225,7 @@ def _distinct(
     *,
     ratio: float = DISTINCT,
 ) -> Indices:
-    """The candidate's neuron for each of the reference's, -1 where none is distinct."""
+    """Return each neuron's distinct match in the candidate, or -1."""
     ours, theirs = np.flatnonzero(varying), np.flatnonzero(still_varying)
     order = np.full(len(before), -1, dtype=np.int64)
     if min(len(ours), len(theirs)) < 2:
@@ -227,9 +238,10 @@ def _distinct(
 
 
 def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
-    """For each row the nearest of the others, and whether it is clearly nearer than the second.
+    """Return each row's nearest of the others, and whether it is distinct.
 
-    Which two are nearest is found in float32, a tile of all distances at a time; how far they are, exactly.
+    It is distinct if it is clearly nearer than the second nearest. Which two are nearest is found in float32, a tile of
+    distances at a time; how far they are, in float64.
     """
     two = np.empty((2, len(rows)), dtype=np.int64)
     squares = np.sum(others.astype(np.float64) ** 2, axis=1)
@@ -245,7 +257,7 @@ def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
 
 
 def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matrix:
-    """Pearson's r of some neurons with others, (rows, columns) float32; 0 with itself and if constant."""
+    """Return Pearson's r of neurons with others, (rows, columns) float32; 0 with itself and if constant."""
     i, j = (np.searchsorted(activations.correlated, neurons) for neurons in (rows, columns))
     sums = activations.correlations.comoment
     scale = np.sqrt(np.diagonal(sums).astype(np.float64))
@@ -256,17 +268,17 @@ def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matr
 
 
 def _spaced(neurons: Indices, most: int) -> Indices:
-    """So many of them at most, from all over."""
+    """Return at most `most` of the neurons, evenly spaced."""
     return neurons[np.linspace(0, len(neurons) - 1, min(most, len(neurons))).astype(np.int64)]
 
 
 def _looks_moved(order: Indices) -> bool:
-    """Whether enough neurons are known to go by, and some of them are elsewhere."""
+    """Return whether enough neurons are matched, and some of them have moved."""
     return bool(np.count_nonzero(order >= 0) >= FEWEST) and _moved(order) > 1
 
 
 def _closed(order: Indices) -> bool:
-    """Whether most neurons that are elsewhere stand where another one that is elsewhere was; by chance few do."""
+    """Return whether most moved neurons took the place of another moved one; by chance few do."""
     moved = (order >= 0) & (order != np.arange(len(order)))
     return bool(np.isin(order[moved], np.flatnonzero(moved)).mean() >= ENOUGH)
 
@@ -276,7 +288,7 @@ def _moved(order: Indices) -> int:
 
 
 def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, still_varying: Masks) -> Indices | None:
-    """Give each neuron that is left a place: its own, any among constant ones, else where distances are least."""
+    """Assign each unmatched neuron: to its own place, any constant one's, or by least distance."""
     order, here = order.copy(), np.arange(len(order))
     stays = (order < 0) & ~np.isin(here, order)
     if np.count_nonzero(order == here) <= _moved(order):
@@ -296,7 +308,7 @@ def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, st
 
 
 def _checked(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
-    """The match, if correlations that it was not made from confirm it."""
+    """Return the match if correlations not used for it confirm it."""
     order, known = match.order, match.known
     assert order is not None
     known = known[~constant(reference)[known] & ~constant(candidate)[order[known]]]

@@ -31,9 +31,9 @@ def defined(correlations: Correlations) -> NDArray[np.bool_]:
 
 
 def correlation(correlations: Correlations) -> tuple[Matrix, NDArray[np.bool_]]:
-    """Return Pearson's r of every pair, (d, d) float32 in [-1, 1], and which neurons are `defined`, (d,) bool.
+    """Return Pearson's r of every pair, and which neurons are `defined`.
 
-    Rows and columns of constant neurons are 0.
+    r is (d, d) float32 in [-1, 1], the mask (d,) bool. Rows and columns of constant neurons are 0.
     """
     there = defined(correlations)
     matrix = np.zeros_like(correlations.comoment)
@@ -47,7 +47,7 @@ def correlation(correlations: Correlations) -> tuple[Matrix, NDArray[np.bool_]]:
 
 @dataclass(frozen=True)
 class ChangeSummary:
-    """How far correlations moved between two models.
+    """The change of correlations between two models.
 
     `mean`: mean over pairs of abs(r_candidate - r_reference), in [0, 2], None without pairs; `pairs`: number of
     pairs i < j of neurons that vary in both models; `excluded`: neurons constant in at least one. `spread`: standard
@@ -61,9 +61,10 @@ class ChangeSummary:
 
 
 def correlation_change(reference: Correlations, candidate: Correlations) -> ChangeSummary:
-    """Return the mean over neuron pairs i < j of abs(r_candidate - r_reference).
+    """Return the mean change of correlations over pairs of neurons.
 
-    Beside the two records it needs memory for a few rows only.
+    It is that of abs(r_candidate - r_reference) over pairs i < j. Beside the two records it needs memory for a few rows
+    only.
 
     Raises:
         ValueError: records of different width.
@@ -81,7 +82,7 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
 
 
 def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
-    """Return the standard error of `change.mean` that comes from comparing a random sample of the neurons.
+    """Return the standard error of `change.mean` due to sampling the neurons.
 
     The mean over all pairs within a sample without replacement is a U-statistic (Hoeffding 1948): unbiased for the
     mean over all pairs, with variance 4 / n * spread^2 * (1 - taken / neurons) to first order, n being the neurons
@@ -100,7 +101,10 @@ def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
 
 
 def correlation_histogram(correlations: Correlations) -> Histogram:
-    """Return the number of pairs i < j with abs(r) in each of ten bins, (10,) int64; constant neurons left out."""
+    """Return how many pairs have abs(r) in each of ten bins.
+
+    It is (10,) int64 over pairs i < j of neurons that are not constant.
+    """
     there = defined(correlations)
     at_least = np.zeros(BINS + 1, dtype=np.int64)
     at_least[0] = _n_pairs(there)
@@ -111,7 +115,14 @@ def correlation_histogram(correlations: Correlations) -> Histogram:
 
 
 def tail_mass(histogram: Histogram, at: float) -> float:
-    """Return the share of pairs with abs(r) >= `at`, one of 0.0, 0.1, ..., 0.9.
+    """Return the share of pairs with abs(r) >= `at`.
+
+    Args:
+        histogram: (10,) int64, as `correlation_histogram` returns it.
+        at: a bin edge: 0.0, 0.1, ..., 0.9.
+
+    Raises:
+        ValueError: another `at`, or a histogram without pairs.
 
     Example:
         >>> tail_mass(np.array([6, 0, 0, 0, 0, 0, 0, 0, 1, 1]), 0.8)
@@ -124,7 +135,9 @@ def tail_mass(histogram: Histogram, at: float) -> float:
 
 
 def wasserstein(reference: Histogram, candidate: Histogram) -> float:
-    """Return the 1-Wasserstein distance between two histograms of abs(r), mass at bin centres, in [0, 0.9].
+    """Return the 1-Wasserstein distance between two histograms of abs(r).
+
+    The mass of a bin is at its centre, so that the distance lies in [0, 0.9].
 
     Example:
         >>> round(wasserstein(np.eye(10)[0], np.eye(10)[3]), 12)
@@ -134,9 +147,9 @@ def wasserstein(reference: Histogram, candidate: Histogram) -> float:
 
 
 def _tiles(correlations: Correlations, neurons: NDArray[np.bool_]) -> Iterator[tuple[int, Matrix]]:
-    """Yield the first row and r of a few rows at a time, from the diagonal rightwards: r for i < j, else 0.
+    """Yield r in tiles of some rows, each with its first row.
 
-    Pairs outside of `neurons` are 0 as well.
+    A tile begins at the diagonal: r for i < j, else 0. Pairs outside of `neurons` are 0 as well.
     """
     scale = np.zeros(len(neurons), dtype=np.float32)
     scale[neurons] = np.diagonal(correlations.comoment)[neurons].astype(np.float64) ** -0.5
@@ -148,7 +161,7 @@ def _tiles(correlations: Correlations, neurons: NDArray[np.bool_]) -> Iterator[t
 
 
 def _moved(reference: Correlations, candidate: Correlations, neurons: NDArray[np.bool_]) -> Floats:
-    """Return each neuron's sum of abs(r_candidate - r_reference) over its pairs with the others."""
+    """Return each neuron's sum of abs(r_candidate - r_reference) over its pairs."""
     moved = np.zeros(len(neurons))
     for (start, before), (_, after) in zip(_tiles(reference, neurons), _tiles(candidate, neurons), strict=True):
         change = _absolute(np.subtract(after, before, out=after))

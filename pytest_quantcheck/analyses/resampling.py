@@ -1,6 +1,6 @@
 """Confidence intervals: of shares, by resampling prompts, by leaving out groups of prompts.
 
-Which metric takes which, and how often each holds the truth: docs/coverage.md.
+Which metric takes which, and how often each contains the true value: docs/coverage.md.
 """
 
 import math
@@ -16,10 +16,10 @@ from pytest_quantcheck.analyses.draws import Counts, bootstrap_counts, half_samp
 Floats = NDArray[np.float64]
 
 _LEAST_SPREAD = 1 / 3
-"""Of a draw, in spreads of all prompts: one that misses the few largest values would say that anything is possible."""
+"""Least spread of a draw, in spreads of all prompts: without the few largest values a draw could have almost none."""
 
 _POWER = 0.8
-"""How often as many prompts as are named should settle a verdict, if the estimate is right."""
+"""Probability that the number of prompts that is named settles a verdict, if the estimate is right."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Interval:
 
 
 def share(count: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Return the exact interval of a share (Clopper and Pearson 1934), never narrower than it claims.
+    """Return the exact binomial interval of a share (Clopper and Pearson 1934).
 
-    It has a width at 0 and at n of n, where resampling the prompts has none.
+    Its coverage is never less than it claims. It has a width at 0 and at n of n, where resampling the prompts has none.
 
     Example:
         >>> interval = share(0, 64)
@@ -46,7 +46,7 @@ def share(count: int, n: int, *, confidence: float = 0.95) -> Interval:
 
 
 def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Return the interval of (lost - won) / n, two shares of the same n prompts.
+    """Return the interval of a paired difference, (lost - won) / n.
 
     The adjusted Wald interval of Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one
     prompt more that was lost and one that was won keep its width where there are none.
@@ -64,7 +64,7 @@ def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> I
     """
     _check_confidence(confidence)
     more, less = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-    half = normal_quantile(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
+    half = two_sided_quantile(confidence) * math.sqrt((more + less - (more - less) ** 2) / (n + 2))
     return Interval(max(-1.0, more - less - half), min(1.0, more - less + half))
 
 
@@ -108,11 +108,12 @@ def bounded_mean(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of the mean of values that can be anything between `least` and `most`.
+    """Return the interval of the mean of values between `least` and `most`.
 
-    Prompts get random weights, and one prompt more stands at the least value for the lower end and at the most for the
-    upper end: what was not seen may be that bad, or that good. Of zeros and ones this is the exact binomial interval
-    (Gaffke 2005; Phan, Thomas and Learned-Miller, ICML 2021); no case is known in which it covers less than it claims.
+    Prompts get random weights. One more prompt is added, with the least value for the lower end and with the most for
+    the upper end: values that were not seen may be that low, or that high. For zeros and ones this is the exact
+    binomial interval (Gaffke 2005; Phan, Thomas and Learned-Miller, ICML 2021); no case is known in which it covers
+    less than it claims.
 
     Args:
         values: (n,) float64 in [least, most].
@@ -149,11 +150,11 @@ def half_sampled(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of a signed statistic of two models whose bias depends on the number of prompts.
+    """Return the interval of a signed statistic whose bias depends on n.
 
-    Random halves of the prompts, read in both models alike, say how far the statistic spreads, and how much more of
-    its bias half the prompts have. Bias that comes from noise falls as 1 / sqrt(n) or faster, so what all prompts have
-    is at most 1 / (sqrt(2) - 1) times what halving adds: the interval is lengthened by that much on that side.
+    Random halves of the prompts, the same for both models, give the spread of the statistic, and the bias that halving
+    adds. Bias that comes from noise falls as 1 / sqrt(n) or faster, so the bias with all prompts is at most
+    1 / (sqrt(2) - 1) times what halving adds: the interval is lengthened by that much on that side.
 
     A bootstrap draw repeats prompts and so adds noise of its own where a statistic takes absolute values of means, as
     calibration error does; a half has each prompt once (Politis and Romano, Annals of Statistics 22, 1994).
@@ -179,18 +180,18 @@ def half_sampled(
     drawn = _finite(np.concatenate([statistic(counts) for counts in half_samples(n, draws, seed)]))
     size = n // 2
     bias = (drawn.mean() - value) / (math.sqrt(n / size) - 1)
-    half = normal_quantile(confidence) * drawn.std() * math.sqrt(size / (n - size))
+    half = two_sided_quantile(confidence) * drawn.std() * math.sqrt(size / (n - size))
     return Interval(float(value - max(bias, 0.0) - half), float(value - min(bias, 0.0) + half))
 
 
 def grouped_jackknife(
     leave_one_out: ArrayLike, value: float, *, confidence: float = 0.95, sizes: ArrayLike | None = None
 ) -> Interval:
-    """Return a Student interval around `value` from its values with each group of prompts left out.
+    """Return Student's interval around `value` by the jackknife over groups of prompts.
 
     Groups of equal size g: se^2 = (g - 1) / g * sum((theta_i - mean)^2). For unequal sizes the delete-m_j
     jackknife of Busing, Meijer and van der Leeden (Statistics and Computing 9, 1999), which is the same thing
-    when sizes are equal. Empty groups say nothing and are dropped.
+    when sizes are equal. Empty groups are dropped.
 
     Args:
         leave_one_out: (g,) the statistic of all prompts but those of group i.
@@ -219,9 +220,10 @@ def grouped_jackknife(
 
 
 def jackknife_bias(leave_one_out: ArrayLike, value: float) -> float:
-    """Return Quenouille's estimate of the bias of `value`: (g - 1) * (mean of `leave_one_out` - value).
+    """Return Quenouille's estimate of the bias of `value`.
 
-    It is right where the bias falls as 1 / n, and half of it where it falls as 1 / sqrt(n).
+    That is (g - 1) * (mean of `leave_one_out` - value). It is right where the bias falls as 1 / n, and half of it where
+    it falls as 1 / sqrt(n).
     """
     left_out = _finite(leave_one_out)
     return float((len(left_out) - 1) * (left_out.mean() - value))
@@ -241,13 +243,14 @@ def fold(low: float, high: float) -> Interval:
 def prompts_to_settle(
     value: float, low: float, high: float, limit: float, n: int, *, confidence: float = 0.95, floor: float = 0.0
 ) -> int | None:
-    """Return how many prompts would move the interval off the limit four times in five.
+    """Return how many prompts would settle an inconclusive verdict with probability 0.8.
 
-    The half width on the side that faces the limit shrinks with the square root of the number of prompts. Were it just
-    to reach the limit, every second sample would settle nothing, as the value varies from sample to sample too: so the
-    number is that of a test of power 0.8. The estimate it starts from errs as well: over all inconclusive samples more
-    than half name a number that settles it, unless the truth is within a quarter of the half width of the limit. An
-    interval that is off the limit already needs no more than its n prompts; None means that no number settles it.
+    A verdict is settled when the interval does not contain the limit. The half width on the side of the limit shrinks
+    with the square root of the number of prompts. If it just reached the limit, every second sample would still be
+    inconclusive, as the value varies from sample to sample too: so the number is that of a test of power 0.8. The
+    estimate itself has an error as well: over all inconclusive samples more than half name a number that settles it,
+    unless the true value is within a quarter of the half width of the limit. An interval that does not contain the
+    limit needs no more than its n prompts; None means that no number settles it.
 
     Args:
         value: the estimate.
@@ -268,24 +271,29 @@ def prompts_to_settle(
     gap = (limit - value) ** 2 - floor**2
     if gap <= 0:
         return None
-    power = 1 + float(stats.norm.ppf(_POWER)) / normal_quantile(confidence)
+    power = 1 + normal_quantile(_POWER) / two_sided_quantile(confidence)
     needed = n * power**2 * max(half**2 - floor**2, 0.0) / gap
     return max(n, math.ceil(round(needed, 6))) if math.isfinite(needed) else None
 
 
-def normal_quantile(confidence: float) -> float:
-    """Return half the width, in standard errors, of a normal interval of this confidence."""
-    return float(stats.norm.ppf((1 + confidence) / 2))
+def normal_quantile(probability: float) -> float:
+    """Return the standard normal quantile of a probability in (0, 1)."""
+    return float(stats.norm.ppf(probability))
+
+
+def two_sided_quantile(confidence: float) -> float:
+    """Return half the width of a normal interval, in standard errors."""
+    return normal_quantile((1 + confidence) / 2)
 
 
 def _studentised(counts: Counts, shifted: Floats) -> Floats:
-    """(mean - true mean) / spread of each draw from values of mean 0 and spread 1."""
+    """Return mean / spread of each draw of standardized values."""
     mean, square = (counts @ np.column_stack([shifted, shifted**2]) / len(shifted)).T
     return np.asarray(mean / np.sqrt(np.maximum(square - mean**2, _LEAST_SPREAD**2)))
 
 
 def _weighted(values: Floats, draws: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Means under random weights (chunk,), short of the share (chunk,) that one prompt more has."""
+    """Yield means under random weights, and one more prompt's weight: (chunk,) each."""
     for weights in random_weights(len(values) + 1, draws, seed):
         yield weights[:, 1:] @ values, weights[:, 0]
 

@@ -1,9 +1,9 @@
-"""Which neurons an answer rests on: layer integrated gradients that say when they have not converged.
+"""Salient neurons: layer integrated gradients that report when they have not converged.
 
 Integrated gradients (Sundararajan et al. 2017) attribute F(x) - F(b) to the coordinates of x along the straight
-path from b to x. Completeness, that the attributions sum to F(x) - F(b), gives the error of the quadrature for
-free. It holds for every piece of the path as well, and F is known at every node: a sum that is right by chance is
-found out there. Nodes are added until all pieces are right.
+path from b to x. By completeness the attributions sum to F(x) - F(b), which gives the error of the quadrature at no
+cost. This holds for every piece of the path as well, and F is known at every node: so a sum that is right by chance
+is detected. Nodes are added until all pieces are right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SALIENT_ABOVE = 0.7
 """Share of the largest attribution above which a neuron is salient (the paper's)."""
 
 PROBES = (5, 8)
-"""Prompts of a layer after which it is left if, of the last of these, no half can converge any more."""
+"""Numbers of prompts after which a layer is given up if fewer than half of the last number can converge."""
 
 FLOOR = 0.1
 """Nats. A completeness error is taken relative to the difference of the log-probability between the path's ends,
@@ -37,12 +37,12 @@ _END = 1
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """Quadrature on [0, 1] whose node count can grow without losing what was evaluated.
+    """Nested quadrature on [0, 1]: each level reuses the nodes of the one before.
 
     `points` (p,) float64, the path's ends first; `integrals` (levels, p, p) float64: times the values at the points,
     row k of a level integrates their interpolation from 0 to point k; `sizes`: how many of the points each level
-    uses, `checked`: up to how many of them its integrals are exact enough to be held against the function;
-    `nodes`: its number of quadrature nodes.
+    uses, `checked`: how many of them have integrals exact enough to be compared with the function; `nodes`: number of
+    quadrature nodes of each level.
     """
 
     points: NDArray[np.float64]
@@ -53,14 +53,15 @@ class Quadrature:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """Those of the integral over the whole path, (levels, p) float64."""
+        """Weights of the integral over the whole path, (levels, p) float64."""
         return self.integrals[:, _END]
 
 
 def lobatto_kronrod(levels: int = 4) -> Quadrature:
-    """Nested quadrature with 5, 9, 17, 33, ... nodes that begins with Lobatto's five.
+    """Return nested quadrature with 5, 9, 17, 33, ... nodes.
 
-    The ends of the path are nodes: the difference that completeness asks for costs nothing. Exact for polynomials up
+    It begins with Lobatto's five. The ends of the path are nodes, so the difference that completeness needs costs
+    nothing. Exact for polynomials up
     to degree 7, 13, 25 and 33, where Clenshaw-Curtis nodes, as nested as these, come to 5, 9, 17 and 33. (Patterson,
     Math. Comp. 22, 1968; Gander and Gautschi, BIT 40, 2000.)
     """
@@ -76,10 +77,11 @@ def lobatto_kronrod(levels: int = 4) -> Quadrature:
 
 
 def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One more node between each two of a rule's on [-1, 1], (n,) ascending and symmetric: (n - 1,) ascending.
+    """Return one more node between each two nodes of a rule.
 
-    Kronrod's, zeros of the polynomial which, times that whose zeros the nodes are, is orthogonal to all of lower
-    degree: n - 1 degrees more are then integrated exactly. Where they are not real, those halfway in angle.
+    Nodes lie in [-1, 1]: from (n,), ascending and symmetric, to (n - 1,), ascending. They are Kronrod's: the zeros of
+    the polynomial whose product with the nodes' polynomial is orthogonal to all of lower degree, so that n - 1 more
+    degrees are integrated exactly. Where these are not real, the nodes halfway in angle.
     """
     more = len(nodes) - 1
     x, weight = roots_legendre(2 * len(nodes))
@@ -93,10 +95,10 @@ def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gauss_legendre(nodes: int) -> Quadrature:
-    """So many Gauss-Legendre nodes (the paper takes 50).
+    """Return Gauss-Legendre quadrature (the paper takes 50 nodes).
 
-    A polynomial of degree 2 * nodes - 1 is integrated exactly, but only over the whole path: nothing is held against
-    the function within.
+    A polynomial of degree 2 * nodes - 1 is integrated exactly, but only over the whole path: pieces of the path are not
+    checked.
     """
     inside = (roots_legendre(nodes)[0] + 1) / 2
     points = np.concatenate([[0.0, 1.0], inside])
@@ -106,7 +108,10 @@ def gauss_legendre(nodes: int) -> Quadrature:
 
 
 def _integrals(nodes: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Integrate the interpolation of values at the nodes (n,) from 0 to each of `to` (k,): (k, n), to be multiplied."""
+    """Return the weights that integrate an interpolation from 0 to points.
+
+    They are (k, n), for each point of `to`. The interpolation is of values at the nodes (n,); `to` is (k,).
+    """
     series = np.linalg.inv(chebyshev.chebvander(2 * nodes - 1, len(nodes) - 1))
     primitive = chebyshev.chebint(series, lbnd=-1, scl=0.5, axis=0)
     return np.asarray(chebyshev.chebvander(2 * to - 1, len(nodes)) @ primitive)
@@ -114,7 +119,7 @@ def _integrals(nodes: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[n
 
 @dataclass(frozen=True, eq=False)
 class PathIntegral:
-    """The path integral for m prompts and its quality.
+    """The path integral of m prompts and its quality.
 
     `gradient` (m, ...) float32: the gradient averaged over the path; times the step from start to end it is the
     attribution, in nats. `at_end` (m,) float64: the function at the path's end; `error` (m,) float64: relative
@@ -137,10 +142,10 @@ def integrated_gradients(
     tolerance: float = 0.0,
     at_once: int = 1,
 ) -> PathIntegral:
-    """Average the function's gradient over the straight path, with more nodes for the prompts that need them.
+    """Average the function's gradient over the straight path.
 
-    A prompt is left at the level at which its completeness error is within the tolerance, or at which twice the
-    nodes did not even halve it: on a smooth path they do far more.
+    Prompts that need more nodes get them. A prompt is done at the level at which its completeness error is within the
+    tolerance, or at which twice the nodes did not halve it: on a smooth path they reduce it far more.
 
     Args:
         function: (n, ...) and the prompt of each row, (n,) int64, -> (n,); rows independent and differentiable.
@@ -185,7 +190,10 @@ def _evaluate(
     points: torch.Tensor,
     rows: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The function (points, rows) float64 and its gradient (points, rows, ...) at some points of the rows' paths."""
+    """Return the function and its gradient at points of the paths.
+
+    They are (points, rows) float64 and (points, rows, ...).
+    """
     at = (start + points[:, *[None] * step.ndim] * step).flatten(0, 1).requires_grad_()
     value = function(at, rows.repeat(len(points)))
     (slope,) = torch.autograd.grad(value.sum(), at)
@@ -193,20 +201,25 @@ def _evaluate(
 
 
 def _completeness_error(total: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-    """Largest relative error (m,) of what the attributions sum to (points, m) against the function there; see `FLOOR`.
+    """Return the largest relative completeness error of each prompt, (m,); see `FLOOR`.
 
-    The sums are those of the pieces of the path from its start to each point.
+    Args:
+        total: (points, m), sums of the attributions from the path's start to each point.
+        heights: (points, m), the function there.
     """
     truth = heights - heights[0]
     return ((total - truth).abs().amax(0) / truth[_END].abs().clamp(min=FLOOR)).nan_to_num(torch.inf)
 
 
 def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Neurons above 0.7 of the largest under any of the paper's rules, (m, d) bool.
+    """Return the salient neurons: above 0.7 of the largest by one of the paper's rules.
 
     Args:
         attributions: (m, tokens, d).
         real: (m, tokens) bool, which positions hold a token.
+
+    Returns:
+        (m, d) bool.
 
     The rules reduce the tokens in three ways: the most attributed token alone (the one whose attributions sum
     highest), the sum over tokens of the absolute attributions, and the maximum over tokens of the signed ones.
@@ -223,16 +236,16 @@ def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def attributable(converged: NDArray[np.bool_]) -> bool:
-    """Whether enough attributions of a layer, (m,) bool, converged to speak of its salient neurons: half of them."""
+    """Return whether at least half of a layer's attributions converged, (m,) bool: enough for its salient neurons."""
     return bool(2 * np.count_nonzero(converged) >= max(1, len(converged)))
 
 
 def given_up(converged: NDArray[np.bool_], planned: int) -> bool:
-    """Whether a layer is left after its first prompts.
+    """Return whether a layer is given up after its first prompts.
 
     Args:
         converged: (m,) of the first m prompts, in the order of the prompt set.
-        planned: prompts that are attributed if it is not.
+        planned: prompts that are attributed otherwise.
     """
     probe = min(PROBES[-1], planned)
     first = converged[:probe]
@@ -240,7 +253,15 @@ def given_up(converged: NDArray[np.bool_], planned: int) -> bool:
 
 
 def jaccard(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Jaccard index (m,) float64 in [0, 1] of two families of sets (m, d) bool; 1 where both are empty."""
+    """Return the Jaccard index of m pairs of sets.
+
+    Args:
+        reference: (m, d) bool.
+        candidate: (m, d) bool.
+
+    Returns:
+        (m,) float64 in [0, 1]; 1 where both are empty.
+    """
     union = (reference | candidate).sum(axis=1)
     both = (reference & candidate).sum(axis=1)
     return np.where(union == 0, 1.0, both / np.maximum(union, 1))

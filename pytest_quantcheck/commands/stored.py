@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_quantcheck.errors import SettingsError, StorageError
-from pytest_quantcheck.storage import check_writable, load_provenance
-from pytest_quantcheck.storage.measurements import ARRAYS, DOCUMENT
+from pytest_quantcheck.storage import check_writable, holds_measurement, load_provenance
 
 
 def find_measurements(directory: Path) -> dict[str, Path]:
@@ -14,7 +13,7 @@ def find_measurements(directory: Path) -> dict[str, Path]:
     Raises:
         StorageError: there is none, one cannot be read, or two are of one prompt set.
     """
-    folders = [directory] if _holds_measurement(directory) else list(filter(_holds_measurement, _folders(directory)))
+    folders = [directory] if holds_measurement(directory) else list(filter(holds_measurement, _folders(directory)))
     if not folders:
         raise StorageError(
             f"{directory}: expected a measurement, or a directory with one for each prompt set; found none. Check the "
@@ -43,7 +42,7 @@ def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> N
     """
     check_writable("--out", directory)
     for folder in (directory, *(directory / name for name in prompt_sets)):
-        if not force and _holds_measurement(folder):
+        if not force and holds_measurement(folder):
             raise SettingsError(
                 f"--out={directory}: {folder} holds a measurement already; choose another directory, or replace it "
                 "with --force"
@@ -51,11 +50,4 @@ def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> N
 
 
 def _folders(directory: Path) -> list[Path]:
-    """List the folders in a directory, without hidden ones."""
-    inside = sorted(directory.iterdir()) if directory.is_dir() else []
-    return [path for path in inside if path.is_dir() and not path.name.startswith(".")]
-
-
-def _holds_measurement(directory: Path) -> bool:
-    """Whether one of the two files is there; if the other is missing, whoever reads it says so."""
-    return any((directory / name).exists() for name in (DOCUMENT, ARRAYS))
+    return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []

@@ -11,27 +11,27 @@ from pytest_quantcheck.analyses.divergence import kl_on_support
 from pytest_quantcheck.analyses.draws import Counts
 from pytest_quantcheck.analyses.resampling import Floats, Interval, paired_shares, share
 from pytest_quantcheck.comparing.estimators import estimates, estimators
-from pytest_quantcheck.comparing.intervals import Sampling
+from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.records import Answer, Answers, Estimate, Flip, Measurement, ReliabilityBin
 
 BINS = 10
 
 
-def prompt_estimates(reference: Measurement, candidate: Measurement, sampling: Sampling) -> Iterator[Estimate]:
+def prompt_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
     """Yield the estimate of every metric that has no layers."""
     before, after = reference.answers, candidate.answers
     for _, estimate in estimators(layered=False):
-        yield estimate(before, after, sampling)
+        yield estimate(before, after, intervals)
 
 
 def reliability(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
-    """What a reliability diagram of each model shows: the bins of its ACE; nothing with fewer prompts than bins."""
+    """Return the bins of each model's reliability diagram, those of its ACE; none with fewer prompts than bins."""
     models = {"reference": reference.answers, "candidate": candidate.answers}
     return {name: _bins(answers) for name, answers in models.items() if len(answers.index) >= BINS}
 
 
 def flips(reference: Measurement, candidate: Measurement) -> Iterator[Flip]:
-    """Yield the prompts whose answer changed, in the order of the prompt set."""
+    """Yield the prompts whose answer changed, in prompt order."""
     before, after = reference.answers, candidate.answers
     for i in np.flatnonzero(before.token != after.token).tolist():
         yield Flip(index=int(before.index[i]), reference=_answer(reference, i), candidate=_answer(candidate, i))
@@ -50,16 +50,16 @@ def _answer(model: Measurement, i: int) -> Answer:
 
 
 @estimates("accuracy_drop")
-def _accuracy_drop(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
+def _accuracy_drop(before: Answers, after: Answers, intervals: IntervalSettings) -> Estimate:
     lost, won, n = (
         int((before.correct & ~after.correct).sum()),
         int((~before.correct & after.correct).sum()),
         len(before.index),
     )
-    return sampling.estimate(
+    return intervals.estimate(
         "accuracy_drop",
         (lost - won) / n,
-        paired_shares(lost, won, n, confidence=sampling.confidence),
+        paired_shares(lost, won, n, confidence=intervals.confidence),
         n,
         method="adjusted Wald, paired",
         reference=float(before.correct.mean()),
@@ -68,24 +68,24 @@ def _accuracy_drop(before: Answers, after: Answers, sampling: Sampling) -> Estim
 
 
 @estimates("confidence_drift")
-def _confidence_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
+def _confidence_drift(before: Answers, after: Answers, intervals: IntervalSettings) -> Estimate:
     change = after.confidence - before.confidence
-    return sampling.drift(
+    return intervals.absolute_change(
         "confidence_drift",
         float(change.mean()),
-        sampling.mean(change),
+        intervals.mean(change),
         len(change),
-        method=_studentised(sampling),
+        method=_studentised(intervals),
         reference=float(before.confidence.mean()),
         candidate=float(after.confidence.mean()),
     )
 
 
 @estimates("ace_drift")
-def _ace_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
+def _ace_drift(before: Answers, after: Answers, intervals: IntervalSettings) -> Estimate:
     n = len(before.index)
     if n < BINS:
-        return sampling.nothing("ace_drift", f"{BINS} bins need as many prompts, there are {n}", n)
+        return intervals.undefined("ace_drift", f"{BINS} bins need as many prompts, there are {n}", n)
 
     def change(counts: Counts) -> Floats:
         of_candidate = resampled_ace(after.confidence, after.correct, counts, bins=BINS)
@@ -93,40 +93,40 @@ def _ace_drift(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
 
     own = [adaptive_calibration_error(answers.confidence, answers.correct, bins=BINS) for answers in (before, after)]
     drift, halved = own[1] - own[0], n >= 2 * BINS
-    return sampling.drift(
+    return intervals.absolute_change(
         "ace_drift",
         drift,
-        sampling.halves(change, drift, n) if halved else Interval(-1.0, 1.0),
+        intervals.half_sampled(change, drift, n) if halved else Interval(-1.0, 1.0),
         n,
-        method=f"paired halves, {sampling.draws} draws" if halved else f"none below {2 * BINS} prompts",
+        method=f"paired halves, {intervals.draws} draws" if halved else f"none below {2 * BINS} prompts",
         reference=own[0],
         candidate=own[1],
     )
 
 
 @estimates("kl_divergence")
-def _kl_divergence(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
+def _kl_divergence(before: Answers, after: Answers, intervals: IntervalSettings) -> Estimate:
     n = len(before.index)
     try:
         divergence = kl_on_support(before.log_probs, before.rest, after.log_probs, after.rest)
     except ValueError as error:
-        return sampling.nothing("kl_divergence", f"infinite, or no distributions: {error}", n)
+        return intervals.undefined("kl_divergence", f"infinite, or no distributions: {error}", n)
     details = {"median": float(np.median(divergence)), "largest": float(divergence.max())}
-    interval, method = sampling.mean(divergence), _studentised(sampling)
+    interval, method = intervals.mean(divergence), _studentised(intervals)
     interval = Interval(max(0.0, interval.low), interval.high)
-    return sampling.estimate("kl_divergence", float(divergence.mean()), interval, n, method=method, details=details)
+    return intervals.estimate("kl_divergence", float(divergence.mean()), interval, n, method=method, details=details)
 
 
 @estimates("flip_rate")
-def _flip_rate(before: Answers, after: Answers, sampling: Sampling) -> Estimate:
+def _flip_rate(before: Answers, after: Answers, intervals: IntervalSettings) -> Estimate:
     flips, n = int((before.token != after.token).sum()), len(before.index)
     details = {
         "right_to_wrong": float((before.correct & ~after.correct).mean()),
         "wrong_to_right": float((~before.correct & after.correct).mean()),
     }
-    interval = share(flips, n, confidence=sampling.confidence)
-    return sampling.estimate("flip_rate", flips / n, interval, n, method="exact binomial", details=details)
+    interval = share(flips, n, confidence=intervals.confidence)
+    return intervals.estimate("flip_rate", flips / n, interval, n, method="exact binomial", details=details)
 
 
-def _studentised(sampling: Sampling) -> str:
-    return f"paired studentised bootstrap, {sampling.draws} draws"
+def _studentised(intervals: IntervalSettings) -> str:
+    return f"paired studentised bootstrap, {intervals.draws} draws"

@@ -16,9 +16,10 @@ _ESTIMATORS: dict[str, Callable[..., Estimate]] = {}
 def estimates(metric: str) -> Callable[[_Estimator], _Estimator]:
     """Register the decorated function as the one that estimates a metric.
 
-    It takes both models' `Answers` and a `Sampling`. For a layered metric it takes the layer's number, both models'
-    `Activations` there, the number of prompts and a `Sampling`; if the metric needs attributions, the layer's number,
-    both models' `Saliency` there and a `Sampling`. A comparison has its estimates in the order of registration.
+    The function takes, for a metric without layers, both models' `Answers`; for a layered one the layer's number, both
+    models' `Activations` there and the number of prompts; for one that needs attributions, the layer's number and both
+    models' `Saliency` there. The last argument is always an `IntervalSettings`. A comparison has its estimates in the
+    order of registration.
     """
 
     def register(function: _Estimator) -> _Estimator:

@@ -1,4 +1,4 @@
-"""How intervals are made, and estimates from them."""
+"""Settings of confidence intervals, and the estimates made with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_quantcheck.records import Estimate
 
 
 class Facts(TypedDict, total=False):
-    """What an estimate says beside its value and interval; the fields of `Estimate` of those names."""
+    """Fields of `Estimate` other than value and interval."""
 
     layer: int
     method: Required[str]
@@ -23,8 +23,8 @@ class Facts(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Confidence level in (0, 1), number of bootstrap draws, and their seed."""
+class IntervalSettings:
+    """Settings of intervals: confidence level in (0, 1), number of draws, seed of the draws."""
 
     confidence: float = 0.95
     draws: int = 2000
@@ -32,29 +32,29 @@ class Sampling:
 
     @property
     def quantile(self) -> float:
-        """Half the width, in standard errors, of a normal interval of this confidence."""
-        return resampling.normal_quantile(self.confidence)
+        """Half the width of a normal interval, in standard errors."""
+        return resampling.two_sided_quantile(self.confidence)
 
     def mean(self, values: Floats) -> Interval:
-        """Interval of the mean over prompts of `values` (n,) that have no bounds; see `studentised_bootstrap`."""
+        """Return the interval of the mean of unbounded `values` (n,); see `studentised_bootstrap`."""
         return resampling.studentised_bootstrap(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
-    def mean_share(self, values: Floats) -> Interval:
-        """Interval of the mean over prompts of `values` (n,) in [0, 1]; see `bounded_mean`."""
+    def bounded_mean(self, values: Floats) -> Interval:
+        """Return the interval of the mean of `values` (n,) in [0, 1]; see `bounded_mean`."""
         return resampling.bounded_mean(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
-    def halves(self, statistic: Callable[[Counts], Floats], value: float, n: int) -> Interval:
-        """Interval of a signed statistic that is biased with few prompts; see `half_sampled`."""
+    def half_sampled(self, statistic: Callable[[Counts], Floats], value: float, n: int) -> Interval:
+        """Return the interval of a signed, biased statistic; see `half_sampled`."""
         return resampling.half_sampled(
             statistic, value, n, draws=self.draws, confidence=self.confidence, seed=self.seed
         )
 
-    def drift(self, metric: str, change: float, signed: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
-        """Estimate the size of a signed change from its interval."""
+    def absolute_change(self, metric: str, change: float, signed: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
+        """Return the estimate of the size of a signed change."""
         return self.estimate(metric, abs(change), fold(signed.low, signed.high), n, **facts)
 
     def estimate(self, metric: str, value: float, interval: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
-        """Record a value with its interval; the interval is made to hold the value, as rounding may put it off."""
+        """Return the estimate of a value; the interval is extended to the value, which rounding may exclude."""
         return Estimate(
             metric=metric,
             value=value,
@@ -65,10 +65,10 @@ class Sampling:
             **facts,
         )
 
-    def nothing(
+    def undefined(
         self, metric: str, reason: str, n: int, *, layer: int | None = None, applicable: bool = True
     ) -> Estimate:
-        """Record that there is no value, and why."""
+        """Return an estimate without a value, and the reason."""
         return Estimate(
             metric=metric,
             layer=layer,

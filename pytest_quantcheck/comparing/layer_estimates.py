@@ -29,7 +29,7 @@ from pytest_quantcheck.analyses.redundancy import (
 from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
 from pytest_quantcheck.comparing.estimators import estimates, estimators
-from pytest_quantcheck.comparing.intervals import Facts, Sampling
+from pytest_quantcheck.comparing.intervals import Facts, IntervalSettings
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
 
@@ -39,20 +39,23 @@ FEWEST = 5
 """Prompts attributed in both models below which their overlap is not averaged."""
 
 
-def layer_estimates(reference: Measurement, candidate: Measurement, sampling: Sampling) -> Iterator[Estimate]:
+def layer_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
     """Yield the estimates of every layered metric, layer by layer."""
     n = len(reference.answers.index)
     for layer in reference.provenance.layers:
         before, after = reference.activations[layer], candidate.activations[layer]
         for metric, estimate in estimators(layered=True):
             if "attributions" not in METRICS[metric].needs:
-                yield estimate(layer, before, after, n, sampling)
+                yield estimate(layer, before, after, n, intervals)
             elif layer in reference.saliency:
-                yield estimate(layer, reference.saliency[layer], candidate.saliency.get(layer), sampling)
+                yield estimate(layer, reference.saliency[layer], candidate.saliency.get(layer), intervals)
 
 
 def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Count pairs by abs(r) in ten bins, the paper's Figure 4, for each layer and both models."""
+    """Count pairs of neurons by abs(r), for each layer and both models.
+
+    There are ten bins, as in the paper's Figure 4.
+    """
     return {
         layer: {
             name: tuple(int(count) for count in correlation_histogram(model.activations[layer].correlations))
@@ -63,7 +66,7 @@ def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict
 
 
 def convergence(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, Convergence]]:
-    """How the attributions of both models came out at each layer where one was tried."""
+    """Summarize both models' attributions at each layer where one was tried."""
     models = {"reference": reference.saliency, "candidate": candidate.saliency}
     return {
         layer: {name: _convergence(saliency[layer]) for name, saliency in models.items() if layer in saliency}
@@ -86,21 +89,25 @@ def _median(values: NDArray[Any]) -> float | None:
 
 
 @estimates("dead_neuron_delta")
-def _dead_neuron_delta(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+def _dead_neuron_delta(
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
+) -> Estimate:
     masks, left_out, there = _dead(before, after)
     facts, floor = _counted(layer, masks, there)
     gain = float(dead_neuron_gain(*masks))
-    spread = _spread(dead_neuron_gain(*left_out), gain, _tokens(before)[there], sampling) + floor
-    return sampling.drift("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
+    spread = _spread(dead_neuron_gain(*left_out), gain, _tokens(before)[there], intervals) + floor
+    return intervals.absolute_change("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
 
 
 @estimates("dead_neuron_churn")
-def _dead_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
+def _dead_neuron_churn(
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
+) -> Estimate:
     masks, left_out, there = _dead(before, after)
     facts, floor = _counted(layer, masks, there)
     churn = float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_churn(*left_out), churn, _tokens(before)[there], sampling) + floor
-    return sampling.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+    spread = _spread(dead_neuron_churn(*left_out), churn, _tokens(before)[there], intervals) + floor
+    return intervals.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
 def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Masks], Masks]:
@@ -112,21 +119,27 @@ def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Ma
 
 
 @estimates("faint_neuron_churn")
-def _faint_neuron_churn(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
-    """Churn by what is faint in the reference's layer, whose scale is known anew with each group left out."""
+def _faint_neuron_churn(
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
+) -> Estimate:
+    """Estimate the churn of faint neurons.
+
+    The scale is that of the reference's layer, computed again with each group left out.
+    """
     sizes, there = _tokens(before), _tokens(before) > 0
     amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
     without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
     churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, there)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], sampling) + floor
-    return sampling.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
+    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], intervals) + floor
+    return intervals.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
 def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.bool_]) -> tuple[Facts, float]:
-    """What is said of neurons that are counted, and the share that one of them is.
+    """Return the fields of an estimate that counts neurons, and its floor.
 
-    No change can be smaller; where no neuron hangs by one group of prompts the jackknife says 0.
+    The floor is the share of one neuron. No change can be smaller. Where no neuron depends on one group of prompts, the
+    jackknife's width is 0.
     """
     floor = 1 / len(masks[0])
     facts: Facts = {
@@ -140,27 +153,30 @@ def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.b
 
 
 @estimates("redundancy_change")
-def _redundancy_change(layer: int, before: Activations, after: Activations, n: int, sampling: Sampling) -> Estimate:
-    """The value is of all neurons correlated; the interval's width is that of the neurons followed group by group.
+def _redundancy_change(
+    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
+) -> Estimate:
+    """Estimate the redundancy change.
 
-    Where not all neurons are correlated, what that may have missed joins the width. What the sampling of prompts alone
-    adds to absolute changes, at most twice the jackknife's estimate of it, lengthens the interval downward.
+    The value is over all correlated neurons; the interval's width comes from the neurons followed in each group. Where
+    not all neurons are correlated, the sampling error is added to the width. The bias that sampling prompts adds to
+    absolute changes, at most twice the jackknife's estimate of it, extends the interval downward.
     """
     change = correlation_change(before.correlations, after.correlations)
     if change.mean is None:
         reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
-        return sampling.nothing("redundancy_change", reason, n, layer=layer)
+        return intervals.undefined("redundancy_change", reason, n, layer=layer)
     there = _tokens(before) > 0
-    spread, bias = _followed_spread(before, after, there, sampling)
+    spread, bias = _followed_spread(before, after, there, intervals)
     compared, neurons = len(before.correlated), before.minimum.shape[1]
     missed = sampling_error(change, compared, neurons)
-    half = math.hypot(spread, sampling.quantile * missed)
+    half = math.hypot(spread, intervals.quantile * missed)
     counts = [correlation_histogram(a.correlations) for a in (before, after)]
     details = {
         "neurons": float(compared),
         "followed_neurons": float(len(before.sample)),
         "sampling_error": missed,
-        "floor": sampling.quantile * missed,
+        "floor": intervals.quantile * missed,
         "bias_at_most": bias,
         "excluded_neurons": float(change.excluded),
         "wasserstein": wasserstein(*counts),
@@ -168,7 +184,7 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
         "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
     }
     interval = Interval(max(0.0, change.mean - bias - half), min(2.0, change.mean + half))
-    return sampling.estimate(
+    return intervals.estimate(
         "redundancy_change",
         change.mean,
         interval,
@@ -180,28 +196,28 @@ def _redundancy_change(layer: int, before: Activations, after: Activations, n: i
 
 
 @estimates("salient_overlap")
-def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, sampling: Sampling) -> Estimate:
+def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, intervals: IntervalSettings) -> Estimate:
     metric, tried = "salient_overlap", len(before.index)
     if not attributable(before.converged):
         reason = f"the reference's attributions converge for {before.converged.sum()} of {tried} prompts there"
-        return sampling.nothing(metric, reason, tried, layer=layer, applicable=False)
+        return intervals.undefined(metric, reason, tried, layer=layer, applicable=False)
     if after is None or not attributable(after.converged):
         came = 0 if after is None else int(after.converged.sum())
         reason = f"the candidate's attributions converge for {came} of {tried} prompts, the reference's for most"
-        return sampling.nothing(metric, reason, tried, layer=layer)
+        return intervals.undefined(metric, reason, tried, layer=layer)
     both, here, there = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
     settled = before.converged[here] & after.converged[there]
     if np.count_nonzero(settled) < FEWEST:
         reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST} are needed"
-        return sampling.nothing(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
+        return intervals.undefined(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
     overlap = jaccard(before.salient[here][settled], after.salient[there][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}
-    return sampling.estimate(
+    return intervals.estimate(
         metric,
         float(overlap.mean()),
-        sampling.mean_share(overlap),
+        intervals.bounded_mean(overlap),
         len(overlap),
-        method=f"bounded mean, {sampling.draws} draws",
+        method=f"bounded mean, {intervals.draws} draws",
         layer=layer,
         details=details,
     )
@@ -215,9 +231,9 @@ def _jackknifed(there: NDArray[np.bool_]) -> str:
     return f"jackknife over {np.count_nonzero(there)} groups of prompts"
 
 
-def _spread(left_out: Floats, value: float, sizes: Floats | None, sampling: Sampling) -> float:
-    """Half the width of the jackknife interval."""
-    interval = grouped_jackknife(left_out, value, confidence=sampling.confidence, sizes=sizes)
+def _spread(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
+    """Return half the width of the jackknife interval."""
+    interval = grouped_jackknife(left_out, value, confidence=intervals.confidence, sizes=sizes)
     return (interval.high - interval.low) / 2
 
 
@@ -230,13 +246,16 @@ def _followed(activations: Activations) -> Correlations:
 
 
 def _followed_spread(
-    before: Activations, after: Activations, there: NDArray[np.bool_], sampling: Sampling
+    before: Activations, after: Activations, there: NDArray[np.bool_], intervals: IntervalSettings
 ) -> tuple[float, float]:
-    """Half the width from the neurons followed, and twice their bias; the whole range where matching left no pair."""
+    """Return half the width from the followed neurons, and twice their bias.
+
+    It is the whole range where matching left no pair.
+    """
     if len(before.sample) < 2:
         return 2.0, 0.0
     left_out, followed = _changes_without_each(before, after, there), _followed_change(before, after)
-    return _spread(left_out, followed, None, sampling), 2 * max(0.0, jackknife_bias(left_out, followed))
+    return _spread(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
 
 
 def _followed_change(before: Activations, after: Activations) -> float:

@@ -1,4 +1,4 @@
-"""Neurons that stand in another order: found again, so that each is compared with itself."""
+"""Neurons that were reordered within a layer: matched, so that each is compared with itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pytest_quantcheck.records import Estimate, Measurement, Saliency
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Two measurements whose neurons of equal index are the same ones.
+    """Two measurements in which neurons of equal index are the same neuron.
 
-    `moved`: neurons that stand elsewhere in the candidate, by layer; `notes`: a sentence for each such layer, and
-    for each where neurons look moved but could not be matched.
+    `moved`: how many neurons of each layer have another place in the candidate; `notes`: a sentence for each such
+    layer, and for each layer where neurons look moved but could not be matched.
     """
 
     reference: Measurement
@@ -24,8 +24,8 @@ class Aligned:
     moved: dict[int, int]
     notes: tuple[str, ...]
 
-    def marked(self, estimates: Iterable[Estimate]) -> Iterator[Estimate]:
-        """Yield the estimates; those of matched neurons say how many of the layer's were moved."""
+    def mark(self, estimates: Iterable[Estimate]) -> Iterator[Estimate]:
+        """Yield the estimates; those of matched layers get `moved_neurons` in their details."""
         for estimate in estimates:
             moved = self.moved.get(-1 if estimate.layer is None else estimate.layer)
             details = {**estimate.details, "moved_neurons": float(moved)} if moved else estimate.details
@@ -33,9 +33,9 @@ class Aligned:
 
 
 def align(reference: Measurement, candidate: Measurement) -> Aligned:
-    """Put the candidate's neurons into the reference's order, layer by layer, where they stand in another.
+    """Put the candidate's neurons into the reference's order, layer by layer.
 
-    Answers are not touched: whatever the order, they are what the model said.
+    Answers stay as they are: they do not depend on the order of neurons.
     """
     aligned = Aligned(reference, candidate, {}, ())
     for layer in reference.provenance.layers:

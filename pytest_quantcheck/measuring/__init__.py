@@ -1,4 +1,4 @@
-"""One model on one prompt set -> its measurement: what is checked before, measured in two passes, and recorded."""
+"""Measuring: one model on one prompt set is checked, run in two passes, and recorded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from pytest_quantcheck.errors import MeasurementError, PromptError
 from pytest_quantcheck.measuring.passes import Passes
-from pytest_quantcheck.measuring.plan import Plan, ProgressReporter, Silent
-from pytest_quantcheck.measuring.resuming import stages_of
+from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
+from pytest_quantcheck.measuring.resuming import stage_opener
 from pytest_quantcheck.models.encoding import encode, encoding_hash
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loaded import LoadedModel
@@ -21,7 +21,7 @@ from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement, Provenance
 from pytest_quantcheck.storage import Checkpoint
 
-__all__ = ["Plan", "ProgressReporter", "Silent", "measure"]
+__all__ = ["NoProgress", "Plan", "ProgressReporter", "measure"]
 
 
 def measure(
@@ -44,18 +44,18 @@ def measure(
         plan: what to measure.
         model: the model's name, for the record.
         revision: its revision, for the record.
-        reference: the reference's measurement when `loaded` is a candidate: its answers are what is attributed,
-            and the tokens it thinks probable are those that are compared.
+        reference: the reference's measurement when `loaded` is a candidate: its answers are attributed, and
+            log-probabilities are compared at its most probable tokens.
         index: positions of the prompts to measure, a shard; all by default.
-        progress: who is told how far it is.
-        checkpoint: where what is done is kept, and taken up again when an earlier run died: the measurement is the
-            same to the last bit, however often that happened. The caller clears it once the measurement is safe.
+        progress: reports how many prompts are done; None for no reports.
+        checkpoint: stores the state of the unfinished measurement. A run that finds a state there resumes it, and the
+            measurement is the same to the last bit. The caller clears it once the measurement is saved.
 
     Raises:
         MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
             measured on these prompts, or reads them as other tokens.
         ModelError: a layer that the model does not have.
-        PromptError: a prompt that the model cannot read, or a chat template asked for and not there.
+        PromptError: a prompt that the model cannot read, or a missing chat template.
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
@@ -63,13 +63,13 @@ def measure(
     _check_covered(reference, wanted)
     chat = _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
-    _check_read_alike(reference, encoded, model)
-    passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or Silent())
+    _check_same_encoding(reference, encoded, model)
+    passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
-    stages = stages_of(checkpoint, provenance, plan, wanted, reference)
+    open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
     with _memory(plan):
-        answers, activations = passes.forward(wanted, stages("forward"))
-        saliency = passes.attribution(passes.targets(answers, wanted), stages("attribution"))
+        answers, activations = passes.forward(wanted, open_stage("forward"))
+        saliency = passes.attribution(passes.targets(answers, wanted), open_stage("attribution"))
     correlated = max(len(layer.correlated) for layer in activations.values())
     provenance = msgspec.structs.replace(provenance, redundancy_neurons=correlated)
     texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
@@ -77,7 +77,10 @@ def measure(
 
 
 def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
-    """What is known before measuring: `redundancy_neurons` are the most that a layer may have."""
+    """Return the provenance as known before measuring.
+
+    `redundancy_neurons` is the most that a layer may have.
+    """
     loaded, prompts, plan = passes.loaded, passes.prompts, passes.plan
     return Provenance(
         model=model,
@@ -125,8 +128,8 @@ def _check_covered(reference: Measurement | None, index: Sequence[int]) -> None:
         )
 
 
-def _check_read_alike(reference: Measurement | None, encoded: Sequence[Sequence[int]], model: str) -> None:
-    """The same text must be the same tokens to both: nothing else that is measured could be compared."""
+def _check_same_encoding(reference: Measurement | None, encoded: Sequence[Sequence[int]], model: str) -> None:
+    """Refuse a candidate that encodes the prompts as other tokens: nothing measured could be compared."""
     if reference is not None and encoding_hash(encoded) != reference.provenance.encoding_hash:
         raise MeasurementError(
             f"{model} reads the prompts as other tokens than its reference {reference.provenance.model} does: compare "
@@ -162,5 +165,5 @@ def _memory(plan: Plan) -> Iterator[None]:
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """On a CPU torch has no error of its own for it."""
+    """Return whether an error means that memory ran out; torch has no error type for it on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

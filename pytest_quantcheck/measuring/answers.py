@@ -22,10 +22,10 @@ _COLUMNS = ("token", "confidence", "support", "log_probs", "rest", "finite")
 
 
 class AnswerCollector:
-    """Takes the logits of batch after batch; `result` is the answers to all `n` of them.
+    """Collector of the answers to `n` prompts, batch by batch.
 
-    Room for all is made with the first batch: small tensors that outlive a batch, between large ones that do not,
-    would leave the heap full of holes, and memory would grow with every batch. `reference`: the reference's answers
+    Memory for all is allocated with the first batch: small tensors that outlive a batch, between large ones that do
+    not, would fragment the heap, and memory would grow with every batch. `reference`: the reference's answers
     to the same prompts and more when a candidate is measured, None for a reference. `choices` are the token ids and
     golds of the `choices` readout.
     """
@@ -69,7 +69,7 @@ class AnswerCollector:
         return frozenset(self._index)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here."""
+        """Return copies of all that `restore` needs; the collector does not change."""
         done = len(self._index)
         columns = zip(_COLUMNS, self._columns, strict=bool(self._columns))
         return {name: column[:done].cpu().numpy().copy() for name, column in columns} | {
@@ -78,14 +78,14 @@ class AnswerCollector:
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """Go on from what `state` returned, to the last bit; `device` is where the next logits will be."""
+        """Continue from what `state` returned, to the last bit; the next logits will be on `device`."""
         self._index, self._columns, self._whole = [], (), int(state["whole"])
         if len(state["index"]):
             self._keep(tuple(torch.tensor(state[name], device=device) for name in _COLUMNS))
         self._index = state["index"].tolist()
 
     def result(self) -> Answers:
-        """The answers, in the order of the prompt set.
+        """Return the answers, in the order of the prompt set.
 
         Raises:
             NonFiniteError: a prompt's logits were NaN or infinite.
@@ -141,13 +141,13 @@ class AnswerCollector:
 
 
 def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) -> dict[int, str]:
-    """Map the first token of each distinct gold answer to that answer, for the `choices` readout.
+    """Map the first token of each gold answer to that answer.
 
-    The token is the one that follows `text`, a whole prompt as the model reads it (see `answer_token`).
+    The `choices` readout chooses among these tokens. Each is the one that follows `text`, a whole prompt as the model
+    reads it (see `answer_token`).
 
     Raises:
-        PromptError: two answers share their first token, or there is but one: whatever the model, it would be sure
-            to give it.
+        PromptError: two answers share their first token, or there is only one answer, which every model would give.
     """
     tokens: dict[int, str] = {}
     for gold in dict.fromkeys(prompts.golds):
@@ -167,7 +167,7 @@ def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) 
 
 
 class _Matcher:
-    """Right is the whole gold answer, or a beginning of it that no other gold answer has."""
+    """Rule of the `token` readout: the gold answer, or a prefix of it alone, is right."""
 
     def __init__(self, golds: Sequence[str]) -> None:
         self._golds = {gold.strip().casefold() for gold in golds}
@@ -179,5 +179,5 @@ class _Matcher:
 
 
 def _contains(token: str, gold: str) -> bool:
-    """Whether the gold answer stands in the token: the paper's rule."""
+    """Return whether the token contains the gold answer: the paper's rule."""
     return gold in token

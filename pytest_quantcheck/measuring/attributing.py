@@ -1,4 +1,4 @@
-"""The attribution pass: salient neurons of a sample of prompts, with nodes added until they have converged."""
+"""The attribution pass: salient neurons of a sample of prompts, with nodes added until convergence."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from pytest_quantcheck.models.partial_forward import PartialForward, run_with_ne
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.records import Saliency
 
-_AGREE = 0.01
-"""Nats by which a shortened path may differ from the model's own answer. On the same prompts it differs by the
-rounding of float32, through LLM.int8() too; a forgotten norm, cap or scale moves it by far more."""
+_PATH_TOLERANCE = 0.01
+"""Nats by which a shortened path may differ from the model's own answer. It differs by float32 rounding only, with
+LLM.int8() too; an omitted norm, cap or scale moves it by far more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,33 +45,36 @@ class _Attributed:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """What was found so far, by layer and prompt; prompts that are done have no outcome where no layer was left."""
+class _Outcomes:
+    """Outcomes so far, by layer and prompt.
+
+    Prompts that are done have no outcome at layers that were given up.
+    """
 
     outcomes: dict[int, dict[int, _Attributed]]
     done: set[int]
 
     @classmethod
-    def of(cls, layers: Sequence[int], state: Mapping[str, NDArray[Any]] | None) -> _Found:
-        """Nothing yet, or what `state` returned."""
+    def of(cls, layers: Sequence[int], state: Mapping[str, NDArray[Any]] | None) -> _Outcomes:
+        """Return empty outcomes, or those that `state` returned."""
         if state is None:
             return cls({layer: {} for layer in layers}, set())
         return cls({layer: _to_outcomes(under(state, str(layer))) for layer in layers}, set(state["done"].tolist()))
 
     def add(self, part: list[int], found: dict[int, list[_Attributed]]) -> None:
-        """Take the outcomes of some more prompts."""
+        """Add the outcomes of some more prompts."""
         for layer, outcomes in found.items():
             self.outcomes[layer] |= zip(part, outcomes, strict=True)
         self.done.update(part)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All of it as arrays."""
+        """Return all outcomes as arrays."""
         layers = {str(layer): _to_arrays(outcomes) for layer, outcomes in self.outcomes.items()}
         return {"done": np.array(sorted(self.done), dtype=np.int64)} | flat(layers)
 
 
 def _to_arrays(outcomes: dict[int, _Attributed]) -> dict[str, NDArray[Any]]:
-    """One layer's outcomes: `index`, `salient`, `error`, `nodes`, a row for each prompt."""
+    """Return one layer's outcomes as arrays with a row for each prompt."""
     return {
         "index": np.array(list(outcomes), dtype=np.int64),
         "salient": np.array([found.salient for found in outcomes.values()], dtype=np.bool_),
@@ -86,10 +89,10 @@ def _to_outcomes(arrays: Mapping[str, NDArray[Any]]) -> dict[int, _Attributed]:
 
 
 class Attributor:
-    """Finds the salient neurons of one model's layers, some prompts at a time and all layers of them together.
+    """Attribution of one model: some prompts at a time, at all layers together.
 
-    `tokens`: counted over prompts and nodes, in one evaluation; bounds the memory of the backward pass, and that
-    of what is kept of a forward pass for all layers. `tolerance`: relative completeness error that is small enough.
+    `tokens`: tokens in one evaluation, counted over prompts and nodes; bounds the memory of the backward pass, and of
+    what a forward pass keeps for all layers. `tolerance`: relative completeness error up to which a prompt converged.
     """
 
     def __init__(
@@ -109,14 +112,14 @@ class Attributor:
     def attribute(
         self, layers: Sequence[int], targets: dict[int, int], progress: ProgressReporter, stage: Stage | None = None
     ) -> dict[int, Saliency]:
-        """Attribute the log-probability of each prompt's target token (by position in the prompt set).
+        """Attribute the log-probability of each prompt's target token.
 
-        Of a layer where too few of the first prompts converge, those prompts are all that is attributed. What `stage`
-        has kept is not done again.
+        `targets` is by position in the prompt set. A layer where too few of the first prompts converge is given up
+        after them. What `stage` has saved is not done again.
         """
         index, stage = sorted(targets), stage or Stage("attribution")
         self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
-        found = _Found.of(layers, stage.load())
+        found = _Outcomes.of(layers, stage.load())
         progress.start("attributing", len(index), len(found.done))
         for first, last in pairwise((0, *PROBES, max(len(index), *PROBES))):
             left = [layer for layer in layers if not self._hopeless(found.outcomes[layer], index[:first], len(index))]
@@ -133,7 +136,7 @@ class Attributor:
         return {} if passage is None else {layer: self._outcomes(passage, layer) for layer in layers}
 
     def _parts(self, index: list[int]) -> list[list[int]]:
-        """Prompts of like length together, each part within the token budget at one node."""
+        """Split prompts by length into parts within the token budget."""
         parts: list[list[int]] = []
         for i in sorted(index, key=lambda i: (-len(self._encoded[i]), i)):
             if parts and len(self._encoded[parts[-1][0]]) * (len(parts[-1]) + 1) <= self._tokens:
@@ -158,12 +161,15 @@ class Attributor:
         return [_Attributed(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
     def _hopeless(self, outcomes: dict[int, _Attributed], first: list[int], planned: int) -> bool:
-        """Whether a layer is left after its first prompts; later ones, of a run that died, must not count."""
+        """Return whether a layer is given up after its first prompts; later ones of a resumed run do not count."""
         converged = [outcomes[i].error <= self._tolerance for i in first if i in outcomes]
         return not self._method.nodes and given_up(np.array(converged), planned)
 
     def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:
-        """The layers' neurons (length, d) on a sequence of token id 0; none where the path starts at zero."""
+        """Return each layer's neurons on a sequence of token id 0.
+
+        Each is (length, d). There are none where the path starts at zero.
+        """
         if self._method.baseline == "zero":
             return {}
         loaded = self._loaded
@@ -177,15 +183,23 @@ class Attributor:
 def attributions(
     passage: PartialForward, layer: int, start: torch.Tensor, *, rule: Quadrature, tolerance: float, at_once: int
 ) -> tuple[torch.Tensor, PathIntegral]:
-    """Attributions (prompts, tokens, d) of a layer's neurons, nats, by the shortest path that gives the model's answer.
+    """Return the attributions of a layer's neurons, and the path integral.
 
-    `start` (prompts, tokens, d): where the path starts; the rest as in `integrated_gradients`.
+    They are (prompts, tokens, d), in nats, by the shortest path through the model that gives its own answer.
+
+    Args:
+        passage: the model's forward pass over the prompts.
+        layer: the layer.
+        start: (prompts, tokens, d), where the path starts.
+        rule: as in `integrated_gradients`, like the rest.
+        tolerance: relative completeness error up to which a prompt is done.
+        at_once: rows in one evaluation.
     """
     for path in passage.paths(layer, start):
         found = integrated_gradients(
             path.log_probs, path.start, path.end, rule=rule, tolerance=tolerance, at_once=at_once
         )
-        if path.whole or bool(((found.at_end - passage.log_probs).abs() < _AGREE).all()):
+        if path.whole or bool(((found.at_end - passage.log_probs).abs() < _PATH_TOLERANCE).all()):
             break
     return path.pull_back(found.gradient) * (passage.neurons[layer] - start), found
 

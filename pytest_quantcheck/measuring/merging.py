@@ -1,9 +1,9 @@
-"""Measurements of disjoint shards of one prompt set, merged into the measurement of the whole."""
+"""Merging: measurements of disjoint shards become the measurement of the whole prompt set."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses import correlation_sums
 from pytest_quantcheck.analyses.saliency import PROBES, given_up
+from pytest_quantcheck.comparing.compatibility import refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
 
@@ -19,15 +20,15 @@ _T = TypeVar("_T")
 
 
 def merge(parts: Sequence[Measurement]) -> Measurement:
-    """Return the measurement of all prompts of `parts`, measurements of disjoint shards of one prompt set.
+    """Merge the measurements of disjoint shards of one prompt set.
 
     The order of the parts does not matter. Nor does it matter which are merged first: answers, extremes and
-    saliency are the same bit for bit, correlation sums to float32 rounding. The provenance is that of the parts,
-    with the largest of their batch sizes. A part without attributed prompts may lack saliency.
+    saliency are the same bit for bit, correlation sums to float32 rounding. The provenance is that of the first
+    shard, with the largest of the batch sizes. A part without attributed prompts may lack saliency.
 
     Raises:
-        ComparisonError: parts that differ in provenance (but for the batch size), that share a prompt, or whose
-            records do not fit together.
+        ComparisonError: parts whose provenance differs in what `compatibility.py` refuses for merging, that share a
+            prompt, or whose records do not fit together.
         ValueError: no parts.
     """
     if not parts:
@@ -45,16 +46,16 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
 
 
 def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
-    batch_size = max(part.batch_size for part in parts)
-    whole, *others = [msgspec.structs.replace(part, batch_size=batch_size) for part in parts]
+    whole, *others = parts
     for other in others:
         _check_same_origin(whole, other)
-    return whole
+    return msgspec.structs.replace(whole, batch_size=max(part.batch_size for part in parts))
 
 
 def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
-    values = [(name, getattr(expected, name), getattr(obtained, name)) for name in expected.__struct_fields__]
-    differences = [f"{name} {before!r} and {after!r}" for name, before, after in values if before != after]
+    differences = [
+        f"{name} {before!r} and {after!r}" for name, before, after in refusals("merging", expected, obtained)
+    ]
     if differences:
         raise ComparisonError(
             f"expected shards of one measurement, got {'; '.join(differences)}. Measure all shards with "
@@ -65,18 +66,7 @@ def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
 def _merge_answers(parts: Sequence[Answers]) -> Answers:
     exact = _same("answers.exact", [part.exact for part in parts])
     _same("number of supporting tokens", [part.support.shape[1] for part in parts])
-    order = _order([part.index for part in parts])
-    joined = _joined(parts, order)
-    return Answers(
-        index=joined("index"),
-        token=joined("token"),
-        confidence=joined("confidence"),
-        correct=joined("correct"),
-        support=joined("support"),
-        log_probs=joined("log_probs"),
-        rest=joined("rest"),
-        exact=exact,
-    )
+    return Answers(**_joined(parts, _order([part.index for part in parts])), exact=exact)
 
 
 def _merge_activations(parts: Sequence[dict[int, Activations]]) -> dict[int, Activations]:
@@ -108,32 +98,28 @@ def _merge_saliency(parts: Sequence[dict[int, Saliency]], *, adaptive: bool) -> 
 
 
 def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) -> Saliency:
-    """Join a layer's prompts; each part has probed the layer on its own first ones, the whole on the first of all."""
+    """Join a layer's prompts.
+
+    Each part probed the layer on its own first prompts; the whole is probed again on the first of all.
+    """
     _same(f"number of neurons of layer {layer}", [part.salient.shape[1] for part in parts])
     order = _order([part.index for part in parts])
-    converged = _joined(parts, order)("converged")
+    converged = _joined(parts, order)["converged"]
     for tried in PROBES if adaptive else ():
         if given_up(converged[:tried], len(order)):
             order = order[:tried]
             break
-    joined = _joined(parts, order)
-    return Saliency(
-        index=joined("index"),
-        target=joined("target"),
-        salient=joined("salient"),
-        error=joined("error"),
-        nodes=joined("nodes"),
-        converged=joined("converged"),
-    )
+    return Saliency(**_joined(parts, order))
 
 
-def _joined(parts: Sequence[Answers] | Sequence[Saliency], order: NDArray[np.intp]) -> Callable[[str], NDArray[Any]]:
-    """Return what joins a field of all parts, in the order of the prompts."""
-    return lambda name: np.concatenate([getattr(part, name) for part in parts])[order]
+def _joined(parts: Sequence[Answers] | Sequence[Saliency], order: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Return each array of all parts, joined in prompt order."""
+    arrays = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
+    return {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in arrays}
 
 
 def _order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
-    """Return what sorts the prompts of all parts; no prompt may be there twice."""
+    """Return the order that sorts the prompts of all parts; refuse a prompt that occurs twice."""
     index = np.concatenate(indices)
     order = np.argsort(index, kind="stable")
     again = np.flatnonzero(np.diff(index[order]) == 0)

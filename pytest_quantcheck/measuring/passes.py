@@ -1,4 +1,4 @@
-"""What is done with a model: one forward pass for all that streams, and one attribution pass."""
+"""The two passes of a measurement: one forward pass for everything that streams, and the attribution."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pytest_quantcheck.records import Activations, Answers, Measurement, Salienc
 
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """One measurement under way: a model, the prompts as token ids, and what is wanted of them.
+    """The passes of one measurement: a model, encoded prompts and a plan.
 
     `chat`: the prompts stand in the tokenizer's chat template; `encoded`: token ids of every prompt of the set.
     """
@@ -42,12 +42,12 @@ class Passes:
 
     @property
     def int8_kernels(self) -> bool:
-        """Whether LLM.int8()'s own kernels are attributed through, as the paper did."""
+        """Whether attribution goes through LLM.int8()'s own kernels, as in the paper."""
         return self.plan.attribution.method == "paper"
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The blocks that are looked into, ascending."""
+        """The blocks that are measured, ascending."""
         return choose_layers(self.plan.layers, self.loaded.n_layers)
 
     @cached_property
@@ -62,40 +62,42 @@ class Passes:
         return sys.maxsize if asked == "all" else asked
 
     def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
-        """Run the prompts once; everything that streams takes what it needs from that."""
+        """Run the prompts once, and collect answers and activations."""
         loaded = self.loaded
-        taken = _Taken(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
-        taken.restore(stage.load(), loaded.device)
+        collected = _Collected(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
+        collected.restore(stage.load(), loaded.device)
         parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
-        before = taken.answers.seen
+        before = collected.answers.seen
         left = [part for part in parts if not before.issuperset(part)]
         self.progress.start("measuring", len(index), len(before))
         with torch.no_grad(), ExitStack() as hooks:
             if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
                 self._logits(self._batch(parts[0]))
-            for layer, stream in taken.streams.items():
+            for layer, stream in collected.streams.items():
                 handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
             for part in left:
                 batch = self._batch(part)
                 tokens = RealTokens.of(batch)
-                for stream in taken.streams.values():
+                for stream in collected.streams.values():
                     stream.expect(tokens)
-                taken.answers.add(batch, self._logits(batch))
+                collected.answers.add(batch, self._logits(batch))
                 self.progress.advance(len(part))
-                stage.save(taken.state, finished=part is parts[-1])
+                stage.save(collected.state, finished=part is parts[-1])
         self.progress.finish()
-        return taken.answers.result(), {layer: _result(layer, stream) for layer, stream in taken.streams.items()}
+        return collected.answers.result(), {
+            layer: _result(layer, stream) for layer, stream in collected.streams.items()
+        }
 
     def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
-        """The token to attribute for each prompt of the attribution's sample: the reference's answer, or its own."""
+        """Return the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
         own = self.reference is None or self.plan.attribution.target == "own"
         source = answers if own or self.reference is None else self.reference.answers
         tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
         return {i: tokens[i] for i in index if i < self.plan.samples}
 
     def attribution(self, targets: dict[int, int], stage: Stage) -> dict[int, Saliency]:
-        """Attribute at every layer where the reference, if there is one, could be attributed."""
+        """Attribute at every layer where the reference could be attributed."""
         if self.plan.attribution.method == "off" or not targets:
             return {}
         attributor = Attributor(self.loaded, self.encoded, self.plan.attribution, tokens=self.plan.tokens)
@@ -107,7 +109,7 @@ class Passes:
         return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
-        """Those of the answer position, (prompts, vocabulary)."""
+        """Return the logits of the answer position, (prompts, vocabulary)."""
         logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
         return logits
 
@@ -142,8 +144,8 @@ class Passes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Taken:
-    """What was taken from the forward pass so far."""
+class _Collected:
+    """Everything collected from the forward pass so far."""
 
     answers: AnswerCollector
     streams: dict[int, LayerStream]

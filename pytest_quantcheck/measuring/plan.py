@@ -1,4 +1,4 @@
-"""What a measurement shall cover, apart from the model and the prompts."""
+"""The plan of a measurement: all settings but the model and the prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_quantcheck.options.attribution import AttributionMethod
 
 @dataclass(frozen=True)
 class Plan:
-    """The part of the settings that decides what a measurement holds.
+    """Settings that decide what a measurement contains.
 
     `layers`: `paper`, `all` or block numbers; `readout`: `token`, `choices` or `substring`; `samples`: prompts
     to attribute; `tokens`: counted over prompts and nodes, in one evaluation of an attribution; `batch_size`: prompts
@@ -30,38 +30,44 @@ class Plan:
     redundancy_neurons: Literal["auto", "all"] | int = "auto"
 
     def rearranged(self) -> Self:
-        """The same measurement in batches of another size, prompts in another order."""
+        """Return the plan with smaller batches and another prompt order."""
         smaller = self.batch_size // 3 or (2 if self.batch_size == 1 else 1)
         return replace(self, batch_size=smaller, tokens=max(self.tokens // 2, 1), shuffle=self.seed)
 
 
 class ProgressReporter(Protocol):
-    """Who is told how far a measurement is; all do nothing by default."""
+    """Receiver of the progress of a measurement."""
 
     def say(self, what: str, *, log: bool = False) -> None:
-        """What is done before the first phase; with `log` also where nobody watches."""
+        """Report what is done before the first phase; with `log` also where output is not interactive."""
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        """A phase begins: `label` says what, `total` how many prompts, `done` how many of them an earlier run did."""
+        """Begin a phase.
+
+        Args:
+            label: what is done.
+            total: number of prompts.
+            done: prompts that an earlier run did.
+        """
 
     def advance(self, n: int = 1) -> None:
-        """So many more prompts are done."""
+        """Count `n` more prompts as done."""
 
     def finish(self) -> None:
-        """The phase is over."""
+        """End the phase."""
 
 
-class Silent:
-    """Nobody is told."""
+class NoProgress:
+    """A progress reporter that reports nothing."""
 
     def say(self, what: str, *, log: bool = False) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
     def advance(self, n: int = 1) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
     def finish(self) -> None:
-        """Say nothing."""
+        """Report nothing."""

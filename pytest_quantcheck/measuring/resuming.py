@@ -1,4 +1,4 @@
-"""Going on where a measurement died: its state is kept now and then, and taken up again exactly."""
+"""Resuming an unfinished measurement: its state is saved now and then, and restored exactly."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_quantcheck.comparing.compatibility import hash_of_reference, identity
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.measuring.plan import Plan
 from pytest_quantcheck.records import Measurement, Provenance
@@ -19,19 +20,19 @@ from pytest_quantcheck.storage import Checkpoint
 Arrays = Mapping[str, NDArray[Any]]
 
 SHARE = 50
-"""Writing takes at most one part in so many of a measurement's time: so many times what the last writing took must pass
-before the next. One that dies loses no more than that, and the batch it was at."""
+"""Saving takes at most 1/50 of a measurement's time: after each saving, 50 times its duration must pass. A run that is
+killed loses no more than that, and the batch that it was at."""
 
 FIRST = 0.1
-"""Seconds that the first writing is taken to need before it is made: it comes after `SHARE` times as many."""
+"""Assumed duration of the first saving, in seconds: it comes after `SHARE` times as many."""
 
 _ORIGIN = "origin"
 
 
 class Stage:
-    """One stage of a measurement: what is kept of it in a checkpoint, if there is one.
+    """One stage of a measurement, and its state in the checkpoint.
 
-    `origin`: a hash of all that the measurement depends on; what was kept of another is refused.
+    `origin`: a hash of all that the measurement depends on; the state of another measurement is refused.
     """
 
     def __init__(self, name: str, checkpoint: Checkpoint | None = None, *, origin: bytes = b"") -> None:
@@ -39,7 +40,7 @@ class Stage:
         self._took, self._since = FIRST, time.monotonic()
 
     def load(self) -> Arrays | None:
-        """Return the state that was last kept; None where none was.
+        """Return the state last saved, or None.
 
         Raises:
             StorageError: it is damaged, or of another measurement.
@@ -47,13 +48,15 @@ class Stage:
         kept = None if self._checkpoint is None else self._checkpoint.load(self._name)
         if kept is not None and not np.array_equal(kept.get(_ORIGIN, ()), self._origin):
             raise StorageError(
-                f"{self._checkpoint} holds a measurement under way of another model, of other prompts or with other "
+                f"{self._checkpoint} holds an unfinished measurement of another model, of other prompts or with other "
                 "settings or library versions; delete it, or choose another directory."
             )
         return kept
 
     def save(self, state: Callable[[], Arrays], *, finished: bool = False) -> None:
-        """Keep the state if the stage is finished or enough time has passed; else it is not even asked for.
+        """Save the state if the stage is finished or it is time.
+
+        Otherwise `state` is not called.
 
         Raises:
             StorageError: it cannot be written.
@@ -67,29 +70,24 @@ class Stage:
         self._took = self._since - began
 
 
-def stages_of(
+def stage_opener(
     checkpoint: Checkpoint | None,
     provenance: Provenance,
     plan: Plan,
     index: Sequence[int],
     reference: Measurement | None,
 ) -> Callable[[str], Stage]:
-    """Return what opens the stages, by name, of the measurement that is made of all this and of nothing else.
+    """Return a function that opens a stage of this measurement by name.
 
-    What things are called plays no part where their content is known: a run that goes on may find the same files at
-    another place.
+    Names of models and prompt sets play no part where the content is known: a run that is resumed may find the same
+    files in another place.
     """
     if checkpoint is None:
         return Stage
-    if provenance.content_hash is not None:
-        provenance = msgspec.structs.replace(provenance, model="", revision=None)
-    origin = hashlib.sha256(msgspec.json.encode([msgspec.structs.replace(provenance, prompt_set=""), plan, index]))
-    if reference is not None:
-        answers = reference.answers
-        attributed = [array for layer in reference.saliency.values() for array in (layer.index, layer.converged)]
-        for array in (answers.index, answers.token, answers.support, *attributed):
-            origin.update(array.tobytes())
-    return lambda name: Stage(name, checkpoint, origin=origin.digest())
+    taken = None if reference is None else hash_of_reference(reference)
+    parts = [identity("resuming", provenance), plan, index, taken]
+    origin = hashlib.sha256(msgspec.json.encode(parts)).digest()
+    return lambda name: Stage(name, checkpoint, origin=origin)
 
 
 def flat(parts: Mapping[str, Arrays]) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""What streams out of a layer during the forward pass: extremes and correlation sums."""
+"""Streams: extremes and correlation sums of a layer, collected during the forward pass."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ GROUPS = 16
 """Groups of prompts from which the intervals of token-level quantities are made."""
 
 FOLLOWED = FEWEST_NEURONS
-"""Neurons whose correlations are kept for each group: the interval's width comes from them, the value from all."""
+"""Neurons whose correlations are summed for each group: they give the interval's width, all neurons the value."""
 
 ALWAYS_CORRELATED = 1024
-"""Neurons a layer that are correlated whatever it costs."""
+"""Neurons of a layer that are always correlated, whatever the cost."""
 
 
 @dataclass(frozen=True, eq=False)
 class RealTokens:
-    """Where the tokens of a batch are that are no padding, worked out once for all layers.
+    """Places of a batch's non-padding tokens, for all layers.
 
     `positions` (tokens,) int64: in the flattened batch, prompt by prompt; `owners` (tokens,) int64: position of each
-    one's prompt in the prompt set; `groups` (tokens,) int64: that prompt's group; `padded`: how many positions the
-    batch has.
+    token's prompt in the prompt set; `groups` (tokens,) int64: that prompt's group; `padded`: number of positions in
+    the batch.
     """
 
     batch: Batch
@@ -47,7 +47,7 @@ class RealTokens:
 
     @classmethod
     def of(cls, batch: Batch) -> RealTokens:
-        """Find them without waiting for the device: how many there are is known here, and a sort keeps their order."""
+        """Find the tokens without waiting for the device: their number is known, and a stable sort keeps the order."""
         device, n = batch.input_ids.device, sum(batch.lengths)
         owners = torch.tensor(batch.index).repeat_interleave(torch.tensor(batch.lengths)).to(device)
         positions = batch.attention_mask.flatten().argsort(descending=True, stable=True)[:n]
@@ -55,9 +55,9 @@ class RealTokens:
 
 
 class LayerStream:
-    """One layer's neurons over all prompts; hand its `hook` to the layer's activation module.
+    """Accumulator of one layer's neurons; register its `hook` on the activation module.
 
-    `correlated`: how many neurons are correlated at most; a layer with more takes a seeded sample of them.
+    `correlated`: most neurons that are correlated; a layer with more takes a seeded sample of them.
     """
 
     def __init__(self, prompts: PromptSet, *, rectified: bool, seed: int, correlated: int) -> None:
@@ -66,7 +66,7 @@ class LayerStream:
         self._width = 0
 
     def expect(self, tokens: RealTokens) -> None:
-        """Say which prompts the next call of the hook is about.
+        """Set the prompts of the next call of the hook.
 
         Raises:
             MeasurementError: a prompt without a token.
@@ -77,7 +77,7 @@ class LayerStream:
         self._tokens = tokens
 
     def hook(self, _module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
-        """Take the activations of the prompts last expected."""
+        """Add the activations of the prompts last expected."""
         assert self._tokens is not None
         tokens, padded = self._tokens, output.flatten(end_dim=-2)
         if len(padded) != tokens.padded:
@@ -97,7 +97,7 @@ class LayerStream:
         self._spoilt.index_add_(0, tokens.owners, finite.logical_not().int())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs to go on as if nothing had happened; nothing changes here."""
+        """Return copies of all that `restore` needs; the stream does not change."""
         if not self._width:
             return {}
         extremes = {"minimum": self._minimum, "maximum": self._maximum, "spoilt": self._spoilt}
@@ -105,7 +105,7 @@ class LayerStream:
         return {name: tensor.cpu().numpy().copy() for name, tensor in extremes.items()} | flat(sums)
 
     def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """Go on from what `state` returned, to the last bit; `device` is where the next activations will be."""
+        """Continue from what `state` returned, to the last bit; the next activations will be on `device`."""
         if not state:
             return
         self._begin(state["minimum"].shape[1], device)
@@ -116,7 +116,7 @@ class LayerStream:
             accumulator.restore(under(state, name))
 
     def result(self) -> Activations:
-        """What was seen; the stream must not be used afterwards.
+        """Return the record of the layer; the stream must not be used afterwards.
 
         Raises:
             MeasurementError: no activation was seen, or one was not finite or too large to be squared in float32.
@@ -166,11 +166,11 @@ class LayerStream:
 
 
 def affordable_neurons(parameters: int, layers: int) -> int:
-    """Return how many neurons may be correlated in each of some layers for a tenth of the forward pass.
+    """Return how many neurons of each layer can be correlated cheaply.
 
-    Correlating s neurons takes 9/8 * s^2 floating-point operations for each token and layer (a multiplication and an
-    addition for half of the pairs, and an eighth for what the panels of the product share); the forward pass takes
-    2 * parameters, those of the blocks: the embedding is looked up, and the head runs for one token of a prompt.
-    Never fewer than 1,024.
+    It costs at most a tenth of the forward pass. Correlating s neurons takes 9/8 * s^2 floating-point operations for
+    each token and layer (a multiplication and an addition for half of the pairs, and an eighth for what the panels of
+    the product share); the forward pass takes 2 * parameters, those of the blocks: the embedding is looked up, and the
+    head runs for one token of a prompt. Never fewer than 1,024.
     """
     return max(ALWAYS_CORRELATED, math.isqrt(int(0.1 * 2 * parameters / (9 / 8 * layers))))

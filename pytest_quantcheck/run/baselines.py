@@ -1,4 +1,4 @@
-"""Baselines: the stored measurement of a reference, in its place, if it is the one that a run needs."""
+"""Baselines: stored measurements of a reference, checked against what a run asks for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AGAIN = "take the baseline that belongs to this run, or write it anew with --qu
 
 @dataclass(frozen=True)
 class Baseline:
-    """A directory with one folder for each prompt set; `provenance` says where each measurement comes from."""
+    """A directory with a folder and a provenance for each prompt set."""
 
     directory: Path
     provenance: Mapping[str, Provenance]
@@ -31,7 +31,7 @@ class Baseline:
         return next(iter(self.provenance.values())).model
 
     def load(self, prompt_set: str) -> Measurement:
-        """The reference's measurement on a prompt set.
+        """Load the reference's measurement on a prompt set.
 
         Raises:
             StorageError: it is damaged.
@@ -39,7 +39,7 @@ class Baseline:
         return load_measurement(self.directory / prompt_set)
 
     def check_files(self, source: Source) -> None:
-        """Refuse a baseline of another model than the one at hand; nothing to compare where its files are elsewhere.
+        """Refuse a baseline of another model than the one at hand; accept it where there are no files to compare.
 
         Raises:
             StorageError: the files are not those that the baseline was measured on.
@@ -54,9 +54,10 @@ class Baseline:
 
 
 def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: Settings) -> Baseline:
-    """Look at a baseline without loading what it holds, or a model.
+    """Find a baseline and check its provenance.
 
-    What depends on the tokenizer is compared when a candidate is.
+    Neither its arrays nor a model are loaded. Fields that depend on the tokenizer are checked when a candidate is
+    compared.
 
     Args:
         directory: where it lies.
@@ -76,7 +77,11 @@ def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: 
 
 
 def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> Baseline:
-    """Write a reference's measurements, by prompt set, in place of what was there.
+    """Write a reference's measurements in place of older ones.
+
+    Args:
+        directory: gets one folder for each prompt set.
+        measurements: by prompt set.
 
     Raises:
         StorageError: it cannot be written; what was there before is unchanged.
@@ -87,20 +92,26 @@ def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> 
 
 
 def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iterator[str]:
-    wanted = {
-        "bits": REFERENCE,
-        "dtype": found.dtype if asked.dtype == "auto" else asked.dtype,
-        "revision": found.revision if asked.model is None else asked.revision,
-        "prompt_hash": prompts.hash,
-        "readout": asked.readout,
-        "layers": choose_layers(asked.layers, found.n_layers),
-        "attribution": covering(asked.attribution, asked.attribution_samples),
-        "seed": asked.seed,
-    }
-    for name, value in wanted.items():
-        if (stored := getattr(found, name)) != value:
-            yield f"{name} ({stored!r} in the baseline, {value!r} asked for)"
+    from pytest_quantcheck.comparing.compatibility import Meaning, fields  # noqa: PLC0415 - heavy
+
+    allowed = _allowed(found, prompts, asked)
+    for name in fields("baseline", Meaning.REFUSED):
+        if (stored := getattr(found, name)) not in allowed[name]:
+            yield f"{name} ({stored!r} in the baseline, {' or '.join(map(repr, allowed[name]))} asked for)"
+
+
+def _allowed(found: Provenance, prompts: PromptSet, asked: Settings) -> dict[str, tuple[object, ...]]:
+    """Return the values that a run accepts, for each checked field."""
     either = (True, False) if prompts.chat is None else (prompts.chat,)
-    templates = [prompts.template_used(chat=chat) for chat in either]
-    if found.template not in templates:
-        yield f"template ({found.template!r} in the baseline, {' or '.join(map(repr, templates))} asked for)"
+    return {
+        "bits": (REFERENCE,),
+        "content_hash": (found.content_hash,),  # `check_files` compares it before the first measurement is made
+        "dtype": (found.dtype if asked.dtype == "auto" else asked.dtype,),
+        "revision": (found.revision if asked.model is None else asked.revision,),
+        "prompt_hash": (prompts.hash,),
+        "template": tuple(prompts.template_used(chat=chat) for chat in either),
+        "readout": (asked.readout,),
+        "layers": (choose_layers(asked.layers, found.n_layers),),
+        "attribution": (covering(asked.attribution, asked.attribution_samples),),
+        "seed": (asked.seed,),
+    }

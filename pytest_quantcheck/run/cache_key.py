@@ -1,17 +1,14 @@
-"""What decides a measurement: the key by which it is found again."""
+"""The cache key of a measurement: all that decides its numbers."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pytest_quantcheck.analyses.saliency import attributable
+from pytest_quantcheck.comparing.compatibility import TABLE, Meaning, fields, hash_of_reference
 from pytest_quantcheck.models import LIBRARIES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device
@@ -30,7 +27,7 @@ _LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in F
 def cache_key(
     source: Source, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
 ) -> dict[str, Any]:
-    """All that decides what a measurement will be; names of models and folders have no part in it.
+    """Return the cache key of a measurement: all that decides its numbers, and no names.
 
     Args:
         source: where the model's files are, on this machine.
@@ -42,34 +39,25 @@ def cache_key(
     Raises:
         ModelError: the device is not there, or a file is not the one that the model's own checksums name.
     """
-    device = choose_device(source.device)
-    return {
-        "schema": SCHEMA,
-        "content": content_hash(source),
+    known = asdict(plan) | {
+        "content_hash": content_hash(source),
         "bits": bits,
         "dtype": source.dtype,
-        "neurons": source.neurons,
-        "prompts": prompts.hash,
-        "plan": asdict(plan),
-        "reference": None if reference is None else _taken_from(reference),
-        "device": _described(device),
+        "prompt_hash": prompts.hash,
+        "device": _processor(choose_device(source.device)),
         "libraries": {name: _version(name) for name in _LIBRARIES},
+    }
+    return {
+        "schema": SCHEMA,
+        "provenance": {name: known[name] for name in fields("cache", Meaning.REFUSED)},
+        "plan": {name: value for name, value in asdict(plan).items() if name not in TABLE},
+        "neurons": source.neurons,
+        "reference": None if reference is None else hash_of_reference(reference),
     }
 
 
-def _taken_from(reference: Measurement) -> str:
-    """SHA-256 over what a candidate's measurement takes from its reference's."""
-    answers, digest = reference.answers, hashlib.sha256()
-    attributed = np.array([layer for layer, found in reference.saliency.items() if attributable(found.converged)])
-    parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]
-    parts += [layer.correlated for layer in reference.activations.values()]
-    for part in parts:
-        digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
-
-
-def _described(device: torch.device) -> str:
-    """The kind of processor: kernels differ, and so do the last bits."""
+def _processor(device: torch.device) -> str:
+    """Return the kind of processor: on another kind the last bits of a measurement differ."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

@@ -135,10 +135,10 @@ class Measurements:
 
     @contextmanager
     def _reporting(self, label: str) -> Iterator[ProgressReporter]:
-        from pytest_quantcheck.measuring import Silent  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.measuring import NoProgress  # noqa: PLC0415 - heavy
 
         with self._progress(label) if self._progress else nullcontext() as reporter:
-            yield reporter or Silent()
+            yield reporter or NoProgress()
 
     def _entries(self, target: Target, references: References) -> dict[str, Entry]:
         """Find the cache's entry for each prompt set; controls are never cached, as they test the gate."""
@@ -177,9 +177,9 @@ def _renamed(cached: Measurement, target: Target, prompt_set: str) -> Measuremen
 
 def _refuse_other_model(target: Target, loaded: LoadedModel, reference: Measurement) -> None:
     """Refuse a checkpoint that was not made from the reference."""
-    from pytest_quantcheck.models.sameness import differences  # noqa: PLC0415 - heavy
+    from pytest_quantcheck.comparing.compatibility import release_differences  # noqa: PLC0415 - heavy
 
-    if found := differences(reference.provenance, loaded):
+    if found := release_differences(reference.provenance, loaded):
         raise ModelError(
             f"{target.label} is not the reference quantized: {'; '.join(found)}. Compare the checkpoint with what it "
             "was made from, or name another reference."

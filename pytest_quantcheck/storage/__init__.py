@@ -3,7 +3,12 @@
 from pytest_quantcheck.storage.atomic import check_writable, write_atomically
 from pytest_quantcheck.storage.cache import Cache, Entry
 from pytest_quantcheck.storage.checkpoints import Checkpoint
-from pytest_quantcheck.storage.measurements import load_measurement, load_provenance, save_measurement
+from pytest_quantcheck.storage.measurements import (
+    holds_measurement,
+    load_measurement,
+    load_provenance,
+    save_measurement,
+)
 from pytest_quantcheck.storage.thinning import save_baseline
 
 __all__ = [
@@ -11,6 +16,7 @@ __all__ = [
     "Checkpoint",
     "Entry",
     "check_writable",
+    "holds_measurement",
     "load_measurement",
     "load_provenance",
     "save_baseline",

@@ -16,32 +16,31 @@ from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.storage.atomic import remove_unfinished, write_atomically
 from pytest_quantcheck.storage.checkpoints import Checkpoint
-from pytest_quantcheck.storage.measurements import load_measurement, save_measurement
+from pytest_quantcheck.storage.measurements import holds_measurement, load_measurement, save_measurement
 
 KEY = "key.json"
-MEASUREMENT = "measurement"
 
 _PROBE = 1 << 20
-"""Bytes that are written to find out whether there is room for anything."""
+"""Bytes written to find out whether the disk is full."""
 
 
 class Cache:
-    """A directory of measurements for any number of processes, on one machine or several.
+    """A directory of measurements shared by processes, on one machine or several.
 
-    An entry's folder is called by the SHA-256 of its key. The key itself lies in it and is compared with the one asked
-    for, so that two keys never share a measurement.
+    The name of an entry's folder is the SHA-256 of its key. The key itself lies in the folder and is compared with the
+    one asked for, so that two keys never share a measurement.
 
-    Processes keep out of each other's way by `flock`: a killed one lets go of its lock. On a network file system
-    that takes one that carries `flock` to the server (NFS 4, or 3 with its lock daemon; not mounted with `nolock` or
-    `local_lock`). Where there are no such locks at all, a file that names its holder takes their place; one that a
-    killed process of another machine has left must be deleted by hand.
+    Processes lock an entry with `flock`; the system releases the lock of a killed process. A network file system must
+    carry `flock` to its server (NFS 4, or 3 with its lock daemon; not mounted with `nolock` or `local_lock`). On a
+    file system without `flock`, a file that names its holder is the lock; one that a killed process of another machine
+    left must be deleted by hand.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def check_writable(self) -> None:
-        """Find out before anything heavy whether something can be kept here.
+        """Check that a measurement could be kept here, before anything is loaded.
 
         Raises:
             StorageError: the directory cannot be made or written to, or its disk is full.
@@ -51,7 +50,7 @@ class Cache:
         probe.unlink(missing_ok=True)
 
     def entry(self, key: Mapping[str, Any]) -> Entry:
-        """Return the entry of a key, JSON's own types all through; nothing is read or written yet.
+        """Return the entry of a key of JSON types; nothing is read or written yet.
 
         Raises:
             ValueError: a key that JSON cannot hold.
@@ -60,7 +59,9 @@ class Cache:
 
 
 class Entry:
-    """One measurement's place in a cache: `key.json`, `measurement/`, and `checkpoint/` while it is made.
+    """One measurement's place in a cache.
+
+    The folder holds `key.json`, `measurement.safetensors`, and `checkpoint/` while the measurement is made.
 
         with entry.locked():
             if (found := entry.load()) is None:
@@ -76,12 +77,12 @@ class Entry:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Where a measurement under way is kept; for who holds the lock."""
+        """Where the state of an unfinished measurement is kept; only for the process that holds the lock."""
         return Checkpoint(self.directory / "checkpoint")
 
     @contextmanager
     def locked(self, waiting: Callable[[], object] | None = None) -> Iterator[None]:
-        """Keep other processes out; they wait, and `waiting` is called once in those that have to.
+        """Lock the entry; `waiting` is called once in a process that has to wait for another.
 
         Raises:
             StorageError: the entry cannot be written to, or is that of another key.
@@ -97,29 +98,26 @@ class Entry:
         Raises:
             StorageError: it is damaged, or that of another key; names the file.
         """
-        if not self._measurement.exists():
+        if not holds_measurement(self.directory):
             return None
         self._check_key()
-        return load_measurement(self._measurement)
+        return load_measurement(self.directory)
 
     def save(self, measurement: Measurement) -> None:
-        """Save the measurement, whole or not at all, and clear the checkpoint; for who holds the lock.
+        """Save the measurement, whole or not at all, and clear the checkpoint; the process must hold the lock.
 
         Raises:
             StorageError: it cannot be written; the checkpoint stays.
         """
         self._claim()
-        save_measurement(measurement, self._measurement)
+        save_measurement(measurement, self.directory)
         self.checkpoint.clear()
         remove_unfinished(self.directory)
 
-    @property
-    def _measurement(self) -> Path:
-        return self.directory / MEASUREMENT
-
     def _claim(self) -> None:
-        """Write the key, or find it there: no other one's measurement or checkpoint is used."""
-        if (self.directory / KEY).exists() or self._measurement.exists() or self.checkpoint.directory.exists():
+        """Write the key, or check the one that is there: no other key's measurement or checkpoint is used."""
+        there = (self.directory / KEY).exists() or self.checkpoint.directory.exists()
+        if there or holds_measurement(self.directory):
             self._check_key()
         else:
             write_atomically(self.directory / KEY, self._key)
@@ -138,7 +136,7 @@ class Entry:
 
 
 def _canonical(key: Mapping[str, Any]) -> bytes:
-    """The one JSON text of a key, whatever the order of its fields."""
+    """Return the JSON text of a key, its fields sorted."""
     try:
         text = json.dumps(key, indent=2, sort_keys=True, allow_nan=False)
     except TypeError as problem:

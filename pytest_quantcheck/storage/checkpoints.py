@@ -1,4 +1,4 @@
-"""What is kept of work under way: one file of arrays a stage, written whole or not at all."""
+"""The state of an unfinished measurement: one file of arrays for each stage, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SUFFIX = ".safetensors"
 
 
 class Checkpoint:
-    """A directory that keeps what one process has done so far, stage by stage, for the next one to go on from.
+    """A directory with the state of an unfinished measurement, by stage.
 
     Stopped at any point, saving leaves the older state of the stage or the newer one. Arrays come back bit for bit.
     For one process at a time: see `Entry.locked`.
@@ -64,7 +64,7 @@ class Checkpoint:
         write_atomically(self._path(stage), data)
 
     def clear(self) -> None:
-        """Remove all stages, and what killed processes left of files half written.
+        """Remove all stages, and the temporary files of killed processes.
 
         Raises:
             StorageError: they cannot be removed.
@@ -81,7 +81,7 @@ class Checkpoint:
 
 
 def _hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over the stage and its arrays: names, dtypes, shapes and bytes."""
+    """Return the SHA-256 of a stage's name and its arrays: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(stage.encode())
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
@@ -90,4 +90,4 @@ def _hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _unusable(path: Path, problem: str) -> StorageError:
-    return StorageError(f"{path} {problem}. Delete it: what it kept is then done again.")
+    return StorageError(f"{path} {problem}. Delete it; that part of the measurement is then done again.")

@@ -1,4 +1,4 @@
-"""Correlation sums on disk: half of the symmetric matrix, exact, or rounded as a baseline has them."""
+"""Correlation sums on disk: half of the symmetric matrix, exact or rounded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_quantcheck.analyses.triangles import pack_triangle, triangle_size, unpack_triangle
 from pytest_quantcheck.records import Correlations
 
 Matrix = NDArray[np.float32]
@@ -18,23 +19,23 @@ STEPS = np.iinfo(np.int16).max
 
 
 def exact_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
-    """Return `mean` (d,) float64 and `comoment` (d * (d + 1) / 2,) float32, the upper triangle row by row.
+    """Return the arrays that hold correlation sums exactly.
+
+    They are `mean` (d,) float64 and `comoment` (d * (d + 1) / 2,) float32, the upper triangle row by row.
 
     Raises:
         ValueError: the comoment is not symmetric, bit for bit.
     """
     _check_symmetric(sums.comoment)
-    half = np.empty(triangle(len(sums.mean)), dtype=np.float32)
-    for row, places in _rows(len(sums.mean), diagonal=True):
-        half[places] = sums.comoment[row, row:]
-    return {"mean": sums.mean, "comoment": half}
+    return {"mean": sums.mean, "comoment": pack_triangle(sums.comoment)}
 
 
 def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
-    """Return `mean` (d,) float64, `squares` (d,) float32 and `r` (d * (d - 1) / 2,) int16.
+    """Return the arrays that hold correlation sums as a baseline does.
 
-    `squares` is the comoment's diagonal, exact, so that the same neurons are constant; `r` Pearson's r of each pair
-    i < j, row by row, times 32,767. What was rounded once is not changed by rounding it again.
+    They are `mean` (d,) float64; `squares` (d,) float32, the comoment's diagonal, exact, so that the same neurons are
+    constant; and `r` (d * (d - 1) / 2,) int16, Pearson's r of each pair i < j, row by row, times 32,767. Rounding
+    again changes nothing.
 
     Raises:
         ValueError: the comoment is not symmetric, bit for bit, or not finite.
@@ -45,8 +46,8 @@ def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
     squares = np.diagonal(sums.comoment).copy()
     scale = _scale(squares)
     inverse = np.divide(STEPS, scale, out=np.zeros_like(scale), where=scale > 0)
-    half = np.empty(triangle(len(scale) - 1), dtype=np.int16)
-    for row, places in _rows(len(scale), diagonal=False):
+    half = np.empty(triangle_size(len(scale) - 1), dtype=np.int16)
+    for row, places in _rows(len(scale)):
         r = sums.comoment[row, row + 1 :] * inverse[row + 1 :]
         r *= inverse[row] / STEPS
         half[places] = np.clip(np.rint(r, out=r), -STEPS, STEPS, out=r)
@@ -54,40 +55,32 @@ def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
 
 
 def from_exact(count: int, mean: Floats, comoment: NDArray[np.float32]) -> Correlations:
-    """Return the sums that `exact_arrays` made the arrays of."""
-    matrix = np.empty((len(mean), len(mean)), dtype=np.float32)
-    for row, places in _rows(len(mean), diagonal=True):
-        matrix[row, row:] = matrix[row:, row] = comoment[places]
-    return Correlations(count, mean, matrix)
+    """Return the sums whose arrays `exact_arrays` returned."""
+    return Correlations(count, mean, unpack_triangle(comoment, len(mean)))
 
 
 def from_rounded(count: int, mean: Floats, squares: NDArray[np.float32], r: NDArray[np.int16]) -> Correlations:
-    """Return the sums nearest to those that `rounded_arrays` made the arrays of."""
+    """Return the sums whose arrays `rounded_arrays` returned, up to rounding."""
     scale = _scale(squares)
     matrix = np.empty((len(mean), len(mean)), dtype=np.float32)
-    for row, places in _rows(len(mean), diagonal=False):
+    for row, places in _rows(len(mean)):
         matrix[row, row + 1 :] = r[places] * (scale[row] / STEPS) * scale[row + 1 :]
         matrix[row + 1 :, row] = matrix[row, row + 1 :]
     np.fill_diagonal(matrix, squares)
     return Correlations(count, mean, matrix)
 
 
-def triangle(width: int) -> int:
-    """Return the number of pairs i <= j of `width` neurons: what a triangle with its diagonal holds."""
-    return width * (width + 1) // 2
-
-
-def _rows(width: int, *, diagonal: bool) -> Iterator[tuple[int, slice]]:
-    """Yield each row of a triangle and where it lies in the flat array."""
+def _rows(width: int) -> Iterator[tuple[int, slice]]:
+    """Yield each row of a triangle without diagonal, and its place."""
     start = 0
     for row in range(width):
-        stop = start + width - row - (not diagonal)
+        stop = start + width - row - 1
         yield row, slice(start, stop)
         start = stop
 
 
 def _scale(squares: NDArray[np.float32]) -> Floats:
-    """Square roots of the summed squares; 0 where they are below float32's normal numbers, and r with them."""
+    """Return the square roots of the summed squares; 0, as r then, where these are subnormal in float32."""
     normal = squares >= np.finfo(np.float32).tiny
     return np.sqrt(squares, out=np.zeros(len(squares)), where=normal)
 

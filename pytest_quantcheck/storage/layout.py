@@ -1,4 +1,4 @@
-"""How a measurement lies in its two files: scalars in a typed document, arrays under flat names."""
+"""The layout of a measurement in its file: scalars in a typed document, arrays under flat names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_quantcheck.analyses.triangles import triangle_size
 from pytest_quantcheck.records import Activations, Answers, Correlations, Measurement, Provenance, Saliency
-from pytest_quantcheck.storage.correlations import exact_arrays, from_exact, from_rounded, rounded_arrays, triangle
+from pytest_quantcheck.storage.correlations import exact_arrays, from_exact, from_rounded, rounded_arrays
 from pytest_quantcheck.storage.narrowing import narrow, widen
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -30,7 +31,7 @@ ANSWERS: Layout = {
 CORRELATIONS: Layout = {"mean": ("d", np.float64), "comoment": ("d d", np.float32)}
 EXACT: Layout = {"mean": ("d", np.float64), "comoment": ("pairs", np.float32)}
 ROUNDED: Layout = {"mean": ("d", np.float64), "squares": ("d", np.float32), "r": ("pairs", np.int16)}
-"""What correlations are in memory and in either file: see `correlations.py`."""
+"""Correlations in memory, and in the file exact or rounded: see `correlations.py`."""
 
 ACTIVATIONS: Layout = {
     "minimum": ("g d", np.float32),
@@ -48,11 +49,11 @@ SALIENCY: Layout = {
     "converged": ("m", np.bool_),
 }
 PACKED: Layout = {**SALIENCY, "salient": ("m bytes", np.uint8)}
-"""The same in the file, where eight neurons share a byte, the first of them in its highest bit."""
+"""Saliency in the file: eight neurons share a byte, the first of them in its highest bit."""
 
 
 class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one layer's `Activations` hold beside arrays: tokens seen in all and in each group."""
+    """One layer's `Activations` without the arrays: tokens in all and in each group."""
 
     tokens: int
     group_tokens: tuple[int, ...]
@@ -60,15 +61,14 @@ class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `measurement.json`.
+    """Everything of a measurement that is not an array.
 
-    `sha256`, in hexadecimal: of this document with an empty one; `arrays`, `arrays_bytes`: sha256 and size of the file
-    of arrays; `rounded`: correlations are rounded, as in a baseline; `exact`: as of `Answers`; `saliency`: the number
-    of neurons of each layer attributed; `texts`: as of `Measurement`.
+    `arrays`, `arrays_bytes`: SHA-256, in hexadecimal, and size of the arrays in the file; `rounded`: correlations are
+    rounded, as in a baseline; `exact`: as in `Answers`; `saliency`: the number of neurons of each layer attributed;
+    `texts`: as in `Measurement`.
     """
 
     schema: int
-    sha256: str
     arrays: str
     arrays_bytes: int
     rounded: bool
@@ -80,7 +80,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def scalars(measurement: Measurement) -> dict[str, Any]:
-    """Return the fields of a measurement's document that are its own, and no file's."""
+    """Return the fields of a document that describe the measurement."""
     return {
         "provenance": measurement.provenance,
         "exact": measurement.answers.exact,
@@ -91,9 +91,9 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
 
 
 def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[Any]]:
-    """Return a measurement's arrays as they lie in the file, under flat names such as `activations/3/minimum`.
+    """Return a measurement's arrays as the file has them.
 
-    All come back bit for bit, unless correlations are `rounded`.
+    Names are flat, such as `activations/3/minimum`. All come back bit for bit, unless correlations are `rounded`.
 
     Raises:
         ValueError: NaN, or an array of another dtype or shape than the record needs.
@@ -112,7 +112,7 @@ def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[A
 
 
 def to_measurement(document: Document, arrays: Arrays) -> Measurement:
-    """Return the measurement that lies in a document and its arrays.
+    """Return the measurement that a document and its arrays describe.
 
     Raises:
         ValueError: an array is missing, or has another dtype or shape than the record needs.
@@ -166,11 +166,11 @@ def _activations(arrays: Arrays, layer: int, found: LayerScalars, *, rounded: bo
 
 
 def _exact_correlations(arrays: Arrays, prefix: str, count: int, width: int) -> Correlations:
-    return from_exact(count, **_take(arrays, prefix, EXACT, d=width, pairs=triangle(width)))
+    return from_exact(count, **_take(arrays, prefix, EXACT, d=width, pairs=triangle_size(width)))
 
 
 def _rounded_correlations(arrays: Arrays, prefix: str, count: int, width: int) -> Correlations:
-    return from_rounded(count, **_take(arrays, prefix, ROUNDED, d=width, pairs=triangle(width - 1)))
+    return from_rounded(count, **_take(arrays, prefix, ROUNDED, d=width, pairs=triangle_size(width - 1)))
 
 
 def _saliency(arrays: Arrays, layer: int, neurons: int) -> Saliency:
@@ -192,7 +192,7 @@ def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str
 
 
 def _check(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
-    """Refuse arrays of another dtype or shape; a dimension not in `sizes` is what the first array says."""
+    """Refuse arrays of another dtype or shape; the first array sets a dimension that is not in `sizes`."""
     for name, (dimensions, dtype) in layout.items():
         array, letters = arrays[name], dimensions.split()
         sizes = dict(zip(letters, array.shape, strict=False)) | dict(sizes)

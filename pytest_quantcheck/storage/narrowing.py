@@ -13,10 +13,10 @@ _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 
 
 def narrow(array: Array) -> Array:
-    """Return the same values in fewer bytes where nothing is lost, else the array itself.
+    """Return the same values in fewer bytes if nothing is lost.
 
-    Integers lie as the smallest unsigned ones that hold all of them. float32 that is exact in bfloat16, as what a
-    bfloat16 model computes, lies as its upper halves, uint16; what is exact in float16 lies as float16.
+    Integers become the smallest unsigned type that holds all of them. float32 values that are exact in bfloat16, as
+    those of a bfloat16 model, become their upper halves, uint16; values that are exact in float16 become float16.
     """
     if array.dtype.kind == "i":
         return _narrow_integers(array)
@@ -24,7 +24,10 @@ def narrow(array: Array) -> Array:
 
 
 def widen(array: Array, dtype: DTypeLike) -> Array:
-    """Return what was narrowed from `dtype`, bit for bit; an array that cannot come from it as it is."""
+    """Return the array of `dtype` that was narrowed, bit for bit.
+
+    An array that cannot have been narrowed from `dtype` is returned as it is.
+    """
     dtype = np.dtype(dtype)
     if dtype == np.float32 and array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)

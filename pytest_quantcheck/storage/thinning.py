@@ -12,51 +12,52 @@ import numpy as np
 from pytest_quantcheck.analyses.sampling import seeded_neurons
 from pytest_quantcheck.options.values import FEWEST_NEURONS
 from pytest_quantcheck.records import Activations, Measurement
-from pytest_quantcheck.storage.atomic import write_directory_atomically
-from pytest_quantcheck.storage.measurements import refused, to_files
+from pytest_quantcheck.storage.atomic import write_atomically
+from pytest_quantcheck.storage.measurements import FILE, refused, to_bytes
 
 _ENTRY = 16
 """Bytes by which an array's entry in the header may grow when the arrays do: three numbers of more digits."""
 
 
 def save_baseline(measurement: Measurement, directory: Path, budget: int = 20_000_000) -> None:
-    """Save a reference's measurement as a baseline of at most `budget` bytes, in place of an older one.
+    """Save a reference's measurement as a baseline in a directory.
 
     Correlations are rounded to 1/32,767, so a redundancy change differs by 1.53e-5 at most; which neurons are constant
-    is kept exactly, and so is everything else. Of the neurons that are correlated as many are kept as fit, a seeded
-    sample as a measurement of so many would take: candidates measured against the baseline correlate the same ones.
-    Where even 256 of them do not fit, as with all layers of a wide model, 256 are kept and the baseline is larger.
+    is kept exactly, and so is everything else. As many correlated neurons are kept as fit into the budget: the seeded
+    sample that a measurement of so many neurons would take. Candidates measured against the baseline correlate the
+    same ones. At least 256 are kept, even where the baseline then exceeds the budget, as with all layers of a wide
+    model.
 
     A baseline that is loaded and saved again is the same, byte for byte.
 
     Args:
         measurement: what is to be kept.
         directory: where; see `save_measurement`.
-        budget: bytes that the directory may take.
+        budget: bytes that the file may take.
 
     Raises:
         StorageError: NaN or infinite correlations, a record that could not be loaded again, neurons that no seeded
             sample of fewer is part of, or a place that cannot be written; what was there before is unchanged.
     """
     try:
-        files = _baseline(measurement, budget)
+        parts = _baseline(measurement, budget)
     except ValueError as problem:
         raise refused(directory, problem) from None
-    write_directory_atomically(directory, files)
+    write_atomically(directory / FILE, *parts)
 
 
-def _baseline(measurement: Measurement, budget: int) -> dict[str, bytes]:
-    files = to_files(_thinned(measurement, FEWEST_NEURONS), rounded=True)
-    spare = budget - sum(map(len, files.values())) - _ENTRY * _n_arrays(measurement)
+def _baseline(measurement: Measurement, budget: int) -> tuple[bytes, memoryview]:
+    parts = to_bytes(_thinned(measurement, FEWEST_NEURONS), rounded=True)
+    spare = budget - sum(map(len, parts)) - _ENTRY * _n_arrays(measurement)
     spare += _bytes_of(measurement, FEWEST_NEURONS)
     most = max(len(seen.correlated) for seen in measurement.activations.values())
     more = range(FEWEST_NEURONS + 1, most + 1)
     kept = FEWEST_NEURONS + bisect_right(more, spare, key=lambda n: _bytes_of(measurement, n))
-    return to_files(_thinned(measurement, kept), rounded=True) if kept > FEWEST_NEURONS else files
+    return to_bytes(_thinned(measurement, kept), rounded=True) if kept > FEWEST_NEURONS else parts
 
 
 def _thinned(measurement: Measurement, most: int) -> Measurement:
-    """The measurement with at most so many neurons correlated in each layer."""
+    """Return the measurement with at most `most` neurons correlated in each layer."""
     seed = measurement.provenance.seed
     activations = {layer: _fewer(layer, seen, most, seed) for layer, seen in measurement.activations.items()}
     kept = max(len(seen.correlated) for seen in activations.values())
@@ -77,11 +78,17 @@ def _fewer(layer: int, seen: Activations, most: int, seed: int) -> Activations:
 
 
 def _bytes_of(measurement: Measurement, most: int) -> int:
-    """Bytes at most for so many correlated neurons a layer: r of each pair, number, mean and squares of each."""
+    """Return the size of the correlations of `most` neurons in each layer.
+
+    In bytes, at most: r of each pair, and number, mean and squares of each neuron.
+    """
     widths = [min(len(seen.correlated), most) for seen in measurement.activations.values()]
     return sum(n * (n - 1) // 2 * 2 + n * (4 + 8 + 4) for n in widths)
 
 
 def _n_arrays(measurement: Measurement) -> int:
-    """Arrays at most: 7 of the answers; of each layer 4, 3 for all of its correlations and each group's, 6 salient."""
+    """Return how many arrays a measurement has at most.
+
+    7 are of the answers; of each layer 4, 3 for its correlations and for each group's, and 6 of its saliency.
+    """
     return 7 + sum(13 + 3 * len(seen.groups) for seen in measurement.activations.values())

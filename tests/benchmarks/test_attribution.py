@@ -9,7 +9,7 @@ from captum.attr import LayerIntegratedGradients
 
 from pytest_quantcheck.analyses.saliency import FLOOR, TOLERANCE, jaccard, salient
 from pytest_quantcheck.measuring.attributing import Attributor
-from pytest_quantcheck.measuring.plan import Silent
+from pytest_quantcheck.measuring.plan import NoProgress
 from pytest_quantcheck.models.encoding import encode
 from pytest_quantcheck.options.attribution import PAPER_NODES, AttributionMethod
 
@@ -61,7 +61,7 @@ class Task:
         if not pieces:
             rule = attributor._rule
             attributor._rule = replace(rule, checked=(2,) * len(rule.checked))
-        return attributor.attribute(layers, self.targets, Silent())
+        return attributor.attribute(layers, self.targets, NoProgress())
 
     def error(self, layer, values):
         """Relative completeness error of Captum's attributions, the largest; its own `delta` is of another path."""

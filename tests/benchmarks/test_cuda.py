@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.analyses.saliency import jaccard, salient
-from pytest_quantcheck.measuring import Plan, Silent, measure
+from pytest_quantcheck.measuring import NoProgress, Plan, measure
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import batches, collate, encode
@@ -156,7 +156,7 @@ def answers(loaded, encoded):
 
 def attributed(loaded, encoded, layer, targets):
     """Our salient neurons of one layer."""
-    return Attributor(loaded, encoded, AttributionMethod()).attribute([layer], targets, Silent())[layer]
+    return Attributor(loaded, encoded, AttributionMethod()).attribute([layer], targets, NoProgress())[layer]
 
 
 def attributed_by_captum(loaded, encoded, layer, targets):

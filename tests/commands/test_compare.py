@@ -150,13 +150,15 @@ def test_directory_without_a_measurement_is_refused(refused, stored, tmp_path):
         assert sentence.startswith(f"{place}: expected a measurement, or a directory with one for each prompt set")
 
 
-@pytest.mark.parametrize("name", ["measurement.json", "arrays.safetensors"])
-def test_half_a_measurement_is_refused(refused, copied, name):
-    """A file that is missing or damaged is named; a prompt set is never passed over."""
-    (copied / "int8" / "builtin" / name).write_bytes(b"{")
-    assert str(copied / "int8" / "builtin" / name) in refused("compare", copied / "reference", copied / "int8")
-    (copied / "int8" / "builtin" / name).unlink()
-    assert str(copied / "int8" / "builtin" / name) in refused("compare", copied / "reference", copied / "int8")
+@pytest.mark.parametrize("name", ["measurement.safetensors", "measurement.json"])
+def test_measurement_that_cannot_be_read_is_refused(refused, copied, name):
+    """A file that is damaged or of schema 2 is named; a prompt set is never passed over."""
+    folder = copied / "int8" / "builtin"
+    (folder / "measurement.safetensors").unlink()
+    (folder / name).write_bytes(b"{")
+    sentence = refused("compare", copied / "reference", copied / "int8")
+    assert str(folder) in sentence
+    assert "measure again" in sentence
 
 
 def test_what_was_not_measured_alike_is_refused(refused, copied):

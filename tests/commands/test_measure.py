@@ -1,7 +1,6 @@
 """`python -m pytest_quantcheck measure …`: what it writes, what it says, what it refuses before a model is loaded."""
 
 import io
-import json
 import re
 import signal
 from pathlib import Path
@@ -196,7 +195,9 @@ def test_reference_that_is_not_there_is_refused(refused, tmp_path, empty):
     """The sentence says what was expected there."""
     against = ("--reference", tmp_path / "nothing", "--bits", "int8")
     sentence = refused("measure", "--model", empty, "--out", tmp_path / "out", *against)
-    assert re.match(r".*nothing/builtin/measurement.json does not exist: expected a measurement", sentence)
+    assert re.match(
+        r".*nothing/builtin/measurement.safetensors does not exist: expected a stored measurement", sentence
+    )
 
 
 def test_reference_of_other_settings_is_refused(refused, stored, tmp_path, empty):
@@ -239,8 +240,8 @@ def test_reference_of_another_model_is_refused(refused, stored, tmp_path, empty)
 
 def test_damaged_reference_is_refused(refused, copied, tmp_path, empty):
     """Its files are not what was saved."""
-    path = copied / "reference" / "builtin" / "measurement.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"arrays": "0" * 64}))
+    path = copied / "reference" / "builtin" / "measurement.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
     against = ("--reference", copied / "reference", "--bits", "int8", *QUICK)
     assert "reference/builtin" in refused("measure", "--model", empty, "--out", tmp_path / "out", *against)
 

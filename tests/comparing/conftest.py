@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
@@ -61,7 +61,7 @@ def candidate(request, measured):
 @pytest.fixture(scope="session")
 def sampling():
     """Fewer draws than a gate makes: no test here depends on how fine the quantiles are."""
-    return Sampling(draws=400, seed=5)
+    return IntervalSettings(draws=400, seed=5)
 
 
 @pytest.fixture(scope="session")

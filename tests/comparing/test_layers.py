@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.measuring.streams import seeded_neurons
 from pytest_quantcheck.metrics import METRICS
@@ -229,7 +229,7 @@ def test_every_estimate_is_whole(comparison):
 )
 def test_intervals_are_clipped_to_what_can_be(reference, measured, metric):
     """At an absurd level of confidence the interval would leave the range; it stops at its ends."""
-    comparison = compare(reference, measured["damaged"], Sampling(confidence=1 - 1e-12, draws=10))
+    comparison = compare(reference, measured["damaged"], IntervalSettings(confidence=1 - 1e-12, draws=10))
     for estimate in comparison.of(metric):
         assert 0 <= estimate.low <= estimate.high <= (2 if metric == "redundancy_change" else 1)
 

@@ -7,7 +7,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 
 from pytest_quantcheck.analyses.draws import half_samples
 from pytest_quantcheck.analyses.resampling import paired_shares, share, studentised_bootstrap
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.measuring import Plan, answers, measure
 from pytest_quantcheck.options.attribution import AttributionMethod
 
@@ -190,7 +190,7 @@ def test_too_few_prompts_to_halve_leave_everything_possible(reference, measured,
 def test_a_higher_level_makes_wider_intervals(reference, measured, metric):
     """The level asked for is the interval's, and the estimate says which it was."""
     levels = (0.5, 0.8, 0.99)
-    pairs = (compare(reference, measured["nf4"], Sampling(confidence=level, draws=400)) for level in levels)
+    pairs = (compare(reference, measured["nf4"], IntervalSettings(confidence=level, draws=400)) for level in levels)
     found = [comparison.of(metric)[-1] for comparison in pairs]
     assert tuple(estimate.confidence for estimate in found) == levels
     widths = [estimate.high - estimate.low for estimate in found]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.options.attribution import AttributionMethod
@@ -13,7 +13,7 @@ from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Correlations
 from pytest_quantcheck.reporting import summary_lines
 
-FEW = Sampling(draws=20)
+FEW = IntervalSettings(draws=20)
 
 
 def overlap(comparison, layer):

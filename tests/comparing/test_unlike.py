@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pytest_quantcheck.comparing import Sampling, compare, refuse_identical
+from pytest_quantcheck.comparing import IntervalSettings, compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.options.attribution import AttributionMethod
@@ -53,7 +53,7 @@ def test_every_difference_is_named(reference, measured, changed):
 )
 def test_what_may_differ_may(reference, measured, changed, name, value):
     """A released checkpoint, another machine, another batch size: compared, and what could matter is said."""
-    found = compare(reference, changed(measured["nf4"], provenance={name: value}), Sampling(draws=20))
+    found = compare(reference, changed(measured["nf4"], provenance={name: value}), IntervalSettings(draws=20))
     before = getattr(reference.provenance, name)
     said = {f"{name.replace('_', ' ')} {before} for the reference, {value} for the candidate"}
     assert set(found.conditions) == (said if name in {"batch_size", "device"} else set())
@@ -71,7 +71,7 @@ def test_library_of_one_models_format_is_no_difference(reference, measured, chan
     """What only one of the two needs to be read, such as torchao, cannot differ between them."""
     libraries = reference.provenance.libraries
     other = changed(measured["nf4"], provenance={"libraries": libraries | {"torchao": "0.18.0"}})
-    assert compare(reference, other, Sampling(draws=20)).conditions == ()
+    assert compare(reference, other, IntervalSettings(draws=20)).conditions == ()
 
 
 def test_really_other_prompts_are_refused(models, prompts, reference):
@@ -143,7 +143,7 @@ def test_compared_with_itself_it_is_identical(reference):
 def test_identical_candidate_is_told_why(reference, changed, origin, said):
     """Loaded without quantizing it, or the reference's own files given twice, as a GGUF file may be."""
     before = changed(reference, provenance={"content_hash": "ab"})
-    found = compare(before, changed(reference, provenance=origin), Sampling(draws=20))
+    found = compare(before, changed(reference, provenance=origin), IntervalSettings(draws=20))
     with pytest.raises(ComparisonError, match=said):
         refuse_identical(found)
 
@@ -158,7 +158,7 @@ def test_one_bit_in_the_answers_is_a_difference(reference, changed, what):
     """The smallest change of one number of one prompt."""
     values = getattr(reference.answers, what).copy()
     values.flat[7] = np.nextafter(values.flat[7], values.dtype.type(-np.inf))
-    assert not compare(reference, changed(reference, answers={what: values}), Sampling(draws=20)).identical
+    assert not compare(reference, changed(reference, answers={what: values}), IntervalSettings(draws=20)).identical
 
 
 def test_one_bit_in_an_activation_is_a_difference(reference, changed):
@@ -166,17 +166,17 @@ def test_one_bit_in_an_activation_is_a_difference(reference, changed):
     maximum = reference.activations[5].maximum.copy()
     maximum[3, 9] = np.nextafter(maximum[3, 9], np.float32(np.inf))
     other = changed(reference, activations=(5, {"maximum": maximum}))
-    assert not compare(reference, other, Sampling(draws=20)).identical
+    assert not compare(reference, other, IntervalSettings(draws=20)).identical
 
 
 def test_comparing_twice_gives_the_same_bits(reference, candidate):
     """The same measurements and the same seed give the same record, to the last bit of every number."""
-    once, twice = (msgspec.json.encode(compare(reference, candidate, Sampling(seed=3))) for _ in range(2))
+    once, twice = (msgspec.json.encode(compare(reference, candidate, IntervalSettings(seed=3))) for _ in range(2))
     assert once == twice
 
 
 def test_another_seed_gives_other_draws(reference, measured):
     """What is drawn depends on the seed, and what is measured does not."""
-    one, other = (compare(reference, measured["nf4"], Sampling(draws=50, seed=seed)) for seed in (0, 1))
+    one, other = (compare(reference, measured["nf4"], IntervalSettings(draws=50, seed=seed)) for seed in (0, 1))
     assert [e.value for e in one.estimates] == [e.value for e in other.estimates]
     assert one.of("kl_divergence")[0].high != other.of("kl_divergence")[0].high

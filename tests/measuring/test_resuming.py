@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.measuring import Silent, resuming
+from pytest_quantcheck.measuring import NoProgress, resuming
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.resuming import Stage
 from pytest_quantcheck.models.encoding import encode
@@ -22,7 +22,7 @@ PLAY = """
 import json, os, signal, sys
 from pathlib import Path
 
-from pytest_quantcheck.measuring import Plan, Silent, measure, resuming
+from pytest_quantcheck.measuring import Plan, NoProgress, measure, resuming
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
@@ -46,7 +46,7 @@ class Deadly(Checkpoint):
         if self.left == 0 and self.when == "after":
             die()
 
-class Resumed(Silent):
+class Resumed(NoProgress):
     def __init__(self):
         self.done = []
 
@@ -180,7 +180,7 @@ def test_checkpoint_of_another_measurement_is_refused(run, loaded, quantized, pr
         model = dataclasses.replace(loaded, content_hash="sha256:0")
     if other == "prompt set":
         prompts = dataclasses.replace(prompts, golds=prompts.golds[::-1])
-    with pytest.raises(StorageError, match=r"stopped holds a measurement under way of another model.*delete it"):
+    with pytest.raises(StorageError, match=r"stopped holds an unfinished measurement of another model.*delete it"):
         run(model, prompts, checkpoint=stopped, **OTHERS.get(other, {}))
 
 
@@ -189,7 +189,7 @@ def test_another_revision_of_unknown_content_is_refused(always, run, loaded, pro
     unknown = dataclasses.replace(loaded, content_hash=None)
     with pytest.raises(Stopped):
         run(unknown, prompts, checkpoint=Fragile(tmp_path / "stopped", 2))
-    with pytest.raises(StorageError, match="holds a measurement under way of another model"):
+    with pytest.raises(StorageError, match="holds an unfinished measurement of another model"):
         run(unknown, prompts, checkpoint=Checkpoint(tmp_path / "stopped"), revision="1")
 
 
@@ -243,7 +243,7 @@ def test_a_layer_is_given_up_where_an_undisturbed_run_gives_it_up(always, loaded
     def attribute(checkpoint=None):
         one_by_one = Attributor(loaded, encoded, parse_attribution("adaptive"), tokens=1, tolerance=0.2)
         with float32_gradients(loaded.model):
-            return one_by_one.attribute([0], targets, Silent(), Stage("attribution", checkpoint))[0]
+            return one_by_one.attribute([0], targets, NoProgress(), Stage("attribution", checkpoint))[0]
 
     expected = attribute()
     assert len(expected.index) == 8

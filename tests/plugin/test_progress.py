@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 from filelock import FileLock
 
-from pytest_quantcheck.measuring import Silent
+from pytest_quantcheck.measuring import NoProgress
 from pytest_quantcheck.run.gate import Gate
 from tests.gates import settings
 
@@ -94,7 +94,7 @@ def test_one_that_waits_says_so(tmp_path):
     """A measurement that another process is making is waited for, and that is said once for each prompt set."""
     said = []
 
-    class Told(Silent):
+    class Told(NoProgress):
         def say(self, what, *, log=False):
             said.append((what, log))
             if "waiting" in what:

@@ -106,7 +106,7 @@ def test_baseline_of_another_model_is_refused(folder, stored):
 
 def test_missing_baseline_says_how_to_make_one(folder, tmp_path):
     """At once."""
-    with pytest.raises(StorageError, match=r"nowhere/builtin/measurement.json does not exist"):
+    with pytest.raises(StorageError, match=r"nowhere/builtin/measurement.safetensors does not exist"):
         Gate(settings(model=str(folder), baseline=str(tmp_path / "nowhere")))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pytest_quantcheck.analyses.redundancy import correlation, defined
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_baseline, save_measurement
 from tests.storage.synthetic import synthetic
@@ -153,6 +153,6 @@ def test_seven_billion_parameters_fit_into_twenty_megabytes(tmp_path):
     baseline = load_measurement(tmp_path / "baseline")
     kept = baseline.provenance.redundancy_neurons
     assert kept > 1500
-    comparison = compare(baseline, synthetic(**shape, correlated=kept, noise=0.3), Sampling(draws=200))
+    comparison = compare(baseline, synthetic(**shape, correlated=kept, noise=0.3), IntervalSettings(draws=200))
     assert {estimate.details["neurons"] for estimate in comparison.of("redundancy_change")} == {kept}
     assert all(estimate.value > 0 for estimate in comparison.of("redundancy_change"))

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import Cache, save_measurement
+from pytest_quantcheck.storage.measurements import FILE
 from tests.storage.disks import files_of_at_most, read_only
 
 KEY = {"model": "builtin", "content": "sha256:1234", "bits": "nf4", "plan": {"layers": [0, 3], "revision": None}}
@@ -72,11 +73,11 @@ def test_saving_clears_the_checkpoint(cache, measurement):
     """What was kept of the work, and what killed processes have left half written, is not needed once it is done."""
     entry = cache.entry(KEY)
     with entry.locked():
-        (entry.directory / ".measurement.0123abcd.tmp").mkdir()
+        (entry.directory / f".{FILE}.0123abcd.tmp").touch()
         (entry.directory / ".key.json.0123abcd.tmp").touch()
         entry.checkpoint.save("forward", {"x": np.ones(2)})
         entry.save(measurement)
-    assert sorted(path.name for path in entry.directory.iterdir()) == ["key.json", "measurement"]
+    assert sorted(path.name for path in entry.directory.iterdir()) == ["key.json", FILE]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,8 @@ def test_a_tampered_key_is_refused(entry, measurement, content):
 def test_an_entry_without_its_key_is_refused(entry, left):
     """What lies there may be anyone's: neither a measurement nor a checkpoint is used without its key."""
     if left == "checkpoint":
-        (entry.directory / "measurement").rename(entry.directory / "checkpoint")
+        (entry.directory / FILE).unlink()
+        (entry.directory / "checkpoint").mkdir()
     (entry.directory / "key.json").unlink()
     with pytest.raises(StorageError, match=r"cannot read .*key\.json.*delete"), entry.locked():
         pass
@@ -127,20 +129,17 @@ def test_an_entry_of_another_key_in_this_ones_place_is_refused(cache, entry):
         other.load()
 
 
-@pytest.mark.parametrize("file", ["measurement.json", "arrays.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
-def test_a_damaged_measurement_is_refused(entry, file, damage):
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_measurement_is_refused(entry, damage):
     """Not taken for nothing and measured anew in silence: the file is named, and what to do."""
-    path = entry.directory / "measurement" / file
+    path = entry.directory / FILE
     data = bytearray(path.read_bytes())
-    if damage == "missing":
-        path.unlink()
-    elif damage == "truncated":
+    if damage == "truncated":
         path.write_bytes(data[: len(data) // 2])
     else:
         data[len(data) // 2] ^= 0xFF
         path.write_bytes(data)
-    with pytest.raises(StorageError, match=rf"measurement/{file} .*(again|check)"):
+    with pytest.raises(StorageError, match=rf"{FILE} .*again"):
         entry.load()
 
 

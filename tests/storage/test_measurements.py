@@ -1,18 +1,18 @@
 """Measurements come back as they were saved, and nothing else is taken for one."""
 
 import dataclasses
-import hashlib
 import json
 
 import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors import safe_open
 
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.storage import load_measurement, save_measurement
-
-DOCUMENT, ARRAYS = "measurement.json", "arrays.safetensors"
+from pytest_quantcheck.storage import load_measurement, load_provenance, save_measurement
+from pytest_quantcheck.storage.measurements import FILE
+from tests.storage.stored import read, write, write_text
 
 
 @pytest.fixture
@@ -29,31 +29,18 @@ def refusal(directory):
     return str(caught.value)
 
 
-def written(document):
-    """Return a document as it is written."""
-    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
-
-
 def edit(directory, change):
-    """Change the document's content in place, with a hash that vouches for it."""
-    document = json.loads((directory / DOCUMENT).read_text())
+    """Change the document in place, with hashes that vouch for it."""
+    document, arrays = read(directory)
     change(document)
-    document["sha256"] = hashlib.sha256(written(document | {"sha256": ""})).hexdigest()
-    (directory / DOCUMENT).write_bytes(written(document))
-
-
-def replace_arrays(directory, data):
-    """Put other arrays there, with a document that vouches for them."""
-    (directory / ARRAYS).write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    edit(directory, lambda document: document.update(arrays=digest, arrays_bytes=len(data)))
+    write(directory, document, arrays)
 
 
 def edit_arrays(directory, change):
-    """Change the arrays in place, and vouch for them."""
-    arrays = safetensors.numpy.load_file(directory / ARRAYS)
+    """Change the arrays in place, with hashes that vouch for them."""
+    document, arrays = read(directory)
     change(arrays)
-    replace_arrays(directory, safetensors.numpy.save(arrays))
+    write(directory, document, arrays)
 
 
 def with_answers(measurement, **changes):
@@ -85,16 +72,28 @@ def test_array_is_stored_by_value_whatever_its_strides(measurement, same, tmp_pa
 def test_same_measurement_gives_the_same_bytes(measurement, saved, tmp_path):
     """Saving again what did not change changes no file: a committed baseline shows no difference."""
     save_measurement(load_measurement(saved), tmp_path / "again")
-    for name in (DOCUMENT, ARRAYS):
-        assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert (saved / FILE).read_bytes() == (tmp_path / "again" / FILE).read_bytes()
 
 
-def test_directory_holds_the_two_files(saved):
-    """A document that people can read lies beside the arrays under flat names; nothing else is left."""
-    assert sorted(path.name for path in saved.parent.rglob("*")) == sorted([DOCUMENT, ARRAYS, "saved"])
-    assert json.loads((saved / DOCUMENT).read_text())["provenance"]["bits"] == "nf4"
-    names = safetensors.numpy.load_file(saved / ARRAYS).keys()
+def test_directory_holds_one_file(saved):
+    """Nothing else is left."""
+    assert sorted(path.name for path in saved.parent.rglob("*")) == sorted([FILE, "saved"])
+
+
+def test_file_is_safetensors(saved):
+    """Other programs read the arrays under flat names, and the document from the metadata."""
+    with safe_open(saved / FILE, framework="numpy") as file:
+        names, metadata = set(file.keys()), file.metadata()
+        assert file.get_tensor("answers/index").tolist() == list(range(9))
+    assert json.loads(metadata["measurement"])["provenance"]["bits"] == "nf4"
     assert {"answers/log_probs", "activations/3/minimum", "activations/14/groups/15/mean", "saliency/3/salient"} < names
+
+
+def test_hashes_are_those_of_the_format(saved):
+    """An independent writer of the format gives the very bytes: each hash is over what the format says."""
+    expected = (saved / FILE).read_bytes()
+    write(saved, *read(saved))
+    assert (saved / FILE).read_bytes() == expected
 
 
 def test_measurement_without_saliency_is_kept(measurement, same, tmp_path):
@@ -105,7 +104,7 @@ def test_measurement_without_saliency_is_kept(measurement, same, tmp_path):
 
 
 def test_newer_measurement_takes_the_place_of_the_older(newer, saved, same):
-    """Saving where a measurement is replaces both files."""
+    """Saving where a measurement is replaces the file."""
     save_measurement(newer, saved)
     assert same(newer, load_measurement(saved))
 
@@ -135,19 +134,32 @@ def test_record_of_wrong_shape_is_refused(measurement, tmp_path):
         save_measurement(with_answers(measurement, token=measurement.answers.token[:8]), tmp_path / "saved")
 
 
-def test_directory_with_other_files_is_refused(measurement, tmp_path):
-    """A folder of the user's own is not replaced: the file that would be lost is named and kept."""
+def test_other_files_of_the_directory_are_kept(measurement, same, tmp_path):
+    """A folder of the user's own loses nothing."""
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(StorageError, match=r"thesis\.tex"):
-        save_measurement(measurement, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    save_measurement(measurement, tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert same(measurement, load_measurement(tmp_path))
 
 
-@pytest.mark.parametrize("name", [DOCUMENT, ARRAYS])
-def test_missing_file_is_named(saved, name):
-    """A measurement without one of its files does not exist, which is not to be malformed."""
-    (saved / name).unlink()
-    assert f"{saved / name} does not exist" in refusal(saved)
+def test_missing_file_is_named(saved):
+    """A measurement that does not exist is not malformed."""
+    (saved / FILE).unlink()
+    assert f"{saved / FILE} does not exist: expected a stored measurement" in refusal(saved)
+
+
+@pytest.mark.parametrize("load", [load_measurement, load_provenance])
+def test_schema_2_is_refused_with_what_to_do(tmp_path, load):
+    """Schema 2 had two files: both layouts are named, and what to do."""
+    (tmp_path / "measurement.json").write_text('{"schema": 2}')
+    (tmp_path / "arrays.safetensors").touch()
+    with pytest.raises(StorageError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds a measurement of schema 2 (measurement.json beside arrays.safetensors), and this release "
+        "reads schema 3 (measurement.safetensors); delete the directory and measure again with this release, or use "
+        "the release that wrote it."
+    )
 
 
 def test_missing_directory_is_named(tmp_path):
@@ -159,30 +171,50 @@ def test_missing_directory_is_named(tmp_path):
 
 def test_unreadable_file_is_named(saved):
     """An error of the system is passed on with the file."""
-    (saved / ARRAYS).unlink()
-    (saved / ARRAYS).mkdir()
-    assert f"cannot read {saved / ARRAYS}: Is a directory" in refusal(saved)
+    (saved / FILE).unlink()
+    (saved / FILE).mkdir()
+    assert f"cannot read {saved / FILE}: Is a directory" in refusal(saved)
 
 
-def test_truncated_document_is_malformed(saved):
-    """A document cut anywhere is malformed, and the text says where it lies and what to do."""
-    data = (saved / DOCUMENT).read_bytes().rstrip()
-    for length in range(0, len(data), 37):
-        (saved / DOCUMENT).write_bytes(data[:length])
+def test_truncated_header_is_malformed(saved):
+    """A header cut anywhere is malformed, and the message names the file and what to do."""
+    data = (saved / FILE).read_bytes()
+    for length in range(0, 8 + int.from_bytes(data[:8], "little"), 97):
+        (saved / FILE).write_bytes(data[:length])
         message = refusal(saved)
-        assert f"{saved / DOCUMENT} is malformed" in message
+        assert f"{saved / FILE} is malformed" in message
         assert "measure again" in message
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"\xff\xfe{}", b'{"schema": 2, "arrays": "\xff"}', b"[" * 100_000, b"[]", b"{}", b'{"schema": "1"}', b"null"],
-    ids=["binary", "not UTF-8", "deep", "list", "empty", "schema a string", "null"],
+    "text",
+    ["{", "[" * 100_000, "[]", "{}", '{"schema": "1"}', "null", '{"schema": 3}'],
+    ids=["cut", "deep", "list", "empty", "schema a string", "null", "schema alone"],
 )
-def test_other_documents_are_malformed(saved, data):
+def test_other_documents_are_malformed(saved, text):
     """What is no JSON, or JSON of something else, is malformed."""
-    (saved / DOCUMENT).write_bytes(data)
-    assert f"{saved / DOCUMENT} is malformed" in refusal(saved)
+    write_text(saved, text)
+    assert f"{saved / FILE} is malformed" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not safetensors",
+        b"\xff" * 64,
+        (2).to_bytes(8, "little") + b"{}",
+        (8).to_bytes(8, "little") + b"[[[[[[[[",
+        (8).to_bytes(8, "little") + b'"\xff    "',
+        safetensors.numpy.save({"x": np.zeros(3)}),
+        safetensors.numpy.save({"x": np.zeros(3)}, metadata={"format": "pt"}),
+    ],
+    ids=["empty", "text", "binary", "no metadata", "deep", "not UTF-8", "other arrays", "a model"],
+)
+def test_other_files_are_malformed(saved, data):
+    """Neither a file of anything else nor other people's safetensors are taken for a measurement."""
+    (saved / FILE).write_bytes(data)
+    assert f"{saved / FILE} is malformed" in refusal(saved)
 
 
 def test_field_of_another_type_is_named(saved):
@@ -193,31 +225,17 @@ def test_field_of_another_type_is_named(saved):
 
 def test_other_schema_is_named_with_ours(saved):
     """A measurement of another release is not malformed: both schemas are named, whatever else changed."""
-    edit(saved, lambda document: document.clear() or document.update(schema=3, unheard_of=True))
+    edit(saved, lambda document: document.clear() or document.update(schema=4, unheard_of=True))
     message = refusal(saved)
-    assert "has schema 3, and this release reads schema 2" in message
+    assert "has schema 4, and this release reads schema 3" in message
     assert "malformed" not in message
 
 
-def test_flipped_bit_is_seen(saved):
-    """Any changed byte of the arrays is found by their hash."""
-    data = (saved / ARRAYS).read_bytes()
-    for position in range(0, len(data), len(data) // 9):
-        (saved / ARRAYS).write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
-        assert f"{saved / ARRAYS} is not what was saved" in refusal(saved)
-
-
 def test_truncated_arrays_are_seen(saved):
-    """Arrays that were cut short are refused, with their length."""
-    (saved / ARRAYS).write_bytes((saved / ARRAYS).read_bytes()[:1000])
-    assert "of 1000 bytes" in refusal(saved)
-
-
-@pytest.mark.parametrize("data", [b"", b"not safetensors", b"\xff" * 64])
-def test_arrays_that_are_no_safetensors_are_malformed(saved, data):
-    """A right hash does not make a file of arrays."""
-    replace_arrays(saved, data)
-    assert f"{saved / ARRAYS} is malformed" in refusal(saved)
+    """Arrays that were cut short are refused, with the length of the file."""
+    data = (saved / FILE).read_bytes()
+    (saved / FILE).write_bytes(data[:-1])
+    assert f"expected {len(data)} bytes, got {len(data) - 1} bytes" in refusal(saved)
 
 
 def test_missing_array_is_named(saved):
@@ -243,5 +261,5 @@ def test_array_of_another_shape_is_named(saved, name, array, expected):
     """What a record needs is said next to what lies there."""
     edit_arrays(saved, lambda arrays: arrays.update({name: array}))
     message = refusal(saved)
-    assert f"{saved / ARRAYS} is malformed: expected {name} to be" in message
+    assert f"{saved / FILE} is malformed: expected {name} to be" in message
     assert expected in message

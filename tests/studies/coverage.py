@@ -24,7 +24,7 @@ from scipy.special import expit
 from pytest_quantcheck.analyses import resampling
 from pytest_quantcheck.analyses.calibration import adaptive_calibration_error
 from pytest_quantcheck.analyses.saliency import jaccard
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.comparing.answer_estimates import prompt_estimates
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Answers, Correlations, Estimate, Measurement, Saliency
@@ -315,7 +315,7 @@ class Coverage:
         return float(self.value.mean() - self.truth)
 
 
-def simulate(effect: Effect, n: int, repeats: int, sampling: Sampling) -> Iterator[Coverage]:
+def simulate(effect: Effect, n: int, repeats: int, sampling: IntervalSettings) -> Iterator[Coverage]:
     """Compare so many pairs of models on n prompts each."""
     seeds = np.random.SeedSequence([EFFECTS.index(effect), n]).spawn(repeats)
     with remembered_draws():
@@ -336,7 +336,7 @@ def tally(estimates: Sequence[Estimate], truth: float) -> Coverage:
 
 
 def resample(
-    reference: Measurement, candidate: Measurement, n: int, repeats: int, sampling: Sampling
+    reference: Measurement, candidate: Measurement, n: int, repeats: int, sampling: IntervalSettings
 ) -> Iterator[Coverage]:
     """Draw so many samples of n prompts from measured ones and estimate the metrics of the answers on each.
 
@@ -366,7 +366,7 @@ def cell(found: Coverage) -> str:
     return f"{100 * found.share:.1f} (±{found.half_width:.3g}, {bias:+.2f})"
 
 
-def simulated_table(sizes: Sequence[int], repeats: int, sampling: Sampling) -> Iterator[str]:
+def simulated_table(sizes: Sequence[int], repeats: int, sampling: IntervalSettings) -> Iterator[str]:
     """Yield a Markdown table of every metric by size and effect, line by line."""
     found = {
         (effect.name, n): {one.metric: one for one in simulate(effect, n, repeats, sampling)}
@@ -382,7 +382,9 @@ def simulated_table(sizes: Sequence[int], repeats: int, sampling: Sampling) -> I
             yield f"| {METRICS[metric].title} | {prompts} | " + " | ".join(cells) + " |"
 
 
-def resampled_table(models: Sequence[Path], sizes: Sequence[int], repeats: int, sampling: Sampling) -> Iterator[str]:
+def resampled_table(
+    models: Sequence[Path], sizes: Sequence[int], repeats: int, sampling: IntervalSettings
+) -> Iterator[str]:
     """Yield a Markdown table of the answers' metrics of two saved measurements by size."""
     reference, candidate = map(load_measurement, models)
     found = [list(resample(reference, candidate, n, repeats, sampling)) for n in sizes]
@@ -405,7 +407,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Print a table."""
     asked = parse()
-    sampling = Sampling(draws=asked.draws)
+    sampling = IntervalSettings(draws=asked.draws)
     resampled = asked.real and resampled_table(asked.real, asked.sizes, asked.repeats, sampling)
     for line in resampled or simulated_table(asked.sizes, asked.repeats, sampling):
         print(line, flush=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pytest_quantcheck.comparing import Sampling, compare
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.controls.applying import apply_control
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import NotApplicable
@@ -100,7 +100,7 @@ class Study:
                     grade=case.grade,
                     draw=draw,
                     n=n,
-                    comparison=compare(*pair, Sampling(seed=draw)),
+                    comparison=compare(*pair, IntervalSettings(seed=draw)),
                 )
 
     def _draw(self, shards: int, taken: int, seed: int) -> list[int]:

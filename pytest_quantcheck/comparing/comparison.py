@@ -1,0 +1,135 @@
+"""Comparisons: the measurements of a reference and of a candidate, and the estimates made from both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
+from pytest_quantcheck.comparing.compatibility import conditions, refusals
+from pytest_quantcheck.comparing.intervals import IntervalSettings
+from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
+from pytest_quantcheck.comparing.permutations import align
+from pytest_quantcheck.errors import ComparisonError
+from pytest_quantcheck.profiles import Profile
+from pytest_quantcheck.records import RELEASED, Comparison, Measurement
+
+
+def compare(
+    reference: Measurement,
+    candidate: Measurement,
+    intervals: IntervalSettings | None = None,
+    *,
+    name: str | None = None,
+    profile: Profile | None = None,
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Estimate every metric of a candidate against its reference.
+
+    Neurons that were reordered within a layer are matched first; `notes` says so.
+
+    Args:
+        reference: what the model did at full precision.
+        candidate: what it did quantized, measured against that reference on the same prompts.
+        intervals: confidence level, bootstrap draws and seed of the intervals; by default with the profile's
+            confidence, where there is a profile, and the reference's seed.
+        name: what the candidate is called; its bit-width by default.
+        profile: what the comparison will be judged by, for its record.
+        notes: sentences to add to the comparison's own.
+
+    Raises:
+        ComparisonError: the two were not measured alike; names each difference.
+    """
+    _check_comparable(reference, candidate)
+    if intervals is None:
+        confidence = profile.confidence if profile else 0.95
+        intervals = IntervalSettings(confidence=confidence, seed=reference.provenance.seed)
+    aligned = align(reference, candidate)
+    layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, intervals))
+    estimates = (*prompt_estimates(reference, candidate, intervals), *layered)
+    return Comparison(
+        candidate=name or candidate.provenance.bits,
+        prompt_set=candidate.provenance.prompt_set,
+        n_prompts=len(candidate.answers.index),
+        estimates=estimates,
+        identical=identical(reference, candidate),
+        reference_provenance=reference.provenance,
+        candidate_provenance=candidate.provenance,
+        histograms=histograms(reference, candidate),
+        reliability=reliability(reference, candidate),
+        convergence=convergence(reference, candidate),
+        flips=tuple(flips(reference, candidate)),
+        profile=profile,
+        conditions=tuple(conditions(reference.provenance, candidate.provenance)),
+        notes=(*_notes(reference), *aligned.notes, *notes),
+    )
+
+
+def identical(reference: Measurement, candidate: Measurement) -> bool:
+    """Return whether all answers and activations are equal, bit for bit.
+
+    Those of a candidate that was never quantized are.
+    """
+    before, after = reference.answers, candidate.answers
+    return (
+        np.array_equal(before.confidence, after.confidence)
+        and np.array_equal(before.log_probs, after.log_probs)
+        and all(
+            np.array_equal(reference.activations[layer].minimum, activations.minimum)
+            and np.array_equal(reference.activations[layer].maximum, activations.maximum)
+            for layer, activations in candidate.activations.items()
+        )
+    )
+
+
+def refuse_identical(comparison: Comparison) -> Comparison:
+    """Return the comparison, unless its candidate is equal to the reference.
+
+    Raises:
+        ComparisonError: it is equal to the last bit: it was never quantized, or the reference is the same file.
+    """
+    if not comparison.identical:
+        return comparison
+    reference, candidate = comparison.reference_provenance, comparison.candidate_provenance
+    same_files = candidate.bits == RELEASED and candidate.content_hash == reference.content_hash
+    why = (
+        f"; {reference.model}, its reference, is the same file or has the same files: name what it was made from"
+        if same_files
+        else f", so this candidate was never quantized (its modules: {candidate.module_types})"
+    )
+    raise ComparisonError(
+        f"{comparison.candidate} on {comparison.prompt_set}: every answer and activation equals the reference's to the "
+        f"last bit{why}"
+    )
+
+
+def _check_comparable(reference: Measurement, candidate: Measurement) -> None:
+    differences = [
+        f"{name} ({expected!r} in the reference, {obtained!r} in the candidate)"
+        for name, expected, obtained in refusals("comparing", reference.provenance, candidate.provenance)
+    ] or list(_array_differences(reference, candidate))
+    if differences:
+        raise ComparisonError(f"reference and candidate differ in {'; '.join(differences)}: measure both alike")
+
+
+def _array_differences(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+    before, after = reference.answers, candidate.answers
+    if not np.array_equal(before.index, after.index):
+        yield "the prompts measured"
+    elif not np.array_equal(before.support, after.support):
+        yield "the tokens whose probabilities were kept (the candidate was measured without this reference)"
+    for layer, activations in reference.activations.items():
+        widths = activations.minimum.shape[1], candidate.activations[layer].minimum.shape[1]
+        if widths[0] != widths[1]:
+            yield f"the neurons of layer {layer} ({widths[0]} in the reference, {widths[1]} in the candidate)"
+        elif not np.array_equal(activations.correlated, candidate.activations[layer].correlated):
+            yield f"which neurons of layer {layer} are correlated"
+
+
+def _notes(reference: Measurement) -> Iterator[str]:
+    if not reference.answers.correct.any():
+        yield "the reference answers no prompt right, so accuracy cannot drop: look at template, readout and golds"
+    if not reference.answers.exact:
+        kept = reference.answers.support.shape[1]
+        yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"

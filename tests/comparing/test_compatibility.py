@@ -1,0 +1,129 @@
+"""What a difference between two measurements or models means is said in one table, and said to users in full."""
+
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import get_args
+
+import msgspec
+import pytest
+
+from pytest_quantcheck.comparing.compatibility import (
+    TABLE,
+    Meaning,
+    Purpose,
+    Row,
+    conditions,
+    fields,
+    identity,
+    refusals,
+    release_differences,
+)
+from pytest_quantcheck.records import Provenance
+from tests.provenance import ANY
+
+KNOWN = msgspec.structs.replace(ANY, content_hash="a" * 64)
+
+
+def test_every_field_is_in_the_table_for_every_purpose():
+    """A new field of `Provenance` needs a row, in the same place."""
+    assert tuple(TABLE) == Provenance.__struct_fields__
+    assert Row._fields == get_args(Purpose)
+    assert {type(meaning) for row in TABLE.values() for meaning in row} == {Meaning}
+
+
+@pytest.mark.parametrize("purpose", get_args(Purpose))
+@pytest.mark.parametrize("name", Provenance.__struct_fields__)
+def test_a_difference_means_what_the_table_says(purpose, name):
+    """Of two with the same known content, each field that is refused and no other one is."""
+    other = msgspec.structs.replace(KNOWN, **{name: "other"})
+    refused = getattr(TABLE[name], purpose) is Meaning.REFUSED
+    expected = [(name, getattr(KNOWN, name), "other")] if refused else []
+    assert refusals(purpose, KNOWN, other) == expected
+    assert (identity(purpose, KNOWN) != identity(purpose, other)) == refused
+
+
+@pytest.mark.parametrize("purpose", ["resuming", "merging"])
+@pytest.mark.parametrize("name", ["model", "revision"])
+def test_names_count_where_the_content_is_not_known(purpose, name):
+    """They are all that tells one model from another then; known content of one side alone is refused itself."""
+    other = msgspec.structs.replace(ANY, **{name: "other"})
+    assert [one.field for one in refusals(purpose, ANY, other)] == [name]
+    assert identity(purpose, ANY) != identity(purpose, other)
+    assert [one.field for one in refusals(purpose, KNOWN, other)] == sorted(
+        [name, "content_hash"], key=list(TABLE).index
+    )
+
+
+def test_measurement_found_in_the_cache_can_be_resumed_and_merged():
+    """Only the batch size, which merging takes the largest of, is part of the key and free in shards."""
+    key = set(fields("cache", Meaning.REFUSED))
+    assert key <= set(fields("resuming", Meaning.REFUSED))
+    assert key - set(fields("merging", Meaning.REFUSED)) == {"batch_size"}
+
+
+def test_conditions_name_both_values():
+    """Device, batch size and the versions of libraries that both need, libraries first."""
+    reference = msgspec.structs.replace(ANY, libraries={"torch": "1", "numpy": "2", "gguf": "3"})
+    candidate = msgspec.structs.replace(ANY, libraries={"numpy": "4", "torch": "5"}, device="cuda:0", batch_size=4)
+    assert list(conditions(reference, candidate)) == [
+        "numpy 2 for the reference, 4 for the candidate",
+        "torch 1 for the reference, 5 for the candidate",
+        "device cpu for the reference, cuda:0 for the candidate",
+        "batch size 16 for the reference, 4 for the candidate",
+    ]
+
+
+@pytest.fixture
+def release():
+    """A loaded checkpoint with all that a measurement says of the reference."""
+    return SimpleNamespace(**{name: getattr(ANY, name) for name in fields("release", Meaning.REFUSED)})
+
+
+def test_same_model_has_no_differences(release):
+    """Whatever its format and float format."""
+    assert release_differences(ANY, release) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"vocabulary_hash": "a" * 64},
+            "its vocabulary is another (SHA-256 aaaaaaaaaaaa…, the reference's …): tokens or their numbers differ; rel",
+        ),
+        (
+            {"chat_template_hash": "b" * 64},
+            "its chat template is another (SHA-256 bbbbbbbbbbbb…, the reference's …): compare chat_template.jinja, or ",
+        ),
+        ({"n_layers": 6}, "it has 6 layers, the reference 7"),
+        ({"width": 128}, "its hidden states are 128 wide, the reference's 64"),
+    ],
+)
+def test_each_difference_of_a_release_is_named_with_both_values(release, changes, says):
+    """One sentence for each."""
+    (found,) = release_differences(ANY, SimpleNamespace(**vars(release) | changes))
+    assert found.startswith(says)
+
+
+def test_all_differences_of_a_release_are_named_at_once():
+    """Nobody has to mend one to hear of the next."""
+    other = SimpleNamespace(n_layers=1, width=1, vocabulary_hash="a", chat_template_hash="b")
+    assert len(release_differences(ANY, other)) == 4
+
+
+def test_loaded_model_has_what_the_table_asks_of_a_release():
+    """The fields are read from the loaded checkpoint by name."""
+    from pytest_quantcheck.models.loading import LoadedModel
+
+    assert set(fields("release", Meaning.REFUSED)) <= {*LoadedModel.__dataclass_fields__, *vars(LoadedModel)}
+
+
+def test_cache_key_has_each_field_that_the_table_names():
+    """A field that a cached measurement must share is in the key, and no name is."""
+    from pytest_quantcheck.measuring import Plan
+    from pytest_quantcheck.models.source import Source
+    from pytest_quantcheck.run.cache_key import cache_key
+
+    key = cache_key(Source("builtin", device="cpu"), "int8", SimpleNamespace(hash="c"), Plan(), None)
+    assert tuple(key["provenance"]) == fields("cache", Meaning.REFUSED)
+    assert set(key["plan"]) == set(asdict(Plan())) - set(TABLE)
