@@ -109,7 +109,7 @@ def _acceptable(status: Status, estimate: Estimate, limit: Limit, profile: Profi
 
 
 def _margin(estimate: Estimate, limit: Limit) -> float:
-    """Return the distance of the value from the limit, positive on the good side."""
+    """Return the distance from the limit, positive on the good side."""
     assert estimate.value is not None
     return limit.value - estimate.value if limit.direction == "max" else estimate.value - limit.value
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ignore_library_warnings() -> Iterator[None]:
-    """Ignore the warnings of libraries while they are imported, load a model, run it or draw.
+    """Ignore the warnings of libraries during a block.
 
     A user cannot change that transformers uses a name that torch deprecates. Under `-W error` such a warning would fail
     a gate that found nothing wrong with the model.

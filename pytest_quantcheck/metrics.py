@@ -46,7 +46,7 @@ class Metric(NamedTuple):
 
     @property
     def more_evidence(self) -> str:
-        """The option, without its prefix, by which a run collects more evidence for this metric."""
+        """The option that gives this metric more evidence, without its prefix."""
         return "attribution-samples" if "attributions" in self.needs else "samples"
 
     @property
@@ -173,7 +173,7 @@ def find_metric(name: str) -> Metric:
 
 
 def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[str, ...]:
-    """Return the gated metrics that a run can measure, in the order of `METRICS`.
+    """Return the gated metrics that a run can measure, as in `METRICS`.
 
     Args:
         gated: names of the metrics that a profile limits.
@@ -201,7 +201,9 @@ def check_limit(metric: Metric, value: float) -> float:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a question that offers the most similar known word, or an empty text if none is similar.
+    """Return a question that offers the most similar known word.
+
+    The text is empty if no word is similar.
 
     >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
     " Did you mean 'ace_drift'?"

@@ -2,12 +2,12 @@
 
 
 def counted(n: int, noun: str) -> str:
-    """Return a number and its noun, such as `1 prompt` and `1,000 prompts`."""
+    """Return a number and its noun, such as `1,000 prompts`."""
     return f"{n:,} {plural(n, noun)}"
 
 
 def plural(n: int, one: str, many: str = "") -> str:
-    """Return the word for one thing or the word for many, by default with an s.
+    """Return the word for one or for many, by default with an s.
 
     >>> plural(1, "layer"), plural(2, "layer"), plural(2, "is", "are")
     ('layer', 'layers', 'are')

@@ -134,7 +134,7 @@ def _cell(value: float | None) -> str:
 
 
 def worst_estimate(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
-    """Return the estimate of the worst layer, or the first if none has a value."""
+    """Return the worst estimate, or the first if none has a value."""
     measured = [estimate for estimate in estimates if estimate.applicable and estimate.value is not None]
     worst = max if metric.direction == "max" else min
     return worst(measured, key=lambda estimate: estimate.value or 0.0) if measured else estimates[0]
