@@ -24,9 +24,9 @@ description = "Limits on which the two candidates part, whatever the default pro
 confidence = 0.95
 inconclusive = "warn"
 
-[metrics.ace_drift]
-max = 0.03
-evidence = "inside the interval of 24 prompts: inconclusive"
+[metrics.flip_rate]
+max = 0.1
+evidence = "the exact interval of 0 to 6 flips of 24 holds it: inconclusive"
 
 [metrics.kl_divergence]
 max = 10
@@ -46,7 +46,7 @@ import gc
 import warnings
 import weakref
 
-from pytest_quantcheck import assert_ace_drift, assert_kl_divergence, assert_redundancy_change
+from pytest_quantcheck import assert_flip_rate, assert_kl_divergence, assert_redundancy_change
 
 ALIVE = []
 
@@ -91,7 +91,7 @@ def test_limit_is_kept(quantcheck):
 
 
 def test_doubt_warns_here(quantcheck):
-    assert_ace_drift(quantcheck.compare("int8"))
+    assert_flip_rate(quantcheck.compare("int8"))
 """
 
 LISTENING = """
