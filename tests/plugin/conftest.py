@@ -25,8 +25,8 @@ confidence = 0.95
 inconclusive = "warn"
 
 [metrics.flip_rate]
-max = 0.1
-evidence = "the exact interval of 0 to 6 flips of 24 holds it: inconclusive"
+max = 0.14
+evidence = "the exact interval of 0 to 7 flips of 24 holds it: inconclusive; the other 17 answers are no close ones"
 
 [metrics.kl_divergence]
 max = 10
