@@ -14,7 +14,7 @@ installed_model := $(VENV)/.installed-model
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow benchmarks lint format check clean
+.PHONY: help demo setup test test-processors test-slow benchmarks lint format check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -33,6 +33,9 @@ setup: $(installed_dev) ## install the project with everything its tests and lin
 
 test: $(installed_dev) ## run the fast tests, in two processes
 	"$(bin)/pytest" --benchmark-disable --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
+
+test-processors: $(installed_dev) ## compare the outcomes of tests that measure models on lesser processors
+	"$(bin)/python" -m tests.processors
 
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
 	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)

@@ -58,8 +58,11 @@ def test_release_answers_as_its_maker_saw_it(released, name):
         assert json.loads(json.dumps(loaded.quantization)) == loaded.quantization
         obtained = logits_of(loaded.model)
         expected = logits_of(made if release.exact else plain_copy(release, builtin.DIRECTORY, folder))
+        # On a CPU without bf16 kernels the one plain layer multiplies in float32; the maker's model does not.
+        vars(loaded.model.get_output_embeddings()).pop("forward", None)
+        as_made = logits_of(loaded.model)
     if release.exact:
-        assert torch.equal(obtained, expected)
+        assert torch.equal(as_made, expected)
     # half-precision sums of logits up to 20 against float32
     assert (obtained - expected).abs().max() < 0.5
 

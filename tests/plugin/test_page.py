@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 import pytest
 
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.models.loading import Source, load
 from pytest_quantcheck.reporting.wording import number
 from tests.plugin.test_reports import QUICK, TWO
 
+OTHER_WORDS = ["ant", "apple"]
 IN_THE_WAY = """
 from pathlib import Path
 
@@ -73,15 +75,41 @@ def cells(*values):
 
 
 def test_page_is_written_beside_the_report(whole_run):
-    """Both candidates, their metrics and the prompts that flipped, with their texts."""
+    """Both candidates with their metrics."""
     page = (whole_run.directory / "report" / "report.html").read_text(encoding="utf-8")
-    report = json.loads((whole_run.directory / "report" / "report.json").read_bytes())
     assert "report: report/report.html" in whole_run.lines
     assert "<h1>Not fit for release: nf4</h1>" in page
     assert page.count('class="metrics"') == 2
-    flips = [flip for comparison in report["comparisons"] for flip in comparison["flips"]]
-    assert page.count("<strong>row ") == len(flips) > 0
-    assert all(f"“{flip['candidate']['text']}”" in page for flip in flips)
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """The built-in model as an int8 checkpoint that answers `ant` for True and `apple` for False."""
+    with load(Source("builtin", device="cpu"), "int8") as loaded:
+        answers, others = (loaded.tokenizer.convert_tokens_to_ids(words) for words in (["True", "False"], OTHER_WORDS))
+        head = loaded.model.get_output_embeddings().weight.data
+        head[answers + others] = head[others + answers]
+        loaded.model.save_pretrained(tmp_path / "swapped")
+        loaded.tokenizer.save_pretrained(tmp_path / "swapped")
+    return tmp_path / "swapped"
+
+
+def test_page_lists_the_prompts_that_flipped(gate, swapped):
+    """Each with what both models answered."""
+    found = gate(
+        "--quantcheck-model=builtin",
+        f"--quantcheck-candidate={swapped}",
+        "--quantcheck-samples=12",
+        "--quantcheck-layers=2",
+        *TWO[::2],
+        "--quantcheck-report=report",
+    )
+    page = (found.directory / "report" / "report.html").read_text(encoding="utf-8")
+    (comparison,) = json.loads((found.directory / "report" / "report.json").read_bytes())["comparisons"]
+    assert page.count("<strong>row ") == len(comparison["flips"]) == 12
+    for flip in comparison["flips"]:
+        assert flip["candidate"]["text"].strip() in OTHER_WORDS
+        assert all(f"“{flip[model]['text']}”" in page for model in ("reference", "candidate"))
 
 
 def test_rows_have_the_reports_numbers(whole_run, tables_of):

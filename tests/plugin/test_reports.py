@@ -52,7 +52,7 @@ def test_table_is_printed_once(whole_run):
     for bits in ("int8", "nf4"):
         assert whole_run.lines.count(f"{bits} on builtin: 24 prompts") == 1
     assert sum(line.startswith("salient-neuron overlap") for line in whole_run.lines) == 2
-    for title in ("flip rate", "faint-neuron churn"):
+    for title in ("ACE drift", "faint-neuron churn"):
         assert sum(line.startswith(title) and line.endswith("not gated") for line in whole_run.lines) == 2
 
 
@@ -73,7 +73,7 @@ def test_doubt_is_one_line_among_the_warnings(whole_run):
     said = [line.partition("Warning: ") for line in whole_run.lines[start:end] if "Warning: " in line]
     assert said
     assert {kind.rpartition(" ")[2] for kind, _, _ in said} == {"Quantcheck"}
-    doubt = "24 prompts are too few to say whether ACE drift of int8 on builtin is within its limit"
+    doubt = "24 prompts are too few to say whether flip rate of int8 on builtin is within its limit"
     assert f"{doubt}; it passes with a warning" in {text for _, _, text in said}
     assert not any(line.strip().startswith("meaning") for line in whole_run.lines[start:end])
 

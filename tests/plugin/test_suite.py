@@ -205,7 +205,7 @@ def test_junit_names_and_properties(whole_run):
     found = whole_run.junit
     assert set(found) == {
         f"test_{metric}[{bits}-builtin]"
-        for metric in ("ace_drift", "kl_divergence", "salient_overlap", "redundancy_change")
+        for metric in ("flip_rate", "kl_divergence", "salient_overlap", "redundancy_change")
         for bits in ("int8", "nf4")
     }
     facts = found["test_redundancy_change[nf4-builtin]"]

@@ -1,0 +1,179 @@
+"""Outcomes of the tests that measure models, on lesser processors: `python -m tests.processors [PATH ...]`.
+
+What a model computes depends on the processor's instruction sets and on the number of threads, by some roundings. A
+test whose outcome depends on them holds on its author's machine only. So the tests that measure models run once at
+each level of `LEVELS`, two levels at a time, and the outcome of each test is compared between the levels. `make test`
+is one level more: this processor's own, with one thread.
+
+The libraries choose their kernels when they are loaded, and environment variables lower that choice: of torch, oneDNN,
+MKL, OpenBLAS and numpy. bitsandbytes has no such variable: `tests.lowered_bitsandbytes` lowers what Python chooses for
+it. CONTRIBUTING.md says what cannot be lowered. A level never exceeds what the processor has: on a machine without
+AVX2 the levels differ in their threads alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("benchmarks", "commands", "comparing", "controls", "measuring", "models", "plugin", "run")
+"""The folders of tests that load models; benchmarks run once, at their reduced size."""
+
+WITHOUT_AVX512 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # MKL heeds it on Intel's processors
+    "OPENBLAS_CORETYPE": "Haswell",
+    "PYTEST_PLUGINS": "tests.lowered_bitsandbytes",
+}
+WITHOUT_AVX = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE",  # SSE2 on every processor
+    "OPENBLAS_CORETYPE": "Nehalem",
+    "PYTEST_PLUGINS": "tests.lowered_bitsandbytes",
+}
+
+LOOK = """
+import numpy, scipy.linalg, threadpoolctl, torch
+from bitsandbytes.functional import has_avx512bf16
+blas = {library["architecture"] for library in threadpoolctl.threadpool_info() if "architecture" in library}
+extensions = numpy.show_config(mode="dicts")["SIMD Extensions"]
+numpys = (extensions["baseline"] + extensions.get("found", []))[-1]
+packing = "packs" if has_avx512bf16() else "does not pack"
+print(f"torch {torch.backends.cpu.get_cpu_capability()}, OpenBLAS {', '.join(sorted(blas))}, numpy {numpys}, "
+      f"bitsandbytes {packing} 4-bit weights, threads {torch.get_num_threads()}")
+"""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A processor to pretend: threads, environment variables, and beginnings of what numpy is to do without."""
+
+    threads: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+    numpy_without: tuple[str, ...] = ()
+
+    def environment(self) -> dict[str, str]:
+        """Return the whole environment of a process at this level."""
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        ours = {"OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path, **self.variables}
+        return os.environ | ours | {"NPY_DISABLE_CPU_FEATURES": " ".join(self._numpy_features())}
+
+    def _numpy_features(self) -> list[str]:
+        import numpy as np
+
+        found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+        return [name for name in found if name.startswith(self.numpy_without)]
+
+
+LEVELS = {
+    "no AVX": Level(1, WITHOUT_AVX, ("",)),
+    "no AVX-512": Level(1, WITHOUT_AVX512, ("AVX512", "X86_V4")),
+    "no AVX-512, two threads": Level(2, WITHOUT_AVX512, ("AVX512", "X86_V4")),
+    "two threads": Level(2),
+}
+
+
+class LevelError(Exception):
+    """Pytest did not get as far as outcomes at a level."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each test at a level, why those failed that did, and how long it took."""
+
+    by_test: dict[str, str]
+    reasons: dict[str, str]
+    seconds: float
+
+
+def look(level: Level) -> str:
+    """Return which kernels the libraries choose in a process at this level."""
+    plugins = level.variables.get("PYTEST_PLUGINS")
+    code = f"import {plugins}\n{LOOK}" if plugins else LOOK
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=level.environment(), capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def run(level: Level, paths: Sequence[str]) -> Outcomes:
+    """Return the outcomes of the tests under these paths in one process at a level."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "--benchmark-disable", f"--junitxml={results}", *paths]
+        done = subprocess.run(command, cwd=ROOT, env=level.environment(), capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 1) or not results.exists():
+            end = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+            raise LevelError(f"expected pytest to end with 0 or 1, got {done.returncode}:\n{end}")
+        cases = list(ET.parse(results).iter("testcase"))
+    return Outcomes(
+        {name_of(case): outcome_of(case) for case in cases},
+        {name_of(case): reason_of(case) for case in cases},
+        time.perf_counter() - start,
+    )
+
+
+def name_of(case: ET.Element) -> str:
+    """Return a test's name in pytest's results."""
+    return f"{case.get('classname')}::{case.get('name')}"
+
+
+def outcome_of(case: ET.Element) -> str:
+    """Return `passed`, `failed`, `error` or `skipped`."""
+    found = {child.tag for child in case}
+    return next((word for tag, word in _OUTCOMES.items() if tag in found), "passed")
+
+
+_OUTCOMES = {"failure": "failed", "error": "error", "skipped": "skipped"}
+
+
+def reason_of(case: ET.Element) -> str:
+    """Return the first line of why a test did not pass."""
+    return next((child.get("message", "").partition("\n")[0] for child in case if child.tag in _OUTCOMES), "")
+
+
+def problems(found: Mapping[str, Outcomes]) -> Iterator[str]:
+    """Yield each test that ends differently at two levels, or fails at all, with the levels and reasons.
+
+    A test that is skipped at a level says itself that it does not hold there: the others are compared.
+    """
+    for test in sorted({test for outcomes in found.values() for test in outcomes.by_test}):
+        ends = {level: outcomes.by_test.get(test, "not run") for level, outcomes in found.items()}
+        kinds = set(ends.values()) - {"skipped"}
+        if len(kinds) > 1 or kinds & {"failed", "error"}:
+            yield f"{'DIFFERS' if len(kinds) > 1 else 'FAILS'} {test}"
+            for level, end in ends.items():
+                yield f"    {level}: {end} {found[level].reasons.get(test, '')}".rstrip()
+
+
+def report(levels: Mapping[str, Level], paths: Sequence[str]) -> int:
+    """Print what differs between the levels; return the exit status, 0 if nothing does and nothing fails."""
+    print(f"{', '.join(paths)} at {len(levels)} levels, two at a time", flush=True)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = dict(zip(levels, pool.map(partial(run, paths=paths), levels.values()), strict=True))
+    for name, outcomes in found.items():
+        counts = ", ".join(f"{count} {word}" for word, count in sorted(Counter(outcomes.by_test.values()).items()))
+        print(f"{name}: {counts} in {outcomes.seconds:.0f} s")
+    lines = list(problems(found))
+    print("\n".join(lines) or "every test ends alike at every level, and none fails")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    for name, level in LEVELS.items():
+        print(f"{name}: {look(level)}", flush=True)
+    sys.exit(report(LEVELS, sys.argv[1:] or [f"tests/{room}" for room in ROOMS]))
