@@ -1,4 +1,4 @@
-"""What can go wrong, by the place where the user can mend it."""
+"""Errors that users can correct, by the place of the cause."""
 
 
 class QuantcheckError(Exception):
@@ -10,11 +10,11 @@ class SettingsError(QuantcheckError):
 
 
 class PromptError(QuantcheckError):
-    """A prompt set that cannot be read or does not hold what it must."""
+    """A prompt set that cannot be read or is incomplete."""
 
 
 class ProfileError(QuantcheckError):
-    """A threshold profile that cannot be read, or that says something it must not say."""
+    """A threshold profile that cannot be read or is not valid."""
 
 
 class ModelError(QuantcheckError):

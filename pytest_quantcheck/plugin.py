@@ -142,7 +142,7 @@ def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
 
 
 def _parametrized(test: pytest.Item, fixture: str) -> bool:
-    """Whether a test has a `parametrize` mark of its own for a fixture."""
+    """Return whether a test parametrizes a fixture itself."""
     names = (mark.args[0] if mark.args else mark.kwargs["argnames"] for mark in test.iter_markers("parametrize"))
     return any(fixture in (one.replace(" ", "").split(",") if isinstance(one, str) else one) for one in names)
 

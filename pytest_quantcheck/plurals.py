@@ -7,7 +7,7 @@ def counted(n: int, noun: str) -> str:
 
 
 def plural(n: int, one: str, many: str = "") -> str:
-    """Return the word for one or for many, by default with an s.
+    """Return the singular or the plural, by default with an s.
 
     >>> plural(1, "layer"), plural(2, "layer"), plural(2, "is", "are")
     ('layer', 'layers', 'are')

@@ -111,7 +111,10 @@ def _dead_neuron_churn(
 
 
 def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Masks], Masks]:
-    """Return both models' dead neurons, those without each group of prompts, and the groups there are."""
+    """Return both models' dead neurons, in all and without each group.
+
+    The third value says which groups have prompts.
+    """
     there = _tokens(before) > 0
     masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
     left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]

@@ -11,7 +11,6 @@ from torch import nn
 
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.checking import QuantizedCheckpoint, plain_files, recognise
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
@@ -26,6 +25,7 @@ from pytest_quantcheck.models.pretrained import (
     silence_libraries,
     translate_load_errors,
 )
+from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
 from pytest_quantcheck.models.source import Source, chat_template_hash, content_hash, local_path, vocabulary_hash
 from pytest_quantcheck.records import REFERENCE, RELEASED
 

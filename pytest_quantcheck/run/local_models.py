@@ -54,7 +54,7 @@ class LocalModels:
             ModelError: they are missing, visibly damaged, not quantized, or in a format that cannot be loaded here.
         """
         if target.kind == "checkpoint":
-            from pytest_quantcheck.models.checking import check  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.models.released import check  # noqa: PLC0415 - heavy
 
             check(self.source(target), target.load_as)
 
@@ -67,7 +67,7 @@ class LocalModels:
         content_hash(source)
         if released:
             return source
-        from pytest_quantcheck.models.checking import unpacked  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.models.released import unpacked  # noqa: PLC0415 - heavy
 
         return unpacked(source, self._folder / str(len(self._sources)))
 

@@ -1,4 +1,4 @@
-"""SIGTERM handled like Ctrl-C, so that a job that is stopped ends cleanly."""
+"""SIGTERM handled like Ctrl-C, so that stopped jobs end cleanly."""
 
 import signal
 import threading

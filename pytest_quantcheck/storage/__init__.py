@@ -3,7 +3,7 @@
 from pytest_quantcheck.storage.atomic import check_writable, write_atomically
 from pytest_quantcheck.storage.cache import Cache, Entry
 from pytest_quantcheck.storage.checkpoints import Checkpoint
-from pytest_quantcheck.storage.measurements import (
+from pytest_quantcheck.storage.measurement_files import (
     holds_measurement,
     load_measurement,
     load_provenance,

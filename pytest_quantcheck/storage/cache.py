@@ -16,7 +16,7 @@ from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.storage.atomic import remove_unfinished, write_atomically
 from pytest_quantcheck.storage.checkpoints import Checkpoint
-from pytest_quantcheck.storage.measurements import holds_measurement, load_measurement, save_measurement
+from pytest_quantcheck.storage.measurement_files import holds_measurement, load_measurement, save_measurement
 
 KEY = "key.json"
 

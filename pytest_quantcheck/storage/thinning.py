@@ -13,7 +13,7 @@ from pytest_quantcheck.analyses.sampling import seeded_neurons
 from pytest_quantcheck.options.values import FEWEST_NEURONS
 from pytest_quantcheck.records import Activations, Measurement
 from pytest_quantcheck.storage.atomic import write_atomically
-from pytest_quantcheck.storage.measurements import FILE, refused, to_bytes
+from pytest_quantcheck.storage.measurement_files import FILE, refused, to_bytes
 
 _ENTRY = 16
 """Bytes by which an array's entry in the header may grow when the arrays do: three numbers of more digits."""

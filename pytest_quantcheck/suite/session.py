@@ -76,7 +76,7 @@ class Session:
         return lines if self._selection.collect else [*lines, _NOT_COLLECTED]
 
     def collect(self, session: pytest.Session) -> list[pytest.Item]:
-        """Collect the packaged suite's items, those that the command line names, or none."""
+        """Collect the packaged suite's items, as far as they are selected."""
         if not self._selection.collect:
             return []
         return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._selection.node_ids)))

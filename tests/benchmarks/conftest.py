@@ -14,8 +14,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
 

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source
 from tests.models.gguf_files import rounded, spell_builtin, write_gguf
 

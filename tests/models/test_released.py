@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.checking import QuantizedCheckpoint, recognise
 from pytest_quantcheck.models.formats import dequantized
 from pytest_quantcheck.models.formats.format import Format
 from pytest_quantcheck.models.gradients import float32_gradients, gradient_path
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.released import QuantizedCheckpoint, recognise
 from pytest_quantcheck.models.source import Source
 from tests.models.releases import RELEASES, logits_of, needs, plain_copy, read_tensors, slope_of, write
 

@@ -5,7 +5,7 @@ import json
 
 import safetensors.numpy
 
-from pytest_quantcheck.storage.measurements import FILE
+from pytest_quantcheck.storage.measurement_files import FILE
 
 
 def read(directory):

@@ -14,7 +14,7 @@ from pytest_quantcheck.storage import (
     save_measurement,
     write_atomically,
 )
-from pytest_quantcheck.storage.measurements import FILE
+from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.disks import files_of_at_most, read_only
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import Cache, save_measurement
-from pytest_quantcheck.storage.measurements import FILE
+from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.disks import files_of_at_most, read_only
 
 KEY = {"model": "builtin", "content": "sha256:1234", "bits": "nf4", "plan": {"layers": [0, 3], "revision": None}}

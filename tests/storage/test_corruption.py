@@ -8,7 +8,7 @@ import pytest
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_baseline, save_measurement
-from pytest_quantcheck.storage.measurements import FILE
+from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.stored import read, text, write_text
 
 NEXT_STEP = ("measure again", "the release that wrote it", "check the path", "check its permissions")

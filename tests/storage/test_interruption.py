@@ -9,7 +9,7 @@ import pytest
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import load_measurement, save_measurement
-from pytest_quantcheck.storage.measurements import FILE
+from pytest_quantcheck.storage.measurement_files import FILE
 
 SAVE = """
 import os, resource, signal, sys

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_measurement
-from pytest_quantcheck.storage.measurements import FILE
+from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.stored import read, write, write_text
 
 

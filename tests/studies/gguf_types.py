@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.prompts import PromptSet, read_prompts

@@ -30,8 +30,8 @@ import torch
 
 from pytest_quantcheck.commands.parser import parser as measuring_parser
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.checking import unpacked
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
+from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source, declared_dtype, local_path
 from pytest_quantcheck.reporting import Report
 from tests.studies.tampering import TAMPERS, Tamper

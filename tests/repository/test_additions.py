@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pytest_quantcheck
-from pytest_quantcheck.comparing import Sampling, estimators
+from pytest_quantcheck.comparing import IntervalSettings, estimators
 from pytest_quantcheck.comparing.answer_estimates import prompt_estimates
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metrics import METRICS, Metric
@@ -36,15 +36,15 @@ def comparison(monkeypatch):
     monkeypatch.setattr(estimators, "_ESTIMATORS", dict(estimators._ESTIMATORS))
 
     @estimators.estimates(ROW.name)
-    def _trial_share(before, after, sampling):
-        return sampling.estimate(ROW.name, 0.25, sampling.mean_share(np.full(40, 0.25)), 40, method="trial")
+    def _trial_share(before, after, intervals):
+        return intervals.estimate(ROW.name, 0.25, intervals.bounded_mean(np.full(40, 0.25)), 40, method="trial")
 
     both = (SimpleNamespace(answers=answers()) for _ in range(2))
     return Comparison(
         candidate="nf4",
         prompt_set="boolq",
         n_prompts=40,
-        estimates=tuple(prompt_estimates(*both, Sampling(draws=50))),
+        estimates=tuple(prompt_estimates(*both, IntervalSettings(draws=50))),
         identical=False,
         reference_provenance=ANY,
         candidate_provenance=ANY,
