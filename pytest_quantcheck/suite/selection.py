@@ -57,7 +57,7 @@ def _is_asked_for(config: pytest.Config) -> bool:
 
 
 def _expressions(arguments: Sequence[object]) -> Iterator[str]:
-    """Yield the command line's own `-k` and `-m` expressions, without those in `addopts`."""
+    """Yield the expressions of `-k` and `-m`, without those in `addopts`."""
     words = [str(argument) for argument in arguments]
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word in ("-k", "-m"):
