@@ -135,10 +135,7 @@ class _RunningSum:
 
 
 def _in_blocks(values: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
-    """Sort the last axis and split it into blocks.
-
-    At least one zero is added as padding.
-    """
+    """Sort the last axis and split it into blocks. At least one zero is added as padding."""
     missing = _BLOCK - len(order) % _BLOCK
     ordered = np.take(values, np.pad(order, (0, missing)), axis=-1)
     ordered[..., len(order) :] = 0

@@ -257,11 +257,7 @@ def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlati
 
 
 def check_width(parts: Sequence[Correlations]) -> int:
-    """Return the number of neurons that all parts have.
-
-    Raises:
-        ValueError: it differs, or there are no parts.
-    """
+    """Return the number of neurons that all parts have; `ValueError` where they differ or there are none."""
     widths = sorted({len(part.mean) for part in parts})
     if len(widths) != 1:
         raise ValueError(f"Expected correlations of the same neurons, got widths {widths or 'of no parts'}.")

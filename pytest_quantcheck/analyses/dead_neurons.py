@@ -87,14 +87,7 @@ def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) 
 
 
 def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
-    """Return each neuron's largest magnitude over all tokens of all groups.
-
-    Args:
-        minimum: (g, neurons) float32, each group's smallest activation.
-        maximum: (g, neurons) float32, each group's largest.
-
-    Returns:
-        (neurons,) float32.
+    """Return each neuron's largest magnitude over all tokens: (g, neurons) each to (neurons,) float32.
 
     Raises:
         MeasurementError: no token was seen, or an activation was not finite.

@@ -30,15 +30,7 @@ def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_probs_at(logits: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of given tokens, and that of all others.
-
-    Args:
-        logits: (n, vocabulary), as in `top_log_probs`.
-        support: (n, k) integers: the tokens.
-
-    Returns:
-        log_probs (n, k) and rest (n,), as in `top_log_probs`.
-    """
+    """Return log-probabilities: of tokens `support` (n, k), and of all others; as `top_log_probs` does."""
     log_probs = _log_softmax(logits)
     index = support.long()
     return log_probs.gather(1, index), _complement(log_probs, index)

@@ -28,10 +28,7 @@ def bootstrap_counts(n: int, draws: int, seed: int, chunk: int | None = None) ->
 
 
 def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Iterator[Counts]:
-    """Yield which half of n prompts is in each draw.
-
-    Chunks are (chunk, n) float32 of 0 and 1, n // 2 of a row are 1; see `bootstrap_counts`.
-    """
+    """Yield which half of n prompts is drawn: (chunk, n) float32 of 0 and 1; see `bootstrap_counts`."""
     for random, rows in _chunks(n, draws, seed, chunk):
         counts = np.empty((rows, n), dtype=np.float32)
         for draw in counts:
@@ -40,10 +37,7 @@ def half_samples(n: int, draws: int, seed: int, chunk: int | None = None) -> Ite
 
 
 def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield random weights of n prompts that add up to 1.
-
-    They are uniform among all such weights. Chunks are (chunk, n) float64; see `bootstrap_counts`.
-    """
+    """Yield weights of n prompts: (chunk, n) float64, uniform among all that add up to 1; see `bootstrap_counts`."""
     for random, rows in _chunks(n, draws, seed, None):
         weights = random.standard_exponential((rows, n))
         weights /= weights.sum(axis=1, keepdims=True)
@@ -51,10 +45,7 @@ def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64
 
 
 def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:
-    """Return a random half of n prompts.
-
-    Each is drawn by a fair coin, then the surplus is flipped at random: faster than a shuffle.
-    """
+    """Return a random half of n prompts: a fair coin for each, then the surplus is flipped; faster than a shuffle."""
     half = np.unpackbits(random.integers(0, 256, -(-n // 8), dtype=np.uint8), count=n)
     surplus = int(half.sum()) - n // 2
     taken = int(surplus > 0)

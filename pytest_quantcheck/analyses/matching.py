@@ -124,11 +124,8 @@ def in_order(
 ) -> tuple[Activations, Activations]:
     """Return both records with the candidate's neurons in the reference's order.
 
-    Args:
-        reference: what the layer did in the reference.
-        candidate: what it did in the candidate.
-        order: (d,) int64, as in `Matching`.
-        known: (k,) int64: the neurons whose correlations both records keep. They follow those that both followed.
+    `order` is (d,) int64. Both keep the correlations of those `known`, (k,) int64, and follow those of them that both
+    followed.
     """
     followed = np.intersect1d(reference.sample, known)
     followed = followed[np.isin(order[followed], candidate.sample)]
@@ -171,10 +168,7 @@ def _extremes(activations: Activations) -> Floats:
 
 
 def _any_away(before: Floats, after: Floats) -> bool:
-    """Return whether any neuron moved by a share of the typical distance.
-
-    That is the distance between neurons; neighbouring rows stand for all pairs.
-    """
+    """Return whether any neuron moved by a share of neurons' typical distance; neighbours stand for all pairs."""
     apart = float(np.median(_apart(before[1:], before[:-1]))) if len(before) > 1 else 0.0
     return bool(np.any(_apart(before, after) > max(AWAY * apart, RESOLUTION)))
 
@@ -206,10 +200,7 @@ def _known(order: Indices, correlated: Indices) -> Indices:
 
 
 def _replaced(order: Indices, rows: Indices, found: Indices) -> Indices:
-    """Return the order with new matches of some rows.
-
-    `found` (rows,): positions among those rows, -1 without a match.
-    """
+    """Return the order with new matches of some rows; `found` (rows,): positions among them, -1 for none."""
     theirs, better = rows[found], order.copy()
     better[_known(order, rows)] = -1
     better[np.isin(better, theirs[found >= 0])] = -1

@@ -63,8 +63,7 @@ class ChangeSummary:
 def correlation_change(reference: Correlations, candidate: Correlations) -> ChangeSummary:
     """Return the mean change of correlations over pairs of neurons.
 
-    It is that of abs(r_candidate - r_reference) over pairs i < j. Beside the two records it needs memory for a few rows
-    only.
+    It is that of abs(r_candidate - r_reference) over i < j. Memory beside the records is that of a few rows.
 
     Raises:
         ValueError: records of different width.
@@ -101,10 +100,7 @@ def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
 
 
 def correlation_histogram(correlations: Correlations) -> Histogram:
-    """Return how many pairs have abs(r) in each of ten bins.
-
-    It is (10,) int64 over pairs i < j of neurons that are not constant.
-    """
+    """Return how many pairs have abs(r) in each bin: (10,) int64, i < j; constant neurons are left out."""
     there = defined(correlations)
     at_least = np.zeros(BINS + 1, dtype=np.int64)
     at_least[0] = _n_pairs(there)
@@ -115,14 +111,7 @@ def correlation_histogram(correlations: Correlations) -> Histogram:
 
 
 def tail_mass(histogram: Histogram, at: float) -> float:
-    """Return the share of pairs with abs(r) >= `at`.
-
-    Args:
-        histogram: (10,) int64, as `correlation_histogram` returns it.
-        at: a bin edge: 0.0, 0.1, ..., 0.9.
-
-    Raises:
-        ValueError: another `at`, or a histogram without pairs.
+    """Return the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
 
     Example:
         >>> tail_mass(np.array([6, 0, 0, 0, 0, 0, 0, 0, 1, 1]), 0.8)

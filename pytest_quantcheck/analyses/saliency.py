@@ -61,9 +61,8 @@ def lobatto_kronrod(levels: int = 4) -> Quadrature:
     """Return nested quadrature with 5, 9, 17, 33, ... nodes.
 
     It begins with Lobatto's five. The ends of the path are nodes, so the difference that completeness needs costs
-    nothing. Exact for polynomials up
-    to degree 7, 13, 25 and 33, where Clenshaw-Curtis nodes, as nested as these, come to 5, 9, 17 and 33. (Patterson,
-    Math. Comp. 22, 1968; Gander and Gautschi, BIT 40, 2000.)
+    nothing. Exact for polynomials up to degree 7, 13, 25 and 33, where Clenshaw-Curtis nodes, as nested as these, come
+    to 5, 9, 17 and 33. (Patterson, Math. Comp. 22, 1968; Gander and Gautschi, BIT 40, 2000.)
     """
     nodes, sizes = np.array([-1.0, 1.0, 0.0]), []
     for _ in range(levels):
@@ -190,10 +189,7 @@ def _evaluate(
     points: torch.Tensor,
     rows: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the function and its gradient at points of the paths.
-
-    They are (points, rows) float64 and (points, rows, ...).
-    """
+    """Return the function and its gradient: (points, rows) float64 and (points, rows, ...), at points of the paths."""
     at = (start + points[:, *[None] * step.ndim] * step).flatten(0, 1).requires_grad_()
     value = function(at, rows.repeat(len(points)))
     (slope,) = torch.autograd.grad(value.sum(), at)
@@ -201,12 +197,7 @@ def _evaluate(
 
 
 def _completeness_error(total: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-    """Return the largest relative completeness error of each prompt, (m,); see `FLOOR`.
-
-    Args:
-        total: (points, m), sums of the attributions from the path's start to each point.
-        heights: (points, m), the function there.
-    """
+    """Return each prompt's largest relative error: `total` (points, m) against `heights` (points, m); see `FLOOR`."""
     truth = heights - heights[0]
     return ((total - truth).abs().amax(0) / truth[_END].abs().clamp(min=FLOOR)).nan_to_num(torch.inf)
 
@@ -253,15 +244,7 @@ def given_up(converged: NDArray[np.bool_], planned: int) -> bool:
 
 
 def jaccard(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the Jaccard index of m pairs of sets.
-
-    Args:
-        reference: (m, d) bool.
-        candidate: (m, d) bool.
-
-    Returns:
-        (m,) float64 in [0, 1]; 1 where both are empty.
-    """
+    """Return the Jaccard index of pairs of sets: (m, d) bool to (m,) float64 in [0, 1]; 1 where both are empty."""
     union = (reference | candidate).sum(axis=1)
     both = (reference & candidate).sum(axis=1)
     return np.where(union == 0, 1.0, both / np.maximum(union, 1))

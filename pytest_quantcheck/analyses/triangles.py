@@ -14,10 +14,7 @@ def triangle_size(width: int) -> int:
 
 
 def pack_triangle(matrix: NDArray[_Number]) -> NDArray[_Number]:
-    """Return the upper triangle with its diagonal, row by row.
-
-    From (d, d) to (d * (d + 1) / 2,).
-    """
+    """Return the upper triangle with its diagonal, row by row. From (d, d) to (d * (d + 1) / 2,)."""
     return np.concatenate([matrix.reshape(-1)[:0], *(row[i:] for i, row in enumerate(matrix))])
 
 

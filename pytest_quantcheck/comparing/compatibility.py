@@ -150,19 +150,13 @@ def release_differences(reference: Provenance, candidate: object) -> tuple[str, 
 
 
 def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:
-    """Return the values that two must share for a purpose.
-
-    Names are among them only if the content is not known.
-    """
+    """Return the values that two must share for a purpose. Names are among them only if the content is not known."""
     names = () if provenance.content_hash is not None else (Meaning.NAME,)
     return {name: getattr(provenance, name) for name in fields(purpose, Meaning.REFUSED, *names)}
 
 
 def hash_of_reference(reference: Measurement) -> str:
-    """Return a hash of what a candidate's measurement takes from its reference.
-
-    It is a SHA-256, in hexadecimal.
-    """
+    """Return a hash of what a candidate's measurement takes from its reference. It is a SHA-256, in hexadecimal."""
     answers, digest = reference.answers, hashlib.sha256()
     attributed = np.array([layer for layer, found in reference.saliency.items() if attributable(found.converged)])
     parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]

@@ -77,10 +77,7 @@ def measure(
 
 
 def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
-    """Return the provenance as known before measuring.
-
-    `redundancy_neurons` is the most that a layer may have.
-    """
+    """Return the provenance as known before measuring. `redundancy_neurons` is the most that a layer may have."""
     loaded, prompts, plan = passes.loaded, passes.prompts, passes.plan
     return Provenance(
         model=model,

@@ -46,10 +46,7 @@ class _Attributed:
 
 @dataclass(frozen=True, eq=False)
 class _Outcomes:
-    """Outcomes so far, by layer and prompt.
-
-    Prompts that are done have no outcome at layers that were given up.
-    """
+    """Outcomes so far, by layer and prompt. Prompts that are done have no outcome at layers that were given up."""
 
     outcomes: dict[int, dict[int, _Attributed]]
     done: set[int]

@@ -312,6 +312,6 @@ def test_without_a_checkpoint_no_state_is_made(run, loaded, prompts, monkeypatch
     def never(_self):
         raise AssertionError
 
-    for accumulator in ("answers.AnswerCollector", "streams.LayerStream", "attributing._Found"):
+    for accumulator in ("answers.AnswerCollector", "streams.LayerStream", "attributing._Outcomes"):
         monkeypatch.setattr(f"pytest_quantcheck.measuring.{accumulator}.state", never)
     run(loaded, prompts)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
-from pytest_quantcheck.analyses.resampling import normal_quantile
+from pytest_quantcheck.analyses.resampling import two_sided_quantile
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles.calibrating.shifts import Shift, shifts_of, unmeasured_controls
 from pytest_quantcheck.records import Comparison
@@ -67,7 +67,7 @@ def harmless_bound(harmless: Sequence[Shift], share: float) -> float:
     below 0 (an accuracy that rose) counts as 0. Where nothing moved in any model there is no error to use: of n prompts
     (or neurons) none moved, so at most 1 - share ** (1 / n) of all do, the exact binomial bound.
     """
-    quantile = normal_quantile(1 - 2 * share)
+    quantile = two_sided_quantile(1 - 2 * share)
     bound = max(max(shift.value, 0.0) + quantile * math.sqrt(2) * shift.error for shift in harmless)
     return bound or -math.expm1(math.log(share) / max(shift.units for shift in harmless))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pytest_quantcheck.analyses.resampling import normal_quantile
+from pytest_quantcheck.analyses.resampling import two_sided_quantile
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Comparison, Estimate
 
@@ -66,7 +66,7 @@ def _shift(control: str, estimate: Estimate) -> Shift:
     value, low, high = _oriented(estimate)
     # The wider of the half width and the side towards the limit: an interval that ends at 0 is short on the other.
     half = max(high - value, (high - low) / 2)
-    error = half / normal_quantile(estimate.confidence)
+    error = half / two_sided_quantile(estimate.confidence)
     units = int(estimate.details.get("neurons", estimate.n_prompts))
     return Shift(control, estimate.layer, value, low, error, units, estimate.n_prompts)
 
