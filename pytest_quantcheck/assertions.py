@@ -89,8 +89,22 @@ def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> 
     if verdict is None:
         case = f"{metric} on {comparison.n_prompts} prompts"
         raise ProfileError(f"profile {profile.label} has no limit for {case}; give one with limit=")
+    enforce(verdict, stacklevel=4)
+    return verdict
+
+
+def enforce(verdict: Verdict, *, stacklevel: int = 2) -> None:
+    """Fail on a verdict that is not acceptable, and warn of one that needs attention.
+
+    Args:
+        verdict: from `judge`.
+        stacklevel: of the warning, counted from this function; 2 is its caller.
+
+    Raises:
+        AssertionError: the verdict is not acceptable.
+    """
+    __tracebackhide__ = True
     if not verdict.acceptable:
         raise AssertionError(failure_message(verdict))
     if verdict.warning:
-        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {reason_to_accept(verdict)}"), stacklevel=3)
-    return verdict
+        warnings.warn(QuantcheckWarning(f"{headline(verdict)}; {reason_to_accept(verdict)}"), stacklevel=stacklevel)

@@ -17,6 +17,7 @@ from pytest_quantcheck.controls import certificate as certifying
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.architectures import ARCHITECTURES
+from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report
 
@@ -191,7 +192,28 @@ def architectures() -> str:
     )
 
 
+def formats() -> str:
+    """The formats of quantized weights that can be gated."""
+    rows = [
+        (
+            _code(one.method or one.file.suffix),
+            ", ".join(map(_code, one.packages)) or "-",
+            "yes" if one.needs_gpu else "no",
+            ", ".join(layer.name for layer in one.layers) or "-",
+        )
+        for one in FORMATS
+    ]
+    return _page(
+        "Formats",
+        "A released checkpoint is recognised by the `quant_method` in its `config.json`, or by the ending of its file "
+        "name. What each format needs here, and how its layers are called in a measurement's `gradient_path`. What is "
+        "measured of each, and what is not: [formats](../formats.md).",
+        *_table(("recognised by", "needs", "needs a GPU", "layers"), rows),
+    )
+
+
 PAGES = {
+    "formats.md": formats,
     "architectures.md": architectures,
     "options.md": options,
     "commands.md": commands,
