@@ -45,7 +45,8 @@ METRICS["trial_share"] = Metric("trial_share", "trial share", "share tried", "sh
 def trial_share(before, after, intervals):
     n = len(before.index)
     moved = int((before.confidence != after.confidence).sum())
-    return intervals.estimate("trial_share", moved / n, share(moved, n, confidence=intervals.confidence), n, method="trial")
+    interval = share(moved, n, confidence=intervals.confidence)
+    return intervals.estimate("trial_share", moved / n, interval, n, method="trial")
 
 
 CONTROLS["trial-control"] = Control("trial-control", "defect", "All logits with the other sign.", "trial:turn")
