@@ -110,6 +110,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         """The metrics with a limit, in the order of the profile's file."""
         return tuple(dict.fromkeys(rule.limit.metric for rule in self.rules))
 
+    def fewest_prompts(self, metric: str) -> int:
+        """Return the number of prompts from which some limit of a gated metric applies."""
+        return min(rule.limit.from_prompts for rule in self.rules if rule.limit.metric == metric)
+
     def limit(
         self,
         metric: str,

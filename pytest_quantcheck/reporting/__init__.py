@@ -6,7 +6,7 @@ from pytest_quantcheck.reporting.markdown import markdown_lines, truncate_lines
 from pytest_quantcheck.reporting.progress_line import ProgressLine
 from pytest_quantcheck.reporting.properties import verdict_properties
 from pytest_quantcheck.reporting.terminal import WIDEST, remark_lines, summary_lines
-from pytest_quantcheck.reporting.wording import printable
+from pytest_quantcheck.reporting.wording import nothing_judged, printable
 
 __all__ = [
     "WIDEST",
@@ -17,6 +17,7 @@ __all__ = [
     "encode_certificate",
     "encode_report",
     "markdown_lines",
+    "nothing_judged",
     "printable",
     "remark_lines",
     "schema_text",

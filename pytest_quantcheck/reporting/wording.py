@@ -108,6 +108,14 @@ def reason_to_accept(verdict: Verdict) -> str:
     )
 
 
+def nothing_judged(candidate: str, profile: str) -> str:
+    """Say that no test of a candidate reached a verdict, and what to do."""
+    return printable(
+        f"nothing was judged of {candidate}: no selected test reached a verdict by {profile}; measure more prompts "
+        "(--quantcheck-samples), select more tests, or choose a profile with limits for this case"
+    )
+
+
 def failure_message(verdict: Verdict) -> str:
     """Return a verdict's message: one sentence, then one line for each fact.
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from pytest_quantcheck.errors import QuantcheckError
-from pytest_quantcheck.reporting import control_message, verdict_properties
+from pytest_quantcheck.reporting import control_message, nothing_judged, verdict_properties
 from pytest_quantcheck.run.gate import Gate
 
 SUITE = "quantcheck"
@@ -81,9 +81,9 @@ class PackagedItem(pytest.Item):
             return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
         return super().repr_failure(excinfo)
 
-    def reportinfo(self) -> tuple[Path, int | None, str]:
+    def reportinfo(self) -> tuple[Path, int, str]:
         """Where pytest says the item is from."""
-        return Path(__file__), None, f"{SUITE}::{self.name}"
+        return Path(__file__), 0, f"{SUITE}::{self.name}"  # a line: pytest needs one of a skipped test
 
 
 class AcceptanceItem(PackagedItem):
@@ -92,10 +92,14 @@ class AcceptanceItem(PackagedItem):
     def runtest(self) -> None:
         """Measure what is missing, compare and judge.
 
-        An unmet limit fails with the verdict's text; a layer for which the profile has no limit is skipped.
+        An unmet limit fails with the verdict's text. A metric without a limit in this case is skipped, unless nothing
+        at all is judged of the candidate: then its tests fail.
         """
         comparison = self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
+        open_case = verdict is None or (verdict.status == "unmeasured" and verdict.acceptable)
+        if open_case and not self._is_anything_judged():
+            raise AssertionError(nothing_judged(self.candidate, self.gate.profile.label))
         if verdict is None:
             case = f"in this case, {comparison.n_prompts} prompts"
             pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
@@ -104,6 +108,19 @@ class AcceptanceItem(PackagedItem):
         from pytest_quantcheck.assertions import enforce  # noqa: PLC0415 - heavy, and imported by the gate by now
 
         enforce(verdict)
+
+    def _is_anything_judged(self) -> bool:
+        """Return whether a selected test of this candidate reaches a verdict that rests on a value."""
+        tests = (item for item in self.session.items if isinstance(item, AcceptanceItem))
+        return any(item.is_judged() for item in tests if item.candidate == self.candidate)
+
+    def is_judged(self) -> bool:
+        """Return whether this test reaches a verdict that rests on a value."""
+        try:
+            verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
+        except QuantcheckError:
+            return False
+        return verdict is not None and verdict.status != "unmeasured"
 
 
 class ControlItem(PackagedItem):

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_quantcheck.controls.certificate import ControlResult, in_order, without_verdicts
 from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.reporting import nothing_judged
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.suite.items import (
     CALIBRATED,
@@ -47,6 +48,7 @@ class Results:
         self._comparisons: dict[tuple[int, ...], Comparison] = {}
         self._controls: dict[tuple[str, str], ControlResult] = {}
         self._sent: set[tuple[int, ...]] = set()
+        self._selected: set[str] = set()
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -80,11 +82,25 @@ class Results:
         if not is_suite(report.nodeid):
             return
         self.outcomes.add(report.outcome)
+        metric, subject, _ = self._cases[own_nodeid(report.nodeid)]
+        if metric != CONTROL:
+            self._selected.add(subject)
         carried = getattr(report, _CARRIED, {})
         for kind, text in carried.items():
             self._keep(kind, msgspec.json.decode(text, type=_RECORDS[kind]))
         if report.failed and report.when != "teardown" and not carried.keys() & {VERDICT, CONTROL}:
             self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
+
+    def find_unjudged(self) -> list[str]:
+        """Find the candidates that were to be judged and have no verdict that rests on a value.
+
+        Each gets a cause, if it has none.
+        """
+        judged = {verdict.candidate for verdict in self._verdicts.values() if verdict.status != "unmeasured"}
+        unjudged = [name for name in self._gate.candidates if name in self._selected - judged]
+        for name in unjudged:
+            self.causes.setdefault(name, [nothing_judged(name, self._gate.profile.label)])
+        return unjudged
 
     def _is_news(self, comparison: Any) -> bool:
         place = self._place(comparison)

@@ -62,6 +62,8 @@ class Session:
         self.gate = Gate(_with_shared_cache(config, settings), self._announcer.progress)
         self._selection = take_selection(config, only=settings.only)
         check_names(self.gate, self._selection.node_ids)
+        if self._selection.collect:
+            _check_limits(self.gate)
         self.results = Results(self.gate)
         self._written: list[str] = []
         self._label = self._check_calibration()
@@ -106,6 +108,8 @@ class Session:
         if not self.results.outcomes or hasattr(self.config, "workerinput"):
             return
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+        if not cut and self.results.find_unjudged():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.settings.report:
             whole = not (session.shouldfail or session.shouldstop)
             make, directory = partial(self._files, whole=whole), Path(self.settings.report)
@@ -181,7 +185,7 @@ class Session:
 
     def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
         found = self.results
-        passed = whole and found.verdicts and "failed" not in found.outcomes
+        passed = whole and found.verdicts and not found.causes and "failed" not in found.outcomes
         return encode_report(
             found.verdicts,
             found.comparisons,
@@ -216,6 +220,23 @@ class Session:
         except QuantcheckError as error:
             return str(error)
         return f"would be written into {self.settings.report}"
+
+
+def _check_limits(gate: Gate) -> None:
+    """Refuse a profile that cannot judge anything on these prompts, before anything is loaded.
+
+    Raises:
+        SettingsError: each metric is gated only from more prompts up than there are.
+    """
+    most = max(len(prompts) for prompts in gate.prompt_sets.values())
+    fewest = min((gate.profile.fewest_prompts(metric) for metric in gate.metrics), default=0)
+    if most < fewest or not gate.metrics:
+        few = f"gates from {fewest:,} prompts up, and there are {most:,}"
+        why = few if gate.metrics else "limits no metric that is measured"
+        raise SettingsError(
+            f"nothing would be judged: {gate.profile.label} {why}; measure more prompts (--quantcheck-samples, "
+            "--quantcheck-prompts) or choose another profile"
+        )
 
 
 def _enter_until_exit(config: pytest.Config, context: AbstractContextManager[None]) -> None:

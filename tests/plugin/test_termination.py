@@ -33,6 +33,7 @@ def test_finished_measurement_outlives_the_signal(stop, pytester):
     command = [sys.executable, "-m", "pytest", "--quantcheck-model=builtin", *QUICK, f"--quantcheck-cache={cache}"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(pytester.path), os.environ.get("PYTHONPATH", "")))}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipe["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
     with subprocess.Popen([*command, "-p", "waiting"], env=environment, cwd=pytester.path, **pipe) as run:
         while not (pytester.path / "saved").exists():
             assert run.poll() is None
