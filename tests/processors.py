@@ -27,8 +27,10 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("benchmarks", "commands", "comparing", "controls", "measuring", "models", "plugin", "run")
-"""The folders of tests that load models; benchmarks run once, at their reduced size."""
+BENCHMARKS = ("test_attribution.py", "test_quantized_layers.py", "test_redundancy.py")
+ROOMS = ("commands", "comparing", "controls", "measuring", "models", "plugin", "run")
+PATHS = tuple(f"tests/{path}" for path in (*ROOMS, *(f"benchmarks/{name}" for name in BENCHMARKS)))
+"""The tests that load models and compare what they compute; benchmarks run once, at their reduced size."""
 
 WITHOUT_AVX512 = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -176,4 +178,4 @@ def report(levels: Mapping[str, Level], paths: Sequence[str]) -> int:
 if __name__ == "__main__":
     for name, level in LEVELS.items():
         print(f"{name}: {look(level)}", flush=True)
-    sys.exit(report(LEVELS, sys.argv[1:] or [f"tests/{room}" for room in ROOMS]))
+    sys.exit(report(LEVELS, sys.argv[1:] or PATHS))
