@@ -83,7 +83,6 @@ class Level:
 LEVELS = {
     "no AVX": Level(1, WITHOUT_AVX, ("",)),
     "no AVX-512": Level(1, WITHOUT_AVX512, ("AVX512", "X86_V4")),
-    "no AVX-512, two threads": Level(2, WITHOUT_AVX512, ("AVX512", "X86_V4")),
     "two threads": Level(2),
 }
 
