@@ -70,7 +70,7 @@ class Level:
     def environment(self) -> dict[str, str]:
         """Return the whole environment of a process at this level."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        ours = {"OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path, **self.variables}
+        ours = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive", "PYTHONPATH": path, **self.variables}
         return os.environ | ours | {"NPY_DISABLE_CPU_FEATURES": " ".join(self._numpy_features())}
 
     def _numpy_features(self) -> list[str]:
