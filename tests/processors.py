@@ -64,14 +64,22 @@ class Level:
     """A processor to pretend: threads, environment variables, and beginnings of what numpy is to do without."""
 
     threads: int
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     numpy_without: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of a process at this level."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        ours = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive", "PYTHONPATH": path, **self.variables}
-        return os.environ | ours | {"NPY_DISABLE_CPU_FEATURES": " ".join(self._numpy_features())}
+        threads = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
+        return (
+            os.environ
+            | threads
+            | self.variables
+            | {
+                "PYTHONPATH": path,
+                "NPY_DISABLE_CPU_FEATURES": " ".join(self._numpy_features()),
+            }
+        )
 
     def _numpy_features(self) -> list[str]:
         import numpy as np
