@@ -113,11 +113,18 @@ def test_what_is_there_outlives_a_failure(copied, empty, refused):
     assert files(copied) == before
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_so_and_leaves_nothing(stop, request, tmp_path, monkeypatch, capsys):
+def test_interrupted_it_says_so_and_leaves_nothing(stop, tmp_path, monkeypatch, capsys):
     """Ctrl-C in the middle, or a job that is stopped: one word, the status that shells expect, nothing half written."""
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     monkeypatch.setattr("pytest_quantcheck.measuring.measure", lambda *_, **__: signal.raise_signal(stop))
     assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "out"), *QUICK]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")

@@ -42,7 +42,13 @@ OK, FAILED, USAGE, EMPTY = (
     pytest.ExitCode.USAGE_ERROR,
     pytest.ExitCode.NO_TESTS_COLLECTED,
 )
-QUICK = ("--quantcheck-model=builtin", "--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-bits=8", "--quantcheck-profile=trial.toml")
+QUICK = (
+    "--quantcheck-model=builtin",
+    "--quantcheck-samples=12",
+    "--quantcheck-layers=2",
+    "--quantcheck-bits=8",
+    "--quantcheck-profile=trial.toml",
+)
 ALLOWED = "--quantcheck-allow-unmeasured=salient_overlap"
 PLAIN = "def test_plain(): pass\n"
 
