@@ -94,7 +94,7 @@ def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> 
 
 
 def enforce(verdict: Verdict, *, stacklevel: int = 2) -> None:
-    """Fail on a verdict that is not acceptable, and warn of one that needs attention.
+    """Fail on an unacceptable verdict; warn of one that needs attention.
 
     Args:
         verdict: from `judge`.

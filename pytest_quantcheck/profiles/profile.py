@@ -111,7 +111,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(rule.limit.metric for rule in self.rules))
 
     def fewest_prompts(self, metric: str) -> int:
-        """Return the number of prompts from which some limit of a gated metric applies."""
+        """Return the fewest prompts to which a limit of a metric applies."""
         return min(rule.limit.from_prompts for rule in self.rules if rule.limit.metric == metric)
 
     def limit(

@@ -109,7 +109,7 @@ def reason_to_accept(verdict: Verdict) -> str:
 
 
 def nothing_judged(candidate: str, profile: str) -> str:
-    """Say that no test of a candidate reached a verdict, and what to do."""
+    """Say that nothing was judged of a candidate, and what to do."""
     return printable(
         f"nothing was judged of {candidate}: no selected test reached a verdict by {profile}; measure more prompts "
         "(--quantcheck-samples), select more tests, or choose a profile with limits for this case"

@@ -110,12 +110,12 @@ class AcceptanceItem(PackagedItem):
         enforce(verdict)
 
     def _is_anything_judged(self) -> bool:
-        """Return whether a selected test of this candidate reaches a verdict that rests on a value."""
+        """Return whether any selected test of this candidate judges a value."""
         tests = (item for item in self.session.items if isinstance(item, AcceptanceItem))
         return any(item.is_judged() for item in tests if item.candidate == self.candidate)
 
     def is_judged(self) -> bool:
-        """Return whether this test reaches a verdict that rests on a value."""
+        """Return whether this test judges a value."""
         try:
             verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         except QuantcheckError:

@@ -92,7 +92,7 @@ class Results:
             self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
 
     def find_unjudged(self) -> list[str]:
-        """Find the candidates that were to be judged and have no verdict that rests on a value.
+        """Find the candidates with selected tests of which no value was judged.
 
         Each gets a cause, if it has none.
         """

@@ -223,7 +223,7 @@ class Session:
 
 
 def _check_limits(gate: Gate) -> None:
-    """Refuse a profile that cannot judge anything on these prompts, before anything is loaded.
+    """Refuse a profile that cannot judge anything on these prompts.
 
     Raises:
         SettingsError: each metric is gated only from more prompts up than there are.
