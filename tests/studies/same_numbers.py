@@ -38,6 +38,7 @@ def keep(out: Path, model: str | None, prompts: str | None) -> None:
     against = ["--quantcheck-model=builtin", f"--quantcheck-baseline={stored}", "--quantcheck-samples=256"]
     _run([*gate, *against, f"--quantcheck-report={out / 'from-baseline'}"])
     if model and prompts:
+        model, prompts = (str(Path(path).resolve()) for path in (model, prompts))
         asked = [f"--quantcheck-model={model}", f"--quantcheck-prompts={prompts}", f"--quantcheck-template={TEMPLATE}"]
         _run([*gate, *asked, "--quantcheck-samples=64", f"--quantcheck-report={out / 'real'}"])
 
@@ -47,7 +48,7 @@ def differences(before: Path, after: Path) -> tuple[list[str], list[str], int]:
     numbers, texts, count = [], [], 0
     names = sorted({path.relative_to(root) for root in (before, after) for path in root.rglob("report.json")})
     for name in names:
-        old, new = (dict(_leaves(json.loads((root / name).read_bytes()))) for root in (before, after))
+        old, new = (_report(root / name) for root in (before, after))
         count += len(old)
         for place in sorted(old.keys() | new.keys()):
             one, two = old.get(place, "absent"), new.get(place, "absent")
@@ -93,6 +94,11 @@ def _run(command: list[str]) -> None:
         status = subprocess.run([sys.executable, *command], cwd=empty, env=env, check=False).returncode
     if status not in (0, 1):
         raise SystemExit(f"ended with exit status {status}: no numbers to keep")
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """Read the values of a report by place; none where there is no report."""
+    return dict(_leaves(json.loads(path.read_bytes()))) if path.exists() else {}
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
