@@ -63,14 +63,6 @@ def test_header_says_that_the_gate_is_left_out(pytester):
     result.stdout.fnmatch_lines(["*the gate is not collected; add -m quantcheck or --quantcheck-only*"])
 
 
-def test_workers_select_what_the_controller_selects(pytester):
-    """With xdist the decision is made once."""
-    pytester.makeini(INI)
-    pytester.makepyfile(test_plain=PLAIN)
-    result = pytester.runpytest_subprocess("-n", "1", "test_plain.py")
-    result.assert_outcomes(passed=1)
-
-
 def test_fixture_works_where_the_gate_is_left_out(pytester):
     """A user's own test takes the ini file's model."""
     pytester.makeini(INI)
