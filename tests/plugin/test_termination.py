@@ -18,7 +18,7 @@ save = Entry.save
 def wait(self, measurement):
     save(self, measurement)
     pathlib.Path("saved").touch()
-    time.sleep(60)
+    time.sleep(600)
 
 Entry.save = wait
 """
@@ -37,7 +37,7 @@ def test_finished_measurement_outlives_the_signal(pytester):
             assert run.poll() is None
             time.sleep(0.05)
         run.send_signal(signal.SIGTERM)
-        output, _ = run.communicate(timeout=50)
+        output, _ = run.communicate(timeout=500)
     assert run.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in output
     assert len(list(cache.glob("*/measurement*"))) == 1
