@@ -48,7 +48,7 @@ def red(gate, place):
         if found.status == pytest.ExitCode.USAGE_ERROR:
             (sentence,) = (line.removeprefix("ERROR: ") for line in found.lines if line)
             return sentence
-        assert "1 failed in" in found.lines[-1]
+        assert "1 error in" in found.lines[-1]
         start = next(i for i, line in enumerate(found.lines) if " quantcheck::test_kl_divergence[" in line)
         return found.lines[start + 1]
 

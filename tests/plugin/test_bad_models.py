@@ -15,7 +15,7 @@ def broken(gate, checkpoint):
     def run(*arguments):
         found = gate(f"--quantcheck-model={checkpoint}", *QUICK, *TWO, *arguments)
         assert found.status == pytest.ExitCode.TESTS_FAILED
-        assert "2 failed in" in found.lines[-1]
+        assert "2 errors in" in found.lines[-1]
         assert "Traceback" not in found.text
         assert "INTERNALERROR" not in found.text
         assert not any(line.startswith(("E  ", "> ")) for line in found.lines)
