@@ -35,6 +35,7 @@ def run(asked: argparse.Namespace) -> int:
         check_free(out, gate.prompt_sets, force=given["force"])
         for name, measurement in _stored(gate, out):
             say([_written(out / name, measurement.provenance, len(measurement.answers.index))])
+    say(remark for name in (gate.candidates or (REFERENCE,)) for remark in gate.remarks(name))
     say([f"measured and written in {duration(time.monotonic() - began)}"])
     return FINE
 

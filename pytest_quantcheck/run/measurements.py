@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.errors import CheckpointError, ModelError
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
@@ -36,7 +36,8 @@ class Measurements:
 
     With a cache, each is measured once on this machine.
 
-    `applied` says of each control that was measured what was done to the reference.
+    `applied` says of each control that was measured what was done to the reference; `remarks` of each target what was
+    damaged in the cache.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Measurements:
         self._settings, self._models, self._prompt_sets = settings, models, prompt_sets
         self._baseline, self._cache, self._progress = baseline, cache, progress
         self.applied: dict[str, str] = {}
+        self.remarks: dict[str, tuple[str, ...]] = {}
 
     def measure(self, target: Target, references: References) -> Iterator[tuple[str, Measurement]]:
         """Yield each prompt set's name and measurement: stored, cached, or made now.
@@ -79,12 +81,17 @@ class Measurements:
                 with self._reporting(f"{target.name} on {name}") as reporter:
                     waiting = partial(reporter.say, "waiting for another process that measures it", log=True)
                     locks.enter_context(entry.locked(waiting))
-            found = {name: cached for name, entry in entries.items() if (cached := entry.load())}
+            found = {name: cached for name, entry in entries.items() if (cached := entry.load_or_set_aside())}
             for name, measurement in found.items():
                 yield name, _renamed(measurement, target, name)
             missing = [name for name in self._prompt_sets if name not in found]
             if missing:
                 yield from self._measure_now(target, missing, references, entries)
+
+    def _keep_remarks(self, target: Target, entries: Mapping[str, Entry]) -> None:
+        self.remarks[target.name] = tuple(
+            f"{target.name} on {name}: {remark}" for name, entry in entries.items() for remark in entry.remarks
+        )
 
     def _measure_now(
         self, target: Target, names: list[str], references: References, entries: Mapping[str, Entry]
@@ -96,7 +103,8 @@ class Measurements:
             for name in names:
                 entry = entries.get(name)
                 with self._reporting(f"{target.name} on {name}") as reporter:
-                    measurement = measure(
+                    make = partial(
+                        measure,
                         loaded,
                         self._prompt_sets[name],
                         plan,
@@ -104,10 +112,9 @@ class Measurements:
                         revision=target.source.revision,
                         reference=references.get(name),
                         progress=reporter,
-                        checkpoint=entry.checkpoint if entry else None,
                     )
-                if entry:
-                    entry.save(measurement)
+                    measurement = _measure_and_save(make, entry) if entry else make()
+                self._keep_remarks(target, entries)
                 yield name, measurement
 
     def _load(self, target: Target, references: References) -> LoadedModel:
@@ -151,6 +158,17 @@ class Measurements:
             name: self._cache.entry(cache_key(source, target.load_as, prompts, plan, references.get(name)))
             for name, prompts in self._prompt_sets.items()
         }
+
+
+def _measure_and_save(make: Callable[..., Measurement], entry: Entry) -> Measurement:
+    """Continue a measurement from its checkpoint, or begin it again where that is damaged, and save it."""
+    try:
+        measurement = make(checkpoint=entry.checkpoint)
+    except CheckpointError as problem:
+        entry.set_checkpoint_aside(problem)
+        measurement = make(checkpoint=entry.checkpoint)
+    entry.save(measurement)
+    return measurement
 
 
 def plan_of(settings: Settings) -> Plan:

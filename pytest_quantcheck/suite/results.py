@@ -131,7 +131,9 @@ class Results:
         if kind == VERDICT:
             self._verdicts[self._place(record)] = record
         elif kind == COMPARISON:
-            self._comparisons[self._place(record)] = record
+            place = self._place(record)
+            known = self._comparisons.get(place, record)
+            self._comparisons[place] = max(record, known, key=lambda one: len(one.notes))  # one worker met the damage
         elif kind == CONTROL:
             self._controls[record.control, record.prompt_set] = record
         else:

@@ -141,15 +141,6 @@ def test_baseline_with_one_wrong_byte(red, place, position):
     assert "measure again" in said
 
 
-def test_entry_of_the_cache_that_is_half_there(red, place):
-    """Written by something that does not write as we do: named, not measured over."""
-    (path,) = (p for p in (place / "cache").rglob("measurement.safetensors") if b"int8" in p.read_bytes()[:2000])
-    cut(path)
-    said = red(f"--quantcheck-cache={place / 'cache'}", "--quantcheck-bits=8")
-    assert str(path) in said
-    assert "delete" in said
-
-
 @pytest.fixture
 def unwritable(place):
     """Makes a folder one that cannot be written to, for root too: a read-only file system."""
