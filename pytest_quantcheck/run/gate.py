@@ -164,7 +164,10 @@ class Gate:
         return judge_control(control, name, verdicts, done=self._measurements.applied[control])
 
     def remarks(self, target: str) -> tuple[str, ...]:
-        """Return a sentence for each damaged entry of the cache that a target and its reference met."""
+        """Return a sentence for each damaged cache entry of a target.
+
+        Those of its reference come first.
+        """
         found = self._measurements.remarks
         return tuple(remark for name in dict.fromkeys((REFERENCE, target)) for remark in found.get(name, ()))
 

@@ -161,7 +161,7 @@ class Measurements:
 
 
 def _measure_and_save(make: Callable[..., Measurement], entry: Entry) -> Measurement:
-    """Continue a measurement from its checkpoint, or begin it again where that is damaged, and save it."""
+    """Continue and save a measurement; a damaged checkpoint is set aside."""
     try:
         measurement = make(checkpoint=entry.checkpoint)
     except CheckpointError as problem:

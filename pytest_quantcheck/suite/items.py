@@ -14,7 +14,7 @@ import pytest
 
 from pytest_quantcheck.controls.certificate import ControlResult
 from pytest_quantcheck.errors import QuantcheckError
-from pytest_quantcheck.reporting import control_message, nothing_judged, verdict_properties
+from pytest_quantcheck.reporting import control_message, nothing_judged, printable, verdict_properties
 from pytest_quantcheck.run.gate import Gate
 
 SUITE = "quantcheck"
@@ -78,7 +78,7 @@ class PackagedItem(pytest.Item):
         A `UserWarning` here is our own, made an error by `-W error`: the gate silences all others.
         """
         if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
-            text = str(excinfo.value)
+            text = "\n".join(map(printable, str(excinfo.value).splitlines()))  # a model's files may be quoted in it
             return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
         return super().repr_failure(excinfo)
 
