@@ -97,7 +97,7 @@ class Results:
             self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
 
     def refer_to_first(self, report: pytest.TestReport) -> None:
-        """Replace a cause that was shown already by the name of that test."""
+        """Replace a cause that another test has shown by its name."""
         if is_suite(report.nodeid) and _lacks_result(report):
             nodeid = own_nodeid(report.nodeid)
             first = self._shown.setdefault(str(report.longrepr), nodeid)
