@@ -56,8 +56,7 @@ class Baseline:
 def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: Settings) -> Baseline:
     """Find a baseline, check its hashes and its provenance.
 
-    No model is loaded. Fields that depend on the tokenizer are checked when a candidate is
-    compared.
+    No model is loaded. Fields that depend on the tokenizer are checked when a candidate is compared.
 
     Args:
         directory: where it lies.

@@ -36,8 +36,8 @@ class Measurements:
 
     With a cache, each is measured once on this machine.
 
-    `applied` says of each control that was measured what was done to the reference; `remarks` of each target what was
-    damaged in the cache.
+    `applied` says of each control that was measured what was done to the reference; `remarks` of each target
+    and prompt set what was damaged in the cache.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Measurements:
         self._settings, self._models, self._prompt_sets = settings, models, prompt_sets
         self._baseline, self._cache, self._progress = baseline, cache, progress
         self.applied: dict[str, str] = {}
-        self.remarks: dict[str, tuple[str, ...]] = {}
+        self.remarks: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def measure(self, target: Target, references: References) -> Iterator[tuple[str, Measurement]]:
         """Yield each prompt set's name and measurement: stored, cached, or made now.
@@ -88,11 +88,6 @@ class Measurements:
             if missing:
                 yield from self._measure_now(target, missing, references, entries)
 
-    def _keep_remarks(self, target: Target, entries: Mapping[str, Entry]) -> None:
-        self.remarks[target.name] = tuple(
-            f"{target.name} on {name}: {remark}" for name, entry in entries.items() for remark in entry.remarks
-        )
-
     def _measure_now(
         self, target: Target, names: list[str], references: References, entries: Mapping[str, Entry]
     ) -> Iterator[tuple[str, Measurement]]:
@@ -114,7 +109,9 @@ class Measurements:
                         progress=reporter,
                     )
                     measurement = _measure_and_save(make, entry) if entry else make()
-                self._keep_remarks(target, entries)
+                if entry:
+                    label = f"{target.name} on {name}"
+                    self.remarks[target.name, name] = tuple(f"{label}: {remark}" for remark in entry.remarks)
                 yield name, measurement
 
     def _load(self, target: Target, references: References) -> LoadedModel:

@@ -158,3 +158,14 @@ def test_workers_share_the_new_entry(cache, gate):
     assert found.status == 0, found.text
     assert count_remarks(found) == 1
     assert len([*place.glob("*.damaged")]) == 1
+
+
+def test_measure_says_it(cache, tmp_path, capsys):
+    """The command, too, sets the entry aside, measures again and prints the line."""
+    from pytest_quantcheck.commands import main
+
+    place, _, reference = cache
+    flip(reference / FILE, -1)
+    options = ["--model=builtin", "--samples=12", "--layers=2", "--attribution=off"]
+    assert main(["measure", *options, f"--cache={place}", f"--out={tmp_path / 'out'}"]) == 0
+    assert "reference on builtin: a damaged entry of the cache was set aside" in capsys.readouterr().out
