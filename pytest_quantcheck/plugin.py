@@ -78,8 +78,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Let a report carry its verdict, also from xdist's workers."""
     report = yield
     run = item.config.stash.get(_SESSION, None)
-    if run and call.when == "call":
-        run.results.attach(item, report)
+    if run:
+        run.results.attach(item, report, call)
     return report
 
 

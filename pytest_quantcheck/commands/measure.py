@@ -34,7 +34,8 @@ def run(asked: argparse.Namespace) -> int:
         gate = Gate(_settings(given), _progress())
         check_free(out, gate.prompt_sets, force=given["force"])
         for name, measurement in _stored(gate, out):
-            say([_written(out / name, measurement.provenance, len(measurement.answers.index))])
+            written = _written(out / name, measurement.provenance, len(measurement.answers.index))
+            say([written, *gate.remarks(next(iter(gate.candidates), REFERENCE), name)])
     say([f"measured and written in {duration(time.monotonic() - began)}"])
     return FINE
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_quantcheck.comparing.compatibility import hash_of_reference, identity
-from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.errors import CheckpointError
 from pytest_quantcheck.measuring.plan import Plan
 from pytest_quantcheck.records import Measurement, Provenance
 from pytest_quantcheck.storage import Checkpoint
@@ -43,11 +43,11 @@ class Stage:
         """Return the state last saved, or None.
 
         Raises:
-            StorageError: it is damaged, or of another measurement.
+            CheckpointError: it is damaged, or of another measurement.
         """
         kept = None if self._checkpoint is None else self._checkpoint.load(self._name)
         if kept is not None and not np.array_equal(kept.get(_ORIGIN, ()), self._origin):
-            raise StorageError(
+            raise CheckpointError(
                 f"{self._checkpoint} holds an unfinished measurement of another model, of other prompts or with other "
                 "settings or library versions; delete it, or choose another directory."
             )

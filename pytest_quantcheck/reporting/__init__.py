@@ -1,7 +1,7 @@
 """Reports of a run as text: sentences, tables, JSON, HTML and progress lines."""
 
 from pytest_quantcheck.reporting.control_results import control_lines, control_message
-from pytest_quantcheck.reporting.json_report import Report, encode_certificate, encode_report, schema_text
+from pytest_quantcheck.reporting.json_report import Report, RunOutcome, encode_certificate, encode_report, schema_text
 from pytest_quantcheck.reporting.markdown import markdown_lines, truncate_lines
 from pytest_quantcheck.reporting.progress_line import ProgressLine
 from pytest_quantcheck.reporting.properties import verdict_properties
@@ -12,6 +12,7 @@ __all__ = [
     "WIDEST",
     "ProgressLine",
     "Report",
+    "RunOutcome",
     "control_lines",
     "control_message",
     "encode_certificate",

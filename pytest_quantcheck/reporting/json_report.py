@@ -14,17 +14,19 @@ from pytest_quantcheck.controls.certificate import Certificate
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Comparison, Verdict
 
-Schema = Literal[1]
+Schema = Literal[2]
 """Version of the report's file format."""
 
-RunOutcome = Literal["passed", "failed"]
+RunOutcome = Literal["passed", "failed", "broken"]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All results of one run; each comparison says where its two measurements come from.
 
-    `settings`: the run's options; `profile`: name and version of the threshold profile; `causes`: for each candidate,
-    what went wrong in each test without a verdict; `certificate`: present when controls were run.
+    `outcome`: `passed` where every candidate may be released; `broken` where all that speaks against it is what could
+    not be read or measured; else `failed`. `settings`: the run's options; `profile`: name and version of the threshold
+    profile; `causes`: for each candidate, what went wrong in each test without a verdict; `certificate`: present when
+    controls were run.
     """
 
     schema: Schema
@@ -66,7 +68,7 @@ def encode_report(
         StorageError: a number is not finite, which JSON cannot store; names its place.
     """
     found = Report(
-        schema=1,
+        schema=2,
         tool_version=tool_version,
         created=created,
         outcome=outcome,

@@ -54,10 +54,9 @@ class Baseline:
 
 
 def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: Settings) -> Baseline:
-    """Find a baseline and check its provenance.
+    """Find a baseline, check its hashes and its provenance.
 
-    Neither its arrays nor a model are loaded. Fields that depend on the tokenizer are checked when a candidate is
-    compared.
+    No model is loaded. Fields that depend on the tokenizer are checked when a candidate is compared.
 
     Args:
         directory: where it lies.
@@ -68,7 +67,7 @@ def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: 
         StorageError: there is none, it is damaged, of another release, or of another reference, prompt set or
             setting; names each difference.
     """
-    found = {name: load_provenance(directory / name) for name in prompt_sets}
+    found = {name: load_provenance(directory / name, verify=True) for name in prompt_sets}
     for name, provenance in found.items():
         unlike = list(_differences(provenance, prompt_sets[name], asked))
         if unlike:

@@ -163,6 +163,11 @@ class Gate:
         verdicts = [verdict for metric in self.metrics if (verdict := self.judge(metric, control, name))]
         return judge_control(control, name, verdicts, done=self._measurements.applied[control])
 
+    def remarks(self, target: str, prompts: str) -> tuple[str, ...]:
+        """Return a sentence for each damaged cache entry: reference, then target."""
+        found = self._measurements.remarks
+        return tuple(one for name in dict.fromkeys((REFERENCE, target)) for one in found.get((name, prompts), ()))
+
     def _compare_now(self, target: Target, prompt_set: str) -> None:
         if target.kind == "control":
             self._measure_now(target, partial(self._take_comparison, target))
@@ -173,7 +178,11 @@ class Gate:
         from pytest_quantcheck.comparing import compare  # noqa: PLC0415 - heavy
 
         reference = self.measure(REFERENCE, prompt_set)
-        notes = (*self.prompt_sets[prompt_set].notes, *self._models.notes(target))
+        notes = (
+            *self.prompt_sets[prompt_set].notes,
+            *self._models.notes(target),
+            *self.remarks(target.name, prompt_set),
+        )
         with ignore_library_warnings():
             found = compare(reference, measurement, name=target.name, profile=self.profile, notes=notes)
         self._compared[target.name, prompt_set] = found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.errors import CheckpointError, ModelError
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
@@ -36,7 +36,8 @@ class Measurements:
 
     With a cache, each is measured once on this machine.
 
-    `applied` says of each control that was measured what was done to the reference.
+    `applied` says of each control that was measured what was done to the reference; `remarks` of each target
+    and prompt set what was damaged in the cache.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Measurements:
         self._settings, self._models, self._prompt_sets = settings, models, prompt_sets
         self._baseline, self._cache, self._progress = baseline, cache, progress
         self.applied: dict[str, str] = {}
+        self.remarks: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def measure(self, target: Target, references: References) -> Iterator[tuple[str, Measurement]]:
         """Yield each prompt set's name and measurement: stored, cached, or made now.
@@ -79,7 +81,7 @@ class Measurements:
                 with self._reporting(f"{target.name} on {name}") as reporter:
                     waiting = partial(reporter.say, "waiting for another process that measures it", log=True)
                     locks.enter_context(entry.locked(waiting))
-            found = {name: cached for name, entry in entries.items() if (cached := entry.load())}
+            found = {name: cached for name, entry in entries.items() if (cached := entry.load_or_set_aside())}
             for name, measurement in found.items():
                 yield name, _renamed(measurement, target, name)
             missing = [name for name in self._prompt_sets if name not in found]
@@ -96,7 +98,8 @@ class Measurements:
             for name in names:
                 entry = entries.get(name)
                 with self._reporting(f"{target.name} on {name}") as reporter:
-                    measurement = measure(
+                    make = partial(
+                        measure,
                         loaded,
                         self._prompt_sets[name],
                         plan,
@@ -104,10 +107,11 @@ class Measurements:
                         revision=target.source.revision,
                         reference=references.get(name),
                         progress=reporter,
-                        checkpoint=entry.checkpoint if entry else None,
                     )
+                    measurement = _measure_and_save(make, entry) if entry else make()
                 if entry:
-                    entry.save(measurement)
+                    label = f"{target.name} on {name}"
+                    self.remarks[target.name, name] = tuple(f"{label}: {remark}" for remark in entry.remarks)
                 yield name, measurement
 
     def _load(self, target: Target, references: References) -> LoadedModel:
@@ -151,6 +155,17 @@ class Measurements:
             name: self._cache.entry(cache_key(source, target.load_as, prompts, plan, references.get(name)))
             for name, prompts in self._prompt_sets.items()
         }
+
+
+def _measure_and_save(make: Callable[..., Measurement], entry: Entry) -> Measurement:
+    """Continue and save a measurement; a damaged checkpoint is set aside."""
+    try:
+        measurement = make(checkpoint=entry.checkpoint)
+    except CheckpointError as problem:
+        entry.set_checkpoint_aside(problem)
+        measurement = make(checkpoint=entry.checkpoint)
+    entry.save(measurement)
+    return measurement
 
 
 def plan_of(settings: Settings) -> Plan:

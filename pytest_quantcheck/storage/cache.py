@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ class Entry:
     The folder holds `key.json`, `measurement.safetensors`, and `checkpoint/` while the measurement is made.
 
         with entry.locked():
-            if (found := entry.load()) is None:
+            if (found := entry.load_or_set_aside()) is None:
                 found = measure(..., checkpoint=entry.checkpoint)
                 entry.save(found)
+
+    What is damaged or belongs to another key is set aside under another name, which `remarks` say, and measured again.
 
     `key`: the canonical JSON of all that the measurement depends on.
     """
@@ -74,6 +77,7 @@ class Entry:
     def __init__(self, cache: Path, key: bytes) -> None:
         self._key = key
         self.directory = cache / hashlib.sha256(key).hexdigest()
+        self.remarks: list[str] = []
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -85,7 +89,7 @@ class Entry:
         """Lock the entry; `waiting` is called once in a process that has to wait for another.
 
         Raises:
-            StorageError: the entry cannot be written to, or is that of another key.
+            StorageError: the entry cannot be written to.
         """
         lock = FileLock(self.directory.with_suffix(".lock"))
         with _acquired(lock, waiting):
@@ -103,6 +107,29 @@ class Entry:
         self._check_key()
         return load_measurement(self.directory)
 
+    def load_or_set_aside(self) -> Measurement | None:
+        """Return the measurement; None where there is none, or a damaged one, which is set aside.
+
+        The process must hold the lock.
+
+        Raises:
+            StorageError: a damaged one cannot be renamed.
+        """
+        try:
+            return self.load()
+        except StorageError as problem:
+            self._set_aside(self.directory, problem)
+            self._claim()
+            return None
+
+    def set_checkpoint_aside(self, problem: StorageError) -> None:
+        """Set aside the state of an unfinished measurement; the process must hold the lock.
+
+        Raises:
+            StorageError: it cannot be renamed.
+        """
+        self._set_aside(self.checkpoint.directory, problem)
+
     def save(self, measurement: Measurement) -> None:
         """Save the measurement, whole or not at all, and clear the checkpoint; the process must hold the lock.
 
@@ -118,9 +145,25 @@ class Entry:
         """Write the key, or check the one that is there: no other key's measurement or checkpoint is used."""
         there = (self.directory / KEY).exists() or self.checkpoint.directory.exists()
         if there or holds_measurement(self.directory):
-            self._check_key()
-        else:
-            write_atomically(self.directory / KEY, self._key)
+            try:
+                self._check_key()
+            except StorageError as problem:
+                self._set_aside(self.directory, problem)
+            else:
+                return
+        write_atomically(self.directory / KEY, self._key)
+
+    def _set_aside(self, path: Path, problem: StorageError) -> None:
+        """Rename a folder of the entry to a name that nothing reads."""
+        endings = chain([""], (f"-{n}" for n in count(2)))
+        names = (path.with_name(f"{path.name}.damaged{ending}") for ending in endings)
+        place = next(name for name in names if not name.exists())
+        try:
+            path.rename(place)
+        except OSError as trouble:
+            raise StorageError(f"cannot rename {path}: {trouble.strerror}; delete it: {problem}") from trouble
+        reason, _, _ = str(problem).partition("; ")
+        self.remarks.append(f"a damaged entry of the cache was set aside as {place.name} and measured again: {reason}")
 
     def _check_key(self) -> None:
         path = self.directory / KEY

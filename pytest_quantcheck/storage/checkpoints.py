@@ -14,7 +14,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.errors import CheckpointError, StorageError
 from pytest_quantcheck.storage.atomic import write_atomically
 
 _HASH = "sha256"
@@ -38,7 +38,7 @@ class Checkpoint:
         """Return the arrays last saved for a stage; None where none were.
 
         Raises:
-            StorageError: the file cannot be read, or is not what was saved.
+            CheckpointError: the file cannot be read, or is not what was saved.
         """
         path = self._path(stage)
         if not path.exists():
@@ -89,5 +89,5 @@ def _hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _unusable(path: Path, problem: str) -> StorageError:
-    return StorageError(f"{path} {problem}. Delete it; that part of the measurement is then done again.")
+def _unusable(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"{path} {problem}. Delete it; that part of the measurement is then done again.")

@@ -93,19 +93,27 @@ def load_measurement(directory: Path) -> Measurement:
         raise _malformed(path, problem) from None
 
 
-def load_provenance(directory: Path) -> Provenance:
-    """Load where a stored measurement comes from, from the header; of the arrays only the size is checked.
+def load_provenance(directory: Path, *, verify: bool = False) -> Provenance:
+    """Load where a stored measurement comes from, from the header.
+
+    Args:
+        directory: where the measurement lies.
+        verify: also read the arrays and check their hash; else only their size is checked.
 
     Raises:
         StorageError: the file is missing or of another size, or its header is malformed, of another schema, or not the
-            one that was saved.
+            one that was saved; with `verify`, the same of the arrays.
     """
     path = directory / FILE
     try:
         with path.open("rb") as file:
-            return _read_document(path, file, os.fstat(file.fileno()).st_size).provenance
+            document = _read_document(path, file, os.fstat(file.fileno()).st_size)
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if verify else document.arrays
     except OSError as problem:
         raise _unreadable(directory, problem) from None
+    if digest != document.arrays:
+        raise _changed(path, f"arrays of sha256 {document.arrays}", digest)
+    return document.provenance
 
 
 def holds_measurement(directory: Path) -> bool:

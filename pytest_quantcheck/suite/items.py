@@ -12,8 +12,9 @@ from typing import Any, Self
 import msgspec
 import pytest
 
+from pytest_quantcheck.controls.certificate import ControlResult
 from pytest_quantcheck.errors import QuantcheckError
-from pytest_quantcheck.reporting import control_message, nothing_judged, verdict_properties
+from pytest_quantcheck.reporting import control_message, nothing_judged, printable, verdict_properties
 from pytest_quantcheck.run.gate import Gate
 
 SUITE = "quantcheck"
@@ -77,7 +78,7 @@ class PackagedItem(pytest.Item):
         A `UserWarning` here is our own, made an error by `-W error`: the gate silences all others.
         """
         if isinstance(excinfo.value, QuantcheckError | AssertionError | UserWarning):
-            text = str(excinfo.value)
+            text = "\n".join(map(printable, str(excinfo.value).splitlines()))  # a model's files may be quoted in it
             return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
         return super().repr_failure(excinfo)
 
@@ -89,19 +90,22 @@ class PackagedItem(pytest.Item):
 class AcceptanceItem(PackagedItem):
     """One metric of one candidate on one prompt set."""
 
+    def setup(self) -> None:
+        """Measure what is missing and compare; what cannot be read or measured is an error, not a failure."""
+        self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
+
     def runtest(self) -> None:
-        """Measure what is missing, compare and judge.
+        """Judge the comparison.
 
         An unmet limit fails with the verdict's text. A metric without a limit in this case is skipped, unless nothing
         at all is judged of the candidate: then its tests fail.
         """
-        comparison = self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         open_case = verdict is None or (verdict.status == "unmeasured" and verdict.acceptable)
         if open_case and not self._is_anything_judged():
             raise AssertionError(nothing_judged(self.candidate, self.gate.profile.label))
         if verdict is None:
-            case = f"in this case, {comparison.n_prompts} prompts"
+            case = f"in this case, {self.gate.compare(self.candidate, self.prompts).n_prompts} prompts"
             pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
         self.found[VERDICT] = verdict
         self.user_properties += verdict_properties(verdict)
@@ -126,12 +130,18 @@ class AcceptanceItem(PackagedItem):
 class ControlItem(PackagedItem):
     """One control on one prompt set; `candidate` is the control's name."""
 
+    result: ControlResult
+
+    def setup(self) -> None:
+        """Measure and judge the control; a model that cannot be read or measured is an error, not a failure."""
+        self.result = self.gate.judge_control(self.candidate, self.prompts)
+
     def runtest(self) -> None:
         """Fail on a control that did not do what it must; skip inapplicable ones.
 
         A null or a rewrite must pass every metric, a defect must be seen by one.
         """
-        result = self.found[CONTROL] = self.gate.judge_control(self.candidate, self.prompts)
+        result = self.found[CONTROL] = self.result
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
         if self.gate.settings.calibrate and result.verdicts:

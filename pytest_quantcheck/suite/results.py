@@ -10,7 +10,7 @@ import pytest
 
 from pytest_quantcheck.controls.certificate import ControlResult, in_order, without_verdicts
 from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting import nothing_judged
+from pytest_quantcheck.reporting import RunOutcome, nothing_judged, printable
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.suite.items import (
     CALIBRATED,
@@ -35,8 +35,8 @@ _RECORDS: Mapping[str, type[msgspec.Struct]] = {
 class Results:
     """Attaches results to tests' reports, and gathers them for the summary.
 
-    `outcomes` are those of the packaged tests; `causes`, by candidate, what went wrong in each test without a verdict;
-    `calibrated` the comparisons of controls from which limits are to be made.
+    `outcomes` are those of the packaged tests, `error` where one could not judge; `causes`, by candidate, what went
+    wrong in each test without a verdict; `calibrated` the comparisons of controls from which limits are to be made.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -49,6 +49,7 @@ class Results:
         self._controls: dict[tuple[str, str], ControlResult] = {}
         self._sent: set[tuple[int, ...]] = set()
         self._selected: set[str] = set()
+        self._shown: dict[str, str] = {}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -65,12 +66,16 @@ class Results:
         """In their own order, whichever worker was first."""
         return in_order(self._controls.values())
 
-    def attach(self, item: pytest.Item, report: Any) -> None:
+    def attach(self, item: pytest.Item, report: Any, call: pytest.CallInfo[None]) -> None:
         """Attach a packaged test's results to its report, as text.
 
         A comparison is large, and all metrics of a candidate have it in common: it goes with the first of them.
         """
-        if isinstance(item, PackagedItem):
+        if not isinstance(item, PackagedItem):
+            return
+        if call.when == "setup" and call.excinfo and report.failed:
+            report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only after a call
+        elif call.when == "call":
             news = {kind: record for kind, record in item.found.items() if kind != COMPARISON or self._is_news(record)}
             setattr(report, _CARRIED, {kind: msgspec.json.encode(record).decode() for kind, record in news.items()})
 
@@ -81,15 +86,29 @@ class Results:
         """
         if not is_suite(report.nodeid):
             return
-        self.outcomes.add(report.outcome)
+        self.outcomes.add("error" if report.failed and report.when != "call" else report.outcome)
         metric, subject, _ = self._cases[own_nodeid(report.nodeid)]
         if metric != CONTROL:
             self._selected.add(subject)
         carried = getattr(report, _CARRIED, {})
         for kind, text in carried.items():
             self._keep(kind, msgspec.json.decode(text, type=_RECORDS[kind]))
-        if report.failed and report.when != "teardown" and not carried.keys() & {VERDICT, CONTROL}:
+        if _lacks_result(report):
             self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
+
+    def refer_to_first(self, report: pytest.TestReport) -> None:
+        """Replace a cause that another test has shown by its name."""
+        if is_suite(report.nodeid) and _lacks_result(report):
+            nodeid = own_nodeid(report.nodeid)
+            first = self._shown.setdefault(str(report.longrepr), nodeid)
+            if first != nodeid:
+                report.longrepr = printable(f"could not be judged: the same cause as {first}, see above")
+
+    def outcome(self, *, whole: bool) -> RunOutcome:
+        """Return the outcome of a run; `whole`: no test was left out."""
+        if "failed" not in self.outcomes and "error" in self.outcomes:
+            return "broken"
+        return "passed" if whole and self._verdicts and not self.causes and "failed" not in self.outcomes else "failed"
 
     def find_unjudged(self) -> list[str]:
         """Find the candidates with selected tests of which no value was judged.
@@ -112,7 +131,9 @@ class Results:
         if kind == VERDICT:
             self._verdicts[self._place(record)] = record
         elif kind == COMPARISON:
-            self._comparisons[self._place(record)] = record
+            place = self._place(record)
+            known = self._comparisons.get(place, record)
+            self._comparisons[place] = max(record, known, key=lambda one: len(one.notes))  # one worker met the damage
         elif kind == CONTROL:
             self._controls[record.control, record.prompt_set] = record
         else:
@@ -129,6 +150,12 @@ class Results:
         gate = self._gate
         place = gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)
         return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else place
+
+
+def _lacks_result(report: pytest.TestReport) -> bool:
+    """Tell whether a packaged test ended badly before it had a verdict."""
+    carried = getattr(report, _CARRIED, {})
+    return report.failed and report.when != "teardown" and not carried.keys() & {VERDICT, CONTROL}
 
 
 def _cause(report: pytest.TestReport) -> str:

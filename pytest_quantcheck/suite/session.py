@@ -99,9 +99,12 @@ class Session:
         node.workerinput[_CACHE] = self.gate.settings.cache
         self._announcer.connect(node)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather what packaged tests found, wherever they ran."""
+        """Gather what packaged tests found, wherever they ran; a cause that they share is shown once."""
         self.results.take(report)
+        if not hasattr(self.config, "workerinput"):
+            self.results.refer_to_first(report)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the requested report and profile once all reports have come."""
@@ -185,11 +188,10 @@ class Session:
 
     def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
         found = self.results
-        passed = whole and found.verdicts and not found.causes and "failed" not in found.outcomes
         return encode_report(
             found.verdicts,
             found.comparisons,
-            outcome="passed" if passed else "failed",
+            outcome=found.outcome(whole=whole),
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
             tool_version=importlib.metadata.version("pytest-quantcheck"),

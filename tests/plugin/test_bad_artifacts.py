@@ -48,7 +48,7 @@ def red(gate, place):
         if found.status == pytest.ExitCode.USAGE_ERROR:
             (sentence,) = (line.removeprefix("ERROR: ") for line in found.lines if line)
             return sentence
-        assert "1 failed in" in found.lines[-1]
+        assert "1 error in" in found.lines[-1]
         start = next(i for i, line in enumerate(found.lines) if " quantcheck::test_kl_divergence[" in line)
         return found.lines[start + 1]
 
@@ -139,15 +139,6 @@ def test_baseline_with_one_wrong_byte(red, place, position):
     said = red(candidate(place), f"--quantcheck-baseline={place / 'stored'}", model=None)
     assert str(path) in said
     assert "measure again" in said
-
-
-def test_entry_of_the_cache_that_is_half_there(red, place):
-    """Written by something that does not write as we do: named, not measured over."""
-    (path,) = (p for p in (place / "cache").rglob("measurement.safetensors") if b"int8" in p.read_bytes()[:2000])
-    cut(path)
-    said = red(f"--quantcheck-cache={place / 'cache'}", "--quantcheck-bits=8")
-    assert str(path) in said
-    assert "delete" in said
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def run_of(verdicts, *comparisons, outcome="failed", certificate=None, causes=No
     """The report of a run with these records."""
     candidates = tuple(dict.fromkeys(found.candidate for found in comparisons))
     return Report(
-        schema=1,
+        schema=2,
         tool_version="0.1.0",
         created=CREATED,
         outcome=outcome,

@@ -99,26 +99,32 @@ def test_keys_that_json_cannot_hold_are_refused(cache, key):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", json.dumps(KEY | {"content": "sha256:0"}).encode()])
-def test_a_tampered_key_is_refused(entry, measurement, content):
-    """A measurement beside another key is neither loaded nor replaced; the file is named."""
+def test_a_tampered_key_is_refused(entry, measurement, content, same):
+    """A measurement beside another key is neither loaded nor replaced: it is set aside, and the file is named."""
     (entry.directory / "key.json").write_bytes(content)
     with pytest.raises(StorageError, match=r"key\.json is not the key of this entry.*delete"):
         entry.load()
-    with pytest.raises(StorageError, match=r"key\.json is not the key"), entry.locked():
-        pass
-    with pytest.raises(StorageError, match=r"key\.json is not the key"):
+    with entry.locked():
+        assert entry.load_or_set_aside() is None
         entry.save(measurement)
+    (remark,) = entry.remarks
+    assert "key.json is not the key of this entry" in remark
+    assert same(measurement, entry.load())
+    aside = entry.directory.with_name(f"{entry.directory.name}.damaged")
+    assert (aside / "key.json").read_bytes() == content
+    assert (aside / FILE).exists()
 
 
 @pytest.mark.parametrize("left", ["measurement", "checkpoint"])
-def test_an_entry_without_its_key_is_refused(entry, left):
+def test_an_entry_without_its_key_is_set_aside(entry, left):
     """What lies there may be anyone's: neither a measurement nor a checkpoint is used without its key."""
     if left == "checkpoint":
         (entry.directory / FILE).unlink()
         (entry.directory / "checkpoint").mkdir()
     (entry.directory / "key.json").unlink()
-    with pytest.raises(StorageError, match=r"cannot read .*key\.json.*delete"), entry.locked():
-        pass
+    with entry.locked():
+        assert sorted(path.name for path in entry.directory.iterdir()) == ["key.json"]
+    assert "cannot read" in entry.remarks[0]
 
 
 def test_an_entry_of_another_key_in_this_ones_place_is_refused(cache, entry):
@@ -130,8 +136,8 @@ def test_an_entry_of_another_key_in_this_ones_place_is_refused(cache, entry):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_measurement_is_refused(entry, damage):
-    """Not taken for nothing and measured anew in silence: the file is named, and what to do."""
+def test_a_damaged_measurement_is_set_aside(entry, damage):
+    """Not measured anew in silence: the file is named; `load` refuses it."""
     path = entry.directory / FILE
     data = bytearray(path.read_bytes())
     if damage == "truncated":
@@ -141,6 +147,21 @@ def test_a_damaged_measurement_is_refused(entry, damage):
         path.write_bytes(data)
     with pytest.raises(StorageError, match=rf"{FILE} .*again"):
         entry.load()
+    with entry.locked():
+        assert entry.load_or_set_aside() is None
+    assert FILE in entry.remarks[0]
+
+
+def test_a_damaged_entry_that_cannot_be_renamed_is_refused(entry, monkeypatch):
+    """Its folder may be another user's: the sentence names it."""
+
+    def refuse(_path, _place):
+        raise PermissionError(13, "Permission denied")
+
+    (entry.directory / "key.json").unlink()
+    monkeypatch.setattr("pathlib.Path.rename", refuse)
+    with pytest.raises(StorageError, match=r"cannot rename .*Permission denied; delete it"), entry.locked():
+        pass
 
 
 def test_a_cache_that_cannot_be_written_to_is_found_out_before(cache, tmp_path):

@@ -60,7 +60,8 @@ def test_test_without_a_verdict_has_a_cause(when, text, results):
     found.node = SimpleNamespace(_workerinfocache="[gw0] linux")  # what xdist prints before the text
     results.take(found)
     assert results.causes == {"nf4": [text.partition("\n")[0] or "an error without a message"]}
-    assert results.outcomes == {"failed"}
+    assert results.outcomes == {"failed" if when == "call" else "error"}
+    assert results.outcome(whole=True) == ("failed" if when == "call" else "broken")
 
 
 def test_control_that_came_to_nothing_has_failed(results):

@@ -56,7 +56,7 @@ def release_headline(report: Report, found: Sequence[CandidateSummary]) -> str:
         return f"Could not be judged: {unjudged}"
     if report.certificate and report.certificate.outcome == "failed":
         return "The gate failed its controls, and no verdict stands against a candidate"
-    if report.outcome == "failed":
+    if report.outcome != "passed":
         return "The run failed, and no verdict stands against a candidate: see its output"
     return f"Nothing against a release of {_named(found, 'passed')}"
 

@@ -1,0 +1,171 @@
+"""A damaged entry of the cache costs time and nothing else: set aside, said in a line, measured again."""
+
+import shutil
+
+import pytest
+
+from pytest_quantcheck.run.gate import Gate
+from tests.gates import settings
+
+QUICK = (
+    "--quantcheck-model=builtin",
+    "--quantcheck-only",
+    "--quantcheck-bits=8",
+    "--quantcheck-samples=12",
+    "--quantcheck-layers=2",
+    "--quantcheck-attribution=off",
+)
+FILE = "measurement.safetensors"
+
+
+def flip(path, position):
+    """Change one byte."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def take_other(entry, other):
+    """Put another entry's files in this one's place."""
+    shutil.rmtree(entry)
+    shutil.copytree(other, entry)
+
+
+def change_schema(entry, _other):
+    """Write another schema into the header, as another release would."""
+    path = entry / FILE
+    path.write_bytes(path.read_bytes().replace(rb"\"schema\":3", rb"\"schema\":4"))
+
+
+def block(path):
+    """Make a file unreadable, for root too."""
+    path.unlink()
+    path.mkdir()
+
+
+def leave_checkpoint(entry, _other):
+    """Replace the measurement by the damaged state of one that was interrupted."""
+    (entry / FILE).unlink()
+    (entry / "checkpoint").mkdir()
+    (entry / "checkpoint" / "forward.safetensors").write_bytes(b"half")
+
+
+def leave_others_checkpoint(entry, _other):
+    """Replace the measurement by the whole state of another measurement."""
+    from pytest_quantcheck.storage import Checkpoint
+
+    (entry / FILE).unlink()
+    Checkpoint(entry / "checkpoint").save("forward", {})
+
+
+DAMAGE = {
+    "truncated": lambda entry, _other: (entry / FILE).write_bytes((entry / FILE).read_bytes()[:-1000]),
+    "empty": lambda entry, _other: (entry / FILE).write_bytes(b""),
+    "byte of the header": lambda entry, _other: flip(entry / FILE, 200),
+    "byte of the arrays": lambda entry, _other: flip(entry / FILE, -1),
+    "another schema": change_schema,
+    "measurement of schema 2": lambda entry, _other: (entry / FILE).rename(entry / "measurement.json"),
+    "another entry": take_other,
+    "another entry's key": lambda entry, other: shutil.copy(other / "key.json", entry),
+    "no key": lambda entry, _other: (entry / "key.json").unlink(),
+    "unreadable": lambda entry, _other: block(entry / FILE),
+    "unreadable key": lambda entry, _other: block(entry / "key.json"),
+    "checkpoint": leave_checkpoint,
+    "another's checkpoint": leave_others_checkpoint,
+}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A cache with a reference and a candidate, and what they measured."""
+    place = tmp_path_factory.mktemp("made") / "cache"
+    return place, Gate(settings(cache=str(place))).compare("int8")
+
+
+@pytest.fixture
+def cache(filled, tmp_path):
+    """A copy of it: its folder, the candidate's entry, and the reference's."""
+    place = shutil.copytree(filled[0], tmp_path / "cache")
+    entries = sorted((path.parent for path in place.rglob(FILE)), key=is_reference)
+    return (place, *entries)
+
+
+def is_reference(entry):
+    """Tell from its key whether an entry is the reference's."""
+    return '"bits": "int8"' not in (entry / "key.json").read_text()
+
+
+def count_remarks(found):
+    """Count in how many places a run says it; lines are broken where there is no room."""
+    return "".join(found.text.split()).count("adamagedentryofthecachewassetasideas")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("warnings", ["default", "error"])
+def test_damaged_entry_is_set_aside_and_measured_again(cache, gate, damage, warnings):
+    """Green, with a line that says where the old entry is, and the next run takes the new one."""
+    place, entry, other = cache
+    DAMAGE[damage](entry, other)
+    arguments = (*QUICK, f"--quantcheck-cache={place}", "-W", warnings, "-k", "kl_divergence")
+    found = gate(*arguments)
+    assert found.status == 0, found.text
+    assert count_remarks(found) == 1
+    (aside,) = [*place.glob("*.damaged"), *entry.glob("*.damaged")]
+    assert f"setasideas{aside.name}" in "".join(found.text.split())
+    again = gate(*arguments)
+    assert (again.status, count_remarks(again)) == (0, 0)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another entry", "checkpoint"])
+def test_numbers_are_those_of_a_cache_without_damage(cache, filled, damage):
+    """Bit for bit, and nothing of the damaged entry is lost."""
+    place, entry, other = cache
+    DAMAGE[damage](entry, other)
+    kept = {path.name: path.read_bytes() for path in entry.rglob("*") if path.is_file()}
+    found = Gate(settings(cache=str(place))).compare("int8")
+    assert found.estimates == filled[1].estimates
+    (aside,) = [*place.glob("*.damaged"), *entry.glob("*.damaged")]
+    for path in aside.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == kept[path.name]
+
+
+def test_damaged_reference_is_set_aside_too(cache, gate):
+    """Its line stands with each candidate that was compared with it."""
+    place, _, reference = cache
+    flip(reference / FILE, -1)
+    found = gate(*QUICK, f"--quantcheck-cache={place}")
+    assert (found.status, count_remarks(found)) == (0, 1)
+    assert "- reference on builtin: a damaged entry" in found.text
+
+
+def test_second_damage_is_set_aside_beside_the_first(cache):
+    """Under a name of its own."""
+    place, entry, _ = cache
+    for _ in range(2):
+        flip(entry / FILE, -1)
+        Gate(settings(cache=str(place))).compare("int8")
+    assert sorted(path.name for path in place.glob("*.damaged*")) == [
+        f"{entry.name}.damaged",
+        f"{entry.name}.damaged-2",
+    ]
+
+
+def test_workers_share_the_new_entry(cache, gate):
+    """One of two workers sets the entry aside, the other waits for what it measures; the line is not lost."""
+    place, entry, _ = cache
+    flip(entry / FILE, -1)
+    found = gate(*QUICK, f"--quantcheck-cache={place}", "-n", "2")
+    assert found.status == 0, found.text
+    assert count_remarks(found) == 1
+    assert len([*place.glob("*.damaged")]) == 1
+
+
+def test_measure_says_it(cache, tmp_path, capsys):
+    """The command, too, sets the entry aside, measures again and prints the line."""
+    from pytest_quantcheck.commands import main
+
+    place, _, reference = cache
+    flip(reference / FILE, -1)
+    options = ["--model=builtin", "--samples=12", "--layers=2", "--attribution=off"]
+    assert main(["measure", *options, f"--cache={place}", f"--out={tmp_path / 'out'}"]) == 0
+    assert "reference on builtin: a damaged entry of the cache was set aside" in capsys.readouterr().out
