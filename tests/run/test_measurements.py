@@ -267,7 +267,9 @@ def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, relea
     weights = other / "model.safetensors"
     (other / "SHA256SUMS").write_text(f"{sha256(weights.read_bytes()).hexdigest()}  model.safetensors\n")
     asked = settings(model=str(folder), bits=(), candidate=(Released(str(other)),))
-    assert "as SHA256SUMS beside them says" in Gate(asked).compare("other").notes[-1]
+    said = Gate(asked).compare("other").notes[-1]
+    assert "SHA256SUMS beside them covers 1 of" in said
+    assert "config.json" in said
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
