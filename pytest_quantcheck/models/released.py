@@ -94,6 +94,18 @@ def recognise(source: Source) -> QuantizedCheckpoint:
         return QuantizedCheckpoint(one.describe(header), model, one, header)
 
 
+def read_header(source: Source) -> None:
+    """Read the header of a reference that is one file.
+
+    Raises:
+        ModelError: the file is damaged as far as its header shows.
+    """
+    packed = find_file_format(source)
+    assert packed is not None  # of any other model the configuration is read
+    with translate_load_errors(source, REFERENCE):
+        packed[1].read_header(_path(source))
+
+
 def unpacked(source: Source, folder: Path, load_as: str = REFERENCE) -> Source:
     """Unpack a one-file model into a plain checkpoint in a folder.
 
@@ -142,16 +154,20 @@ def _read_config(source: Source, model: str) -> Config:
             f"{model} is not quantized: its config.json has no quantization_config. "
             "A candidate is a quantized checkpoint; this one may be the reference, --quantcheck-model"
         )
+    if not isinstance(found, dict):
+        raise ModelError(f"{model}: expected an object as quantization_config in config.json, got {str(found)[:80]!r}")
     return found
 
 
 def _match(config: Config, model: str) -> Format:
     found = next((one for one in FORMATS if one.matches(config)), None)
-    if found is None:
+    implied = next((one for one in FORMATS if one.implied_by(config)), found)
+    if found is None or implied is not found:
         methods = ", ".join(one.method for one in FORMATS if one.method)
+        beside = f" beside fields of {implied.method}" if implied and implied is not found else ""
         raise ModelError(
             f"{model}: expected a quant_method of {methods} in the quantization_config of config.json, "
-            f"got {config.get('quant_method')!r}; release it in one of these formats to have it measured"
+            f"got {config.get('quant_method')!r}{beside}; release it in one of these formats to have it measured"
         )
     return found
 

@@ -55,6 +55,13 @@ def local_source(source: Source) -> Source:
     return replace(source, model=folder, origin=source.model)
 
 
+def is_offline() -> bool:
+    """Return whether nothing may be fetched from a hub (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants  # noqa: PLC0415 - heavy
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def content_hash(source: Source) -> str | None:
     """Return the SHA-256 over names and bytes of a local model's files; None for a hub id.
 
@@ -73,9 +80,9 @@ def content_hash(source: Source) -> str | None:
 
 
 def verify(source: Source, most_bytes: float = math.inf) -> list[str]:
-    """Verify a local model's files by the `SHA256SUMS` beside them, if there is one.
+    """Verify a local model's files by the `SHA256SUMS` beside them.
 
-    Of a model that is one file, only that file; of a hub id, the files that were fetched.
+    Without sums there is nothing to verify. Of a model that is one file, only that file; of a hub id, what was fetched.
 
     Returns:
         The names of files that were not read, as they would be more than `most_bytes`.
@@ -93,7 +100,7 @@ def verify(source: Source, most_bytes: float = math.inf) -> list[str]:
 
 
 def describe_files(source: Source) -> str:
-    """Return a sentence with the files' hash and which of them checksums confirm."""
+    """Say the hash of the files and which of them checksums confirm."""
     root = _root(source)
     if root is None:
         return ""
@@ -163,12 +170,32 @@ def declared_layers(model: str) -> int | None:
     return declared if isinstance(declared, int) else None
 
 
+def refuse_quantized(source: Source) -> None:
+    """Refuse a reference whose local `config.json` says that it is quantized.
+
+    Raises:
+        ModelError: it is, or the name has the form of a path, and nothing is there.
+    """
+    config = _declared(source.model)
+    nested = config.get("text_config")
+    if config.get("quantization_config") or (isinstance(nested, dict) and nested.get("quantization_config")):
+        raise quantized_already(source)
+
+
+def quantized_already(source: Source) -> ModelError:
+    """Make the error for a reference that is quantized."""
+    return ModelError(
+        f"{source.origin or source.model} is quantized already, and a reference is at full precision: name the model "
+        "that it was made from, and gate this one with --quantcheck-candidate"
+    )
+
+
 def _declared(model: str) -> dict[str, Any]:
     """Return a local `config.json`, empty if it cannot be read: loading the model reports the error."""
     root = local_path(model)
     try:
         config = json.loads((root / "config.json").read_bytes()) if root else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

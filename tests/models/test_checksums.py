@@ -23,14 +23,17 @@ def folder(tmp_path):
 
 
 def line(folder, name, text="{sum}  {name}"):
+    """The line of one file."""
     return text.format(sum=sha256((folder / name).read_bytes()).hexdigest(), name=name) + "\n"
 
 
 def sums(folder, *names, text="{sum}  {name}"):
+    """Write the sums of these files."""
     (folder / "SHA256SUMS").write_text("".join(line(folder, name, text) for name in names))
 
 
 def source(path):
+    """What a user names."""
     return Source(str(path))
 
 
@@ -73,7 +76,7 @@ def test_every_line_is_read(folder):
     with pytest.raises(ModelError, match=r"names '\.\./config\.json'"):
         content_hash(source(folder))
     (folder / "SHA256SUMS").write_text(good + ZEROS + "  config.json\n")
-    with pytest.raises(ModelError, match="names 'config.json' twice"):
+    with pytest.raises(ModelError, match=r"names 'config\.json' twice"):
         content_hash(source(folder))
 
 

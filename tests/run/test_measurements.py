@@ -255,9 +255,9 @@ def test_candidate_that_cannot_be_loaded_costs_no_time(folder, tmp_path):
 
 
 def test_quantized_reference_is_refused(released):
-    """It would be compared with itself, and nothing would have moved."""
+    """It would be compared with itself, and nothing would have moved; said before anything is measured."""
     with pytest.raises(ModelError, match="is quantized already, and a reference is at full precision"):
-        Gate(settings(model=str(released))).measure()
+        Gate(settings(model=str(released)))
 
 
 def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, released):
