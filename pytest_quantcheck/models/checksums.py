@@ -130,7 +130,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_line(line: str, place: str) -> tuple[str, str]:
-    """Return a file's name, within the folder, and its SHA-256 in small letters."""
+    """Return a file's name and its SHA-256, in small letters."""
     match = _LINE.fullmatch(line)
     if match is None:
         raise ModelError(

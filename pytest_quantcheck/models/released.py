@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from pytest_quantcheck.models.pretrained import (
     translate_load_errors,
 )
 from pytest_quantcheck.models.source import Source, local_path
+from pytest_quantcheck.packages import installed
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
 
@@ -52,7 +52,7 @@ class QuantizedCheckpoint:
                 f"{self.model} is quantized ({self.name}), whose kernels need a CUDA device, and the device is "
                 f"{device}: measure it on a machine with a GPU, with --quantcheck-device=cuda"
             )
-        missing = [package for package in self.format.packages if not _installed(package)]
+        missing = [package for package in self.format.packages if installed(package) is None]
         if missing:
             raise ModelError(
                 f"{self.model} is quantized ({self.name}), which needs {' and '.join(self.format.packages)}, and "
@@ -170,11 +170,3 @@ def _match(config: Config, model: str) -> Format:
             f"got {config.get('quant_method')!r}{beside}; release it in one of these formats to have it measured"
         )
     return found
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -185,7 +185,7 @@ def parse_directory(raw: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a text is a whole number in the digits 0 to 9."""
+    """Return whether a text is a number of digits 0 to 9."""
     return re.fullmatch(r"\d{1,18}", text, re.ASCII) is not None
 
 
@@ -199,5 +199,5 @@ def _read_float(raw: str, expected: str) -> float:
 
 
 def _digits_hint(raw: str) -> str:
-    """Return what to do about digits that Python would read and people might not."""
+    """Return what to do about digits of other scripts, which Python reads."""
     return "" if raw.isascii() else "; write it with the digits 0 to 9"
