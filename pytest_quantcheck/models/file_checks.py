@@ -67,9 +67,8 @@ def check_weights(source: Source) -> None:
         if source.allow_pickle and any(folder.glob("pytorch_model*.bin*")):
             return
         raise ModelError(
-            f"{_name(source)}: expected weights in model.safetensors or {_INDEX}, found neither. Check that the "
-            "files are complete; if its weights are pickled (pytorch_model.bin) and you trust them: "
-            "--quantcheck-allow-pickle."
+            f"{_name(source)}: expected weights in model.safetensors or {_INDEX}, found neither. If its weights "
+            "are pickled (pytorch_model.bin) and you trust them: --quantcheck-allow-pickle."
         )
     for name, tensors in _shards(folder, entry).items():
         found = set(_tensors(folder / name))
