@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import stat
 from collections.abc import Collection, Mapping
@@ -97,14 +98,26 @@ def sha256_of(path: Path) -> str:
     Raises:
         ModelError: it cannot be read, or is not a regular file.
     """
+    found = require_regular(path)
+    try:
+        return _hash(path, found.st_size, found.st_mtime_ns)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+
+
+def require_regular(path: Path) -> os.stat_result:
+    """Return what the system says of a regular file.
+
+    Raises:
+        ModelError: it is not there, or is another kind of file, such as a pipe, which has no end.
+    """
     try:
         found = path.stat()
-        if stat.S_ISREG(found.st_mode):
-            return _hash(path, found.st_size, found.st_mtime_ns)
-        reason = "it is not a regular file"
     except OSError as error:
-        reason = error.strerror or str(error)
-    raise ModelError(f"{path} cannot be read: {reason}; check the model's files")
+        raise _unreadable(path, error.strerror) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise _unreadable(path, "it is not a regular file")
+    return found
 
 
 def file_size(path: Path) -> int | None:
@@ -114,6 +127,10 @@ def file_size(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _unreadable(path: Path, reason: str | None) -> ModelError:
+    return ModelError(f"{path} cannot be read: {reason}; check the model's files")
 
 
 @cache

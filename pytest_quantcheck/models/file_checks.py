@@ -76,6 +76,17 @@ def check_weights(source: Source) -> None:
             raise ModelError(f"{folder / name} lacks {lacking[0]}, which {entry} says is in it. {_AGAIN}")
 
 
+def check_index(source: Source) -> None:
+    """Check that a checkpoint's weights lie beside its configuration: others would be in no hash.
+
+    Raises:
+        ModelError: the configuration or the index names a file elsewhere.
+    """
+    folder = local_path(source.model)
+    if folder is not None and (folder / (entry := _entry(folder))).exists():
+        _shards(folder, entry)
+
+
 def _name(source: Source) -> str:
     return source.origin or source.model
 
@@ -84,7 +95,7 @@ def _entry(folder: Path) -> str:
     """Return the file that transformers begins with."""
     named = _read_object(folder / "config.json").get("transformers_weights")
     if isinstance(named, str):
-        return named
+        return _beside(folder / "config.json", named)
     return "model.safetensors" if (folder / "model.safetensors").exists() else _INDEX
 
 
@@ -94,10 +105,14 @@ def _shards(folder: Path, entry: str) -> dict[str, set[str]]:
         return {entry: set()}
     shards: dict[str, set[str]] = {}
     for tensor, name in _weight_map(folder / entry):
-        if Path(name).name != name:
-            raise ModelError(f"{folder / entry}: expected the name of a file beside it, got {name!r}. {_AGAIN}")
-        shards.setdefault(name, set()).add(tensor)
+        shards.setdefault(_beside(folder / entry, name), set()).add(tensor)
     return dict(sorted(shards.items()))
+
+
+def _beside(path: Path, name: str) -> str:
+    if Path(name).name != name:
+        raise ModelError(f"{path}: expected the name of a file beside it, got {name!r}. {_AGAIN}")
+    return name
 
 
 def _weight_map(index: Path) -> Iterator[tuple[str, str]]:

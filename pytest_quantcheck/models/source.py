@@ -11,7 +11,15 @@ from typing import Any
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.checksums import SUMS, describe_coverage, read_sums, sha256_of, verify_sums
+from pytest_quantcheck.models.checksums import (
+    SUMS,
+    describe_coverage,
+    file_size,
+    read_sums,
+    require_regular,
+    sha256_of,
+    verify_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Source:
     origin: str | None = None
 
 
+_LARGEST_CONFIG = 10_000_000
 _CONTENT = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 
 
@@ -97,6 +106,17 @@ def verify(source: Source, most_bytes: float = math.inf) -> list[str]:
         sums = {name: one for name, one in sums.items() if name == root.name}
     fetched = local_path(source.origin or source.model) is None
     return verify_sums(_folder(root), sums, whole=not fetched, most_bytes=most_bytes)
+
+
+def check_regular(source: Source) -> None:
+    """Check that a local model's files can be read, and end.
+
+    Raises:
+        ModelError: one is a pipe, a folder, or a link that leads nowhere.
+    """
+    if (root := _root(source)) is not None:
+        for path in _content_files(root, source):
+            require_regular(path)
 
 
 def describe_files(source: Source) -> str:
@@ -193,8 +213,11 @@ def quantized_already(source: Source) -> ModelError:
 def _declared(model: str) -> dict[str, Any]:
     """Return a local `config.json`, empty if it cannot be read: loading the model reports the error."""
     root = local_path(model)
+    path = root / "config.json" if root else None
+    if path is None or (file_size(path) or math.inf) > _LARGEST_CONFIG:
+        return {}
     try:
-        config = json.loads((root / "config.json").read_bytes()) if root else {}
+        config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}

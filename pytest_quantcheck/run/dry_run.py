@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.source import Source, is_offline, local_path, local_source, refuse_quantized, verify
+from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.models.source import (
+    Source,
+    check_regular,
+    is_offline,
+    local_path,
+    local_source,
+    refuse_quantized,
+    verify,
+)
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.run.targets import Target, Targets
@@ -58,6 +66,9 @@ def _check_files(findings: Findings, target: Target, source: Source) -> None:
     from pytest_quantcheck.models.released import find_file_format  # noqa: PLC0415 - heavy
 
     before = len(findings.problems)
+    _try(findings, lambda: check_regular(source))
+    if len(findings.problems) > before:
+        return  # the libraries would wait for a pipe
     _try(findings, lambda: _verify(findings, target, source))
     packed = find_file_format(source) is not None
     if packed:
@@ -98,6 +109,6 @@ def _try(findings: Findings, check: Callable[[], object]) -> None:
     """Run a check and keep its problem, once."""
     try:
         check()
-    except ModelError as problem:
+    except (QuantcheckError, OSError) as problem:
         if str(problem) not in findings.problems:
             findings.problems.append(str(problem))

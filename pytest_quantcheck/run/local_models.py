@@ -72,7 +72,10 @@ class LocalModels:
         if released:
             return source
         refuse_quantized(source)
+        from pytest_quantcheck.models.file_checks import check_index  # noqa: PLC0415 - heavy
         from pytest_quantcheck.models.released import unpacked  # noqa: PLC0415 - heavy
+
+        check_index(source)
 
         return unpacked(source, self._folder / str(len(self._sources)))
 

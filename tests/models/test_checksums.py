@@ -167,6 +167,20 @@ def test_listed_pipe_is_not_read(folder):
         content_hash(source(folder))
 
 
+@pytest.mark.parametrize("kind", ["fifo", "loop", "nowhere", "folder"])
+def test_files_that_are_not_regular(folder, kind):
+    """A pipe has no end, and a link that leads nowhere no content."""
+    path = folder / "other.safetensors"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere" if kind == "nowhere" else path.name)
+    with pytest.raises(ModelError, match=r"other.safetensors cannot be read: .*; check the model's files"):
+        content_hash(source(folder))
+
+
 def test_one_file_among_others(tmp_path):
     """Beside a GGUF file lie the sums of a whole release: its own line must hold, and the others need not be here."""
     model = tmp_path / "model.gguf"

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import time
 from hashlib import sha256
@@ -157,6 +158,17 @@ def test_index_that_leads_elsewhere(dry, checkpoint):
     index.write_text(index.read_text().replace("model-00001", "../model-00001"))
     (problem,), _ = dry(model=checkpoint)
     assert "expected the name of a file beside it, got '../model-00001-of-00030.safetensors'" in problem
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "SHA256SUMS"])
+def test_pipe(dry, checkpoint, candidate, name):
+    """Nothing waits for a pipe."""
+    for folder in (checkpoint, candidate):
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+    problems, _ = dry(f"--quantcheck-candidate={candidate}", model=checkpoint)
+    assert any(str(checkpoint) in problem for problem in problems)
+    assert any(str(candidate) in problem for problem in problems)
 
 
 def test_everything_at_once(dry, checkpoint, candidate, tmp_path):

@@ -260,6 +260,23 @@ def test_quantized_reference_is_refused(released):
         Gate(settings(model=str(released)))
 
 
+@pytest.mark.parametrize("where", ["index", "config"])
+def test_weights_elsewhere_are_refused(folder, tmp_path, where):
+    """They would be in no hash, and a cache would take one model for another."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "sub").mkdir()
+    (other / "model.safetensors").rename(other / "sub" / "model.safetensors")
+    if where == "index":
+        index = {"weight_map": {"model.norm.weight": "sub/model.safetensors"}}
+        (other / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        config = json.loads((other / "config.json").read_text()) | {"transformers_weights": "sub/model.safetensors"}
+        (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"expected the name of a file beside it, got 'sub/model.safetensors'"):
+        Gate(settings(model=str(other))).measure()
+
+
 def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, released):
     """A flipped bit too small to be measured is seen by the checksums that the release brings."""
     other = tmp_path / "other"
