@@ -54,18 +54,17 @@ def check_tokenizer(source: Source, load_as: str) -> None:
 def check_weights(source: Source) -> None:
     """Check the headers of a local checkpoint's safetensors files; no weight is read.
 
-    Pickled weights are not checked.
+    Pickled weights, where they are allowed, are not looked at.
 
     Raises:
         ModelError: a file is missing, its header is damaged, it is longer or shorter than its header says, or it lacks
             a tensor that the index names.
     """
-    folder = local_path(source.model)
-    assert folder is not None  # of a hub id there is nothing here to check
+    if is_pickled(source):
+        return
+    folder = _folder(source)
     entry = _entry(folder)
     if not (folder / entry).exists():
-        if source.allow_pickle and any(folder.glob("pytorch_model*.bin*")):
-            return
         raise ModelError(
             f"{_name(source)}: expected weights in model.safetensors or {_INDEX}, found neither. If its weights "
             "are pickled (pytorch_model.bin) and you trust them: --quantcheck-allow-pickle."
@@ -74,6 +73,19 @@ def check_weights(source: Source) -> None:
         found = set(_tensors(folder / name))
         if lacking := sorted(tensors - found):
             raise ModelError(f"{folder / name} lacks {lacking[0]}, which {entry} says is in it. {_AGAIN}")
+
+
+def is_pickled(source: Source) -> bool:
+    """Return whether a local checkpoint's weights are pickled, and that is allowed."""
+    folder = _folder(source)
+    safe = any((folder / name).exists() for name in ("model.safetensors", _INDEX))
+    return source.allow_pickle and not safe and any(folder.glob("pytorch_model*.bin*"))
+
+
+def _folder(source: Source) -> Path:
+    folder = local_path(source.model)
+    assert folder is not None  # of a hub id there is nothing here to check
+    return folder
 
 
 def check_index(source: Source) -> None:

@@ -88,20 +88,20 @@ def content_hash(source: Source) -> str | None:
     return digest.hexdigest()
 
 
-def verify(source: Source, most_bytes: float = math.inf) -> list[str]:
+def verify(source: Source, most_bytes: float = math.inf) -> list[str] | None:
     """Verify a local model's files by the `SHA256SUMS` beside them.
 
     Without sums there is nothing to verify. Of a model that is one file, only that file; of a hub id, what was fetched.
 
     Returns:
-        The names of files that were not read, as they would be more than `most_bytes`.
+        The names of files that were not read, as they would be more than `most_bytes`; None without sums.
 
     Raises:
         ModelError: a file differs from its hash or is absent, or the sums are malformed.
     """
     root = _root(source)
     if root is None or (sums := read_sums(_folder(root))) is None:
-        return []
+        return None
     if root.is_file():
         sums = {name: one for name, one in sums.items() if name == root.name}
     fetched = local_path(source.origin or source.model) is None

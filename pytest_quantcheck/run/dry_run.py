@@ -27,7 +27,7 @@ _NEVER = "whether the weights load and fit into memory, and whether each candida
 
 @dataclass
 class Findings:
-    """What was found: `problems` end a run or one of its candidates; each text is a sentence or a part of one."""
+    """What was found; `problems` end a run, or what is said of one of its candidates."""
 
     checked: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -35,8 +35,7 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """Yield what was checked, what was not, and each problem."""
-        if self.checked:
-            yield f"checked: checksums, configuration, tokenizer and weights' headers of {', '.join(self.checked)}"
+        yield from (f"checked: {what}" for what in self.checked)
         yield f"not checked: {'; '.join([_NEVER, *self.unchecked])}"
         yield from (f"problem: {problem}" for problem in self.problems)
 
@@ -63,40 +62,47 @@ def _with_files(settings: Settings, targets: Targets) -> Iterator[Target]:
 
 
 def _check_files(findings: Findings, target: Target, source: Source) -> None:
+    if not _try(findings, lambda: check_regular(source)):
+        return  # the libraries would wait for a pipe
+    sums = _check_sums(findings, target, source)
+    from pytest_quantcheck.models.file_checks import is_pickled  # noqa: PLC0415 - heavy
     from pytest_quantcheck.models.released import find_file_format  # noqa: PLC0415 - heavy
 
-    before = len(findings.problems)
-    _try(findings, lambda: check_regular(source))
-    if len(findings.problems) > before:
-        return  # the libraries would wait for a pipe
-    _try(findings, lambda: _verify(findings, target, source))
-    packed = find_file_format(source) is not None
-    if packed:
+    if packed := find_file_format(source) is not None:
         findings.unchecked.append(f"the tokenizer of {target.label}")
-    for check in _checks(target, source, packed=packed):
-        _try(findings, check)
-    if len(findings.problems) == before:
-        findings.checked.append(target.label)
+    elif is_pickled(source):
+        findings.unchecked.append(f"the pickled weights of {target.label}")
+    passed = [*sums, *(what for what, check in _checks(target, source, packed=packed) if _try(findings, check))]
+    if passed:
+        findings.checked.append(f"{', '.join(passed)} of {target.label}")
 
 
-def _checks(target: Target, source: Source, *, packed: bool) -> Iterator[Callable[[], object]]:
+def _check_sums(findings: Findings, target: Target, source: Source) -> list[str]:
+    """Verify checksums as far as that is quick; return how that is called where there are any."""
+    left_out: list[list[str] | None] = []
+    if not _try(findings, lambda: left_out.append(verify(source, _MOST_BYTES))) or left_out == [None]:
+        return []
+    for names in filter(None, left_out):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        findings.unchecked.append(f"the sha256 of {names[0]}{more} of {target.label}, which takes long")
+    return ["checksums"]
+
+
+def _checks(target: Target, source: Source, *, packed: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield checks by what they look at."""
     from pytest_quantcheck.models import file_checks, released  # noqa: PLC0415 - heavy
 
     if target.load_as == RELEASED:
-        yield lambda: released.check(source, RELEASED)
+        yield "format", lambda: released.check(source, RELEASED)
+    elif packed:
+        yield "header", lambda: released.read_header(source)
     else:
-        yield lambda: refuse_quantized(source)
-        yield lambda: released.read_header(source) if packed else file_checks.check_config(source, target.load_as)
+        yield "precision", lambda: refuse_quantized(source)
+        yield "configuration", lambda: file_checks.check_config(source, target.load_as)
     if not packed:
-        yield lambda: file_checks.check_tokenizer(source, target.load_as)
-        yield lambda: file_checks.check_weights(source)
-
-
-def _verify(findings: Findings, target: Target, source: Source) -> None:
-    left_out = verify(source, _MOST_BYTES)
-    if left_out:
-        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        findings.unchecked.append(f"the sha256 of {left_out[0]}{more} of {target.label}, which takes long")
+        yield "tokenizer", lambda: file_checks.check_tokenizer(source, target.load_as)
+        if not file_checks.is_pickled(source):
+            yield "headers of the weights", lambda: file_checks.check_weights(source)
 
 
 def _check_device(device: str) -> None:
@@ -105,10 +111,12 @@ def _check_device(device: str) -> None:
     choose_device(device)
 
 
-def _try(findings: Findings, check: Callable[[], object]) -> None:
-    """Run a check and keep its problem, once."""
+def _try(findings: Findings, check: Callable[[], object]) -> bool:
+    """Run a check and keep its problem, once; return whether it passed."""
     try:
         check()
     except (QuantcheckError, OSError) as problem:
         if str(problem) not in findings.problems:
             findings.problems.append(str(problem))
+        return False
+    return True
