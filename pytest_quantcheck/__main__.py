@@ -1,4 +1,4 @@
-"""`python -m pytest_quantcheck measure|compare|profiles …`: measure and judge outside pytest; look at profiles."""
+"""`python -m pytest_quantcheck measure|compare|profiles|doctor …`: what can be done without pytest."""
 
 import sys
 

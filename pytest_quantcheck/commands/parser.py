@@ -18,6 +18,10 @@ Compare a candidate's stored measurements with its reference's, judge them by a 
 No model is loaded. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no
 part. Exit status 1 where the candidate is not fit for release, 2 where it could not be judged."""
 
+_DOCTOR = """\
+Print the versions of libraries, the devices and instruction sets, memory, disks and threads, which formats of
+checkpoints can be gated here and what the others need. What is missing begins with `warning:`. Exit status 0."""
+
 _WHERE = "a directory with a measurement for each prompt set, as `measure --out` writes it, or one of those"
 
 
@@ -52,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
 
     profiles = commands.add_parser("profiles", help="look at threshold profiles, and check them")
     _add_verbs(profiles)
+
+    commands.add_parser(
+        "doctor",
+        help="say what this environment offers to a gate, and what it lacks",
+        description=_DOCTOR,
+        allow_abbrev=False,
+    )
     return top
 
 

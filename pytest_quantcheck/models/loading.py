@@ -26,7 +26,14 @@ from pytest_quantcheck.models.pretrained import (
     translate_load_errors,
 )
 from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
-from pytest_quantcheck.models.source import Source, chat_template_hash, content_hash, local_path, vocabulary_hash
+from pytest_quantcheck.models.source import (
+    Source,
+    chat_template_hash,
+    content_hash,
+    local_path,
+    quantized_already,
+    vocabulary_hash,
+)
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
 
@@ -140,10 +147,7 @@ def _check_quantization(
     if checkpoint and not quantized:
         return _describe_dequantized(model, files, types, checkpoint)
     if quantized and not checkpoint and not _is_quantized(load_as):
-        raise ModelError(
-            f"{name} is quantized already, and a reference is at full precision: name the model that it was "
-            "made from, and gate this one with --quantcheck-candidate"
-        )
+        raise quantized_already(files)
     if not quantized and _is_quantized(load_as):
         raise ModelError(f"{name} loaded as {load_as} has not one quantized layer; its modules are {types}")
     config = getattr(model.config, "quantization_config", None)

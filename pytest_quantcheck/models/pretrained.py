@@ -19,7 +19,7 @@ def choose_device(device: str) -> torch.device:
     """Return the device of a name; `auto` is the first CUDA device, or the CPU without one.
 
     Raises:
-        ModelError: the name is not a device, or there is no CUDA device.
+        ModelError: the name is not a device, or the CUDA device is not there.
     """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -29,6 +29,8 @@ def choose_device(device: str) -> torch.device:
         raise ModelError(f"--quantcheck-device={device}: expected auto, cpu or cuda[:N]") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"--quantcheck-device={device}: torch {torch.__version__} sees no CUDA device here")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (there := torch.cuda.device_count()):
+        raise ModelError(f"--quantcheck-device={device}: expected cuda:0 to cuda:{there - 1}, which are here")
     return chosen
 
 

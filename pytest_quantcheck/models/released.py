@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from pytest_quantcheck.models.pretrained import (
     translate_load_errors,
 )
 from pytest_quantcheck.models.source import Source, local_path
+from pytest_quantcheck.packages import installed
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
 
@@ -52,7 +52,7 @@ class QuantizedCheckpoint:
                 f"{self.model} is quantized ({self.name}), whose kernels need a CUDA device, and the device is "
                 f"{device}: measure it on a machine with a GPU, with --quantcheck-device=cuda"
             )
-        missing = [package for package in self.format.packages if not _installed(package)]
+        missing = [package for package in self.format.packages if installed(package) is None]
         if missing:
             raise ModelError(
                 f"{self.model} is quantized ({self.name}), which needs {' and '.join(self.format.packages)}, and "
@@ -92,6 +92,18 @@ def recognise(source: Source) -> QuantizedCheckpoint:
             header = _read_config(source, model)
             one = _match(header, model)
         return QuantizedCheckpoint(one.describe(header), model, one, header)
+
+
+def read_header(source: Source) -> None:
+    """Read the header of a reference that is one file.
+
+    Raises:
+        ModelError: the file is damaged as far as its header shows.
+    """
+    packed = find_file_format(source)
+    assert packed is not None  # of any other model the configuration is read
+    with translate_load_errors(source, REFERENCE):
+        packed[1].read_header(_path(source))
 
 
 def unpacked(source: Source, folder: Path, load_as: str = REFERENCE) -> Source:
@@ -142,23 +154,19 @@ def _read_config(source: Source, model: str) -> Config:
             f"{model} is not quantized: its config.json has no quantization_config. "
             "A candidate is a quantized checkpoint; this one may be the reference, --quantcheck-model"
         )
+    if not isinstance(found, dict):
+        raise ModelError(f"{model}: expected an object as quantization_config in config.json, got {str(found)[:80]!r}")
     return found
 
 
 def _match(config: Config, model: str) -> Format:
     found = next((one for one in FORMATS if one.matches(config)), None)
-    if found is None:
+    implied = next((one for one in FORMATS if one.implied_by(config)), found)
+    if found is None or implied is not found:
         methods = ", ".join(one.method for one in FORMATS if one.method)
+        beside = f" beside fields of {implied.method}" if implied and implied is not found else ""
         raise ModelError(
             f"{model}: expected a quant_method of {methods} in the quantization_config of config.json, "
-            f"got {config.get('quant_method')!r}; release it in one of these formats to have it measured"
+            f"got {config.get('quant_method')!r}{beside}; release it in one of these formats to have it measured"
         )
     return found
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
+from pytest_quantcheck.models.checksums import (
+    SUMS,
+    describe_coverage,
+    file_size,
+    read_sums,
+    require_regular,
+    sha256_of,
+    verify_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,7 @@ class Source:
     origin: str | None = None
 
 
-SUMS = "SHA256SUMS"
-"""The output of `sha256sum *`. If a model has this file, its other files must match it."""
-
+_LARGEST_CONFIG = 10_000_000
 _CONTENT = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 
 
@@ -48,7 +55,7 @@ def local_source(source: Source) -> Source:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - heavy
 
     try:
-        folder = snapshot_download(source.model, revision=source.revision, allow_patterns=_content(source))
+        folder = snapshot_download(source.model, revision=source.revision, allow_patterns=[*_content(source), SUMS])
     except Exception as error:  # a network fails in many ways
         raise ModelError(
             f"{source.model} cannot be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}. Check "
@@ -57,57 +64,89 @@ def local_source(source: Source) -> Source:
     return replace(source, model=folder, origin=source.model)
 
 
+def is_offline() -> bool:
+    """Return whether nothing may be fetched from a hub (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants  # noqa: PLC0415 - heavy
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def content_hash(source: Source) -> str | None:
     """Return the SHA-256 over names and bytes of a local model's files; None for a hub id.
 
     Raises:
-        ModelError: a file differs from the one that the model's own `SHA256SUMS` names.
+        ModelError: a file cannot be read, or the model's own `SHA256SUMS` does not hold.
     """
     root = _root(source)
     if root is None:
         return None
-    files = [root] if root.is_file() else sorted({path for pattern in _content(source) for path in root.glob(pattern)})
-    sums = {path.name: _sum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-    _check_sums(root, sums)
+    files = _content_files(root, source)
+    verify(source)
     digest = hashlib.sha256()
-    for name, one in sums.items():
-        digest.update(name.encode() + bytes.fromhex(one))
+    for path in files:
+        digest.update(path.name.encode() + bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 
+def verify(source: Source, most_bytes: float = math.inf) -> list[str] | None:
+    """Verify a local model's files by the `SHA256SUMS` beside them.
+
+    Without sums there is nothing to verify. Of a model that is one file, only that file; of a hub id, what was fetched.
+
+    Returns:
+        The names of files that were not read, as they would be more than `most_bytes`; None without sums.
+
+    Raises:
+        ModelError: a file differs from its hash or is absent, or the sums are malformed.
+    """
+    root = _root(source)
+    if root is None or (sums := read_sums(_folder(root))) is None:
+        return None
+    if root.is_file():
+        sums = {name: one for name, one in sums.items() if name == root.name}
+    fetched = local_path(source.origin or source.model) is None
+    return verify_sums(_folder(root), sums, whole=not fetched, most_bytes=most_bytes)
+
+
+def check_regular(source: Source) -> None:
+    """Check that a local model's files can be read, and end.
+
+    Raises:
+        ModelError: one is a pipe, a folder, or a link that leads nowhere.
+    """
+    if (root := _root(source)) is not None:
+        for path in _content_files(root, source):
+            require_regular(path)
+
+
 def describe_files(source: Source) -> str:
-    """Return a sentence with the files' hash and whether checksums confirm it."""
+    """Say the hash of the files and which of them checksums confirm."""
     root = _root(source)
     if root is None:
         return ""
-    checked = root.is_dir() and (root / SUMS).is_file()
-    known = f"as {SUMS} beside them says" if checked else f"and no {SUMS} beside them says whether they were changed"
-    return f"its files have the sha256 {content_hash(source)}, {known}"
+    hashed, sums = f"the sha256 {content_hash(source)}", read_sums(_folder(root))
+    if root.is_file():
+        covers = "covers it, and it has the hash that it names" if root.name in (sums or ()) else "does not cover it"
+        known = f"and no {SUMS} beside it says whether it was changed" if sums is None else f"{SUMS} beside it {covers}"
+        return f"its file has {hashed}{',' if sums is None else ';'} {known}"
+    if sums is None:
+        return f"its files have {hashed}, and no {SUMS} beside them says whether they were changed"
+    covers = describe_coverage([path.name for path in _content_files(root, source)], sums)
+    return f"its files have {hashed}; {SUMS} beside them {covers}"
+
+
+def _content_files(root: Path, source: Source) -> list[Path]:
+    """Return the files that decide what a local model computes."""
+    return [root] if root.is_file() else sorted({path for pattern in _content(source) for path in root.glob(pattern)})
+
+
+def _folder(root: Path) -> Path:
+    return root.parent if root.is_file() else root
 
 
 def _root(source: Source) -> Path | None:
     """Return the path that was named, else where files were fetched to."""
     return local_path(source.origin or source.model) or local_path(source.model)
-
-
-@cache
-def _sum(path: Path, _size: int, _changed: int) -> str:
-    """Return a file's SHA-256; the file is read again only when it has changed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_sums(root: Path, sums: dict[str, str]) -> None:
-    if not (root / SUMS).is_file():
-        return
-    for line in (root / SUMS).read_text(errors="replace").splitlines():
-        expected, _, name = line.partition(" ")
-        name = name.lstrip(" *").removeprefix("./")
-        if name in sums and sums[name] != expected.lower():
-            raise ModelError(
-                f"{root / name} is not the file that {SUMS} beside it names: expected sha256 {expected}, got "
-                f"{sums[name]}. The file was changed: fetch the model again, or update {SUMS} if you changed it."
-            )
 
 
 def local_path(model: str) -> Path | None:
@@ -151,12 +190,35 @@ def declared_layers(model: str) -> int | None:
     return declared if isinstance(declared, int) else None
 
 
+def refuse_quantized(source: Source) -> None:
+    """Refuse a reference whose local `config.json` says that it is quantized.
+
+    Raises:
+        ModelError: it is, or the name has the form of a path, and nothing is there.
+    """
+    config = _declared(source.model)
+    nested = config.get("text_config")
+    if config.get("quantization_config") or (isinstance(nested, dict) and nested.get("quantization_config")):
+        raise quantized_already(source)
+
+
+def quantized_already(source: Source) -> ModelError:
+    """Make the error for a reference that is quantized."""
+    return ModelError(
+        f"{source.origin or source.model} is quantized already, and a reference is at full precision: name the model "
+        "that it was made from, and gate this one with --quantcheck-candidate"
+    )
+
+
 def _declared(model: str) -> dict[str, Any]:
     """Return a local `config.json`, empty if it cannot be read: loading the model reports the error."""
     root = local_path(model)
+    path = root / "config.json" if root else None
+    if path is None or (file_size(path) or math.inf) > _LARGEST_CONFIG:
+        return {}
     try:
-        config = json.loads((root / "config.json").read_bytes()) if root else {}
-    except (OSError, ValueError):
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

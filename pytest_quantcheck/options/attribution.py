@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytest_quantcheck.metrics import nearest
+from pytest_quantcheck.options.values import is_whole
 
 PAPER_NODES = 50
 _METHODS = ("adaptive", "paper", "off")
@@ -61,7 +62,7 @@ def _read_part(part: str) -> dict[str, Any]:
     name, equals, value = part.partition("=")
     if not equals and name in _METHODS:
         return {"method": "paper", "nodes": PAPER_NODES} if name == "paper" else {"method": name}
-    if name == "nodes" and value.isdecimal() and int(value) > 0:
+    if name == "nodes" and is_whole(value) and int(value) > 0:
         return {"method": "fixed", "nodes": int(value)}
     if name in _CHOICES and value in _CHOICES[name]:
         return {name: value}

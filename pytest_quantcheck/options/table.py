@@ -265,7 +265,7 @@ OPTIONS: tuple[Option, ...] = (
         kind="flag",
     ),
     Option("only", "collect the packaged suite and nothing else", kind="flag"),
-    Option("dry-run", "check everything, say what would be measured, load nothing", kind="flag"),
+    Option("dry-run", "check all that shows without weights, say what would be measured, load nothing", kind="flag"),
     Option(
         "neurons",
         "path of each FFN's activation module, {} for the block's number, for unknown architectures",

@@ -85,12 +85,12 @@ def parse_whole(minimum: int, why: str = "") -> Callable[[str], int]:
     """Make a parser of whole numbers from `minimum` up; `why` explains the minimum."""
 
     def parse(raw: str) -> int:
-        expected = f"expected a whole number of at least {minimum}{why and f' ({why})'}, got {raw!r}"
+        expected = f"expected a whole number of at least {minimum}{why and f' ({why})'}, got {raw!r}{_digits_hint(raw)}"
         try:
             value = int(raw)
         except ValueError:
             raise ValueError(expected) from None
-        if value < minimum:
+        if value < minimum or not raw.isascii():
             raise ValueError(expected)
         return value
 
@@ -106,7 +106,7 @@ def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
     word = raw.strip()
     if word in _NAMED_LAYERS:
         return _NAMED_LAYERS[word]
-    if not all(part.strip().isdecimal() for part in word.split(",")):
+    if not all(is_whole(part.strip()) for part in word.split(",")):
         raise ValueError(f"expected paper, all or block numbers counted from 0, such as 0,14,29, got {raw!r}")
     layers = sorted(int(part) for part in word.split(","))
     if len(set(layers)) < len(layers):
@@ -126,7 +126,7 @@ def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
     word = raw.strip()
     if word in _HOW_MANY:
         return _HOW_MANY[word]
-    if not word.isdecimal() or int(word) < FEWEST_NEURONS:
+    if not is_whole(word) or int(word) < FEWEST_NEURONS:
         raise ValueError(f"expected auto, all or a whole number of at least {FEWEST_NEURONS}, got {raw!r}")
     return int(word)
 
@@ -146,10 +146,7 @@ def parse_limit(raw: str) -> tuple[str, float]:
     if not colon:
         raise ValueError(f"expected METRIC:VALUE, such as ace_drift:0.05, got {raw!r}")
     metric = find_metric(name.strip())
-    try:
-        value = float(number)
-    except ValueError:
-        raise ValueError(f"expected a number after {metric.name}:, got {number!r}") from None
+    value = _read_float(number, f"expected a number after {metric.name}:, got {number!r}")
     return metric.name, check_limit(metric, value)
 
 
@@ -166,10 +163,7 @@ def parse_rate(raw: str) -> float:
     0.01
     """
     expected = f"expected a rate above 0 and at most 0.5, such as 0.01, got {raw!r}"
-    try:
-        value = float(raw)
-    except ValueError:
-        raise ValueError(expected) from None
+    value = _read_float(raw, expected)
     if not 0 < value <= 0.5:
         raise ValueError(expected)
     return value
@@ -177,7 +171,7 @@ def parse_rate(raw: str) -> float:
 
 def parse_device(raw: str) -> str:
     """Parse `auto`, `cpu`, `cuda` or `cuda:N`."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", raw.strip()):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", raw.strip(), re.ASCII):
         raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {raw!r}")
     return raw.strip()
 
@@ -188,3 +182,22 @@ def parse_directory(raw: str) -> str:
     if Path(directory).is_file():
         raise ValueError(f"expected a directory, got the file {directory!r}; name another place")
     return directory
+
+
+def is_whole(text: str) -> bool:
+    """Return whether a text is a number of digits 0 to 9."""
+    return re.fullmatch(r"\d{1,18}", text, re.ASCII) is not None
+
+
+def _read_float(raw: str, expected: str) -> float:
+    if raw.isascii():
+        try:
+            return float(raw)
+        except ValueError:
+            pass
+    raise ValueError(expected + _digits_hint(raw)) from None
+
+
+def _digits_hint(raw: str) -> str:
+    """Return what to do about digits of other scripts, which Python reads."""
+    return "" if raw.isascii() else "; write it with the digits 0 to 9"

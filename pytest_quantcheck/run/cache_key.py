@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +12,7 @@ from pytest_quantcheck.models import LIBRARIES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device
 from pytest_quantcheck.models.source import content_hash
+from pytest_quantcheck.packages import installed
 from pytest_quantcheck.records import SCHEMA, Measurement
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def cache_key(
         "dtype": source.dtype,
         "prompt_hash": prompts.hash,
         "device": _processor(choose_device(source.device)),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: installed(name) for name in _LIBRARIES},
     }
     return {
         "schema": SCHEMA,
@@ -61,10 +61,3 @@ def _processor(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 from weakref import finalize
 
-from pytest_quantcheck.models.source import Source, content_hash, describe_files, local_source
+from pytest_quantcheck.models.source import Source, content_hash, describe_files, local_source, refuse_quantized
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.run.targets import Target
 
@@ -49,14 +49,18 @@ class LocalModels:
 
         Measuring the reference may take hours.
 
-
         Raises:
             ModelError: they are missing, visibly damaged, not quantized, or in a format that cannot be loaded here.
         """
         if target.kind == "checkpoint":
-            from pytest_quantcheck.models.released import check  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.models.file_checks import check_tokenizer, check_weights  # noqa: PLC0415 - heavy
+            from pytest_quantcheck.models.released import check, find_file_format  # noqa: PLC0415 - heavy
 
-            check(self.source(target), target.load_as)
+            source = self.source(target)
+            check(source, target.load_as)
+            if find_file_format(source) is None:
+                check_tokenizer(source, target.load_as)
+                check_weights(source)
 
     def notes(self, target: Target) -> tuple[str, ...]:
         """Say which files of a checkpoint were gated."""
@@ -67,7 +71,11 @@ class LocalModels:
         content_hash(source)
         if released:
             return source
+        refuse_quantized(source)
+        from pytest_quantcheck.models.file_checks import check_index  # noqa: PLC0415 - heavy
         from pytest_quantcheck.models.released import unpacked  # noqa: PLC0415 - heavy
+
+        check_index(source)
 
         return unpacked(source, self._folder / str(len(self._sources)))
 

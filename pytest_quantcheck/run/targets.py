@@ -8,7 +8,7 @@ from typing import Literal
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.models.source import Source, declared_dtype, declared_layers, local_path
+from pytest_quantcheck.models.source import Source, declared_dtype, declared_layers, local_path, refuse_quantized
 from pytest_quantcheck.options import BIT_WIDTHS, Settings
 from pytest_quantcheck.options.candidate import name_candidates
 from pytest_quantcheck.options.values import DTYPES
@@ -69,13 +69,17 @@ def resolve_targets(settings: Settings, stored_model: str | None) -> Targets:
 
     Raises:
         SettingsError: a bit-width that is the reference's precision, or two candidates of one name.
-        ModelError: a path that does not exist, or layers that the reference's configuration does not have.
+        ModelError: a path that does not exist, a reference that is quantized, or layers that it does not have.
     """
     model = settings.model or stored_model or ""
     reference = Target(REFERENCE, "reference", _source(settings, model, settings.revision), REFERENCE, model)
     checkpoints = tuple(_checkpoints(settings))
+    if settings.device.startswith("cuda") and not settings.dry_run:  # a dry run says it beside what else is wrong
+        from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
+
+        choose_device(settings.device)
     if stored_model is None or settings.bits or settings.controls or settings.calibrate:
-        _check_reference(settings, model)
+        _check_reference(settings, reference.source)
     return Targets(
         reference=reference,
         candidates=(*(_bit_width(bits, reference) for bits in settings.bits), *checkpoints),
@@ -118,16 +122,13 @@ def _source(settings: Settings, model: str, revision: str | None) -> Source:
     )
 
 
-def _check_reference(settings: Settings, model: str) -> None:
-    """Check the reference's path, precision, layers and device."""
-    declared = declared_dtype(model)
+def _check_reference(settings: Settings, source: Source) -> None:
+    """Check the reference's path, precision and layers."""
+    declared = declared_dtype(source.model)
+    refuse_quantized(source)
     if settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in settings.bits:
         raise equal_to_reference(dtype)
-    if settings.device.startswith("cuda") and not settings.dry_run:
-        from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
-
-        choose_device(settings.device)
-    if isinstance(settings.layers, tuple) and (n_layers := declared_layers(model)):
+    if isinstance(settings.layers, tuple) and (n_layers := declared_layers(source.model)):
         from pytest_quantcheck.models.neurons import choose_layers  # noqa: PLC0415 - heavy
 
         choose_layers(settings.layers, n_layers)

@@ -18,7 +18,9 @@ import pytest
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import Certificate, certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
+from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.options import Settings
+from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (
     WIDEST,
@@ -33,6 +35,7 @@ from pytest_quantcheck.reporting import (
 from pytest_quantcheck.reporting.outline import Outline
 from pytest_quantcheck.reporting.publishing.directory import REPORT, write_report
 from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
+from pytest_quantcheck.run.dry_run import check_run
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.termination import interrupt_on_sigterm
 from pytest_quantcheck.storage import check_writable
@@ -84,13 +87,25 @@ class Session:
         return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._selection.node_ids)))
 
     def dry_run(self) -> bool | None:
-        """Print what would be measured, in place of the tests; return None when this is no dry run."""
+        """Check what can be checked and print what would be measured; return None when this is no dry run.
+
+        Raises:
+            UsageError: something is wrong that the run needs; each problem is printed.
+        """
         if not self.settings.dry_run:
             return None
+        with ignore_library_warnings():
+            findings = check_run(self.settings, self.gate.targets)
         if self._announcer.reporter:
             label = "@".join(map(str, self._label)) if self._label else ""
-            for line in self._outline.dry_run_lines(new_profile=label, report=self._report_plan()):
+            plan = self._outline.dry_run_lines(new_profile=label, report=self._report_plan())
+            for line in chain(plan, map(printable, findings.lines())):
                 self._announcer.reporter.write_line(line)
+        if findings.problems:
+            raise pytest.UsageError(
+                f"the run would not succeed: {counted(len(findings.problems), 'problem')}, listed above; correct "
+                f"{plural(len(findings.problems), 'it', 'them')} and try again"
+            )
         return True
 
     @pytest.hookimpl(optionalhook=True)

@@ -20,8 +20,10 @@ def helped(capsys, *arguments):
 def test_every_command_is_listed(capsys):
     """With what it is for."""
     text = helped(capsys)
-    for line in ("measure measure a model and", "compare judge a stored", "profiles look at threshold profiles"):
-        assert line in text
+    assert "measure measure a model and" in text
+    assert "compare judge a stored" in text
+    assert "profiles look at threshold profiles" in text
+    assert "doctor say what this environment offers" in text
 
 
 @pytest.mark.parametrize(("command", "options"), [("measure", MEASURE), ("compare", COMPARE)])

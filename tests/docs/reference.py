@@ -69,7 +69,8 @@ def commands() -> str:
         "Commands",
         "`python -m pytest_quantcheck COMMAND --help` has the same. Ini files play no part here. `measure` stores what "
         "a model does; `compare REF CAND` judges two such directories; `profiles show SPEC`, `profiles diff SPEC SPEC` "
-        "and `profiles check [SPEC …]` look at threshold profiles. [Exit statuses](exit-statuses.md).",
+        "and `profiles check [SPEC …]` look at threshold profiles; `doctor` says what this environment offers to a "
+        "gate, and what it lacks. [Exit statuses](exit-statuses.md).",
         *parts,
     )
 

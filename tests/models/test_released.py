@@ -166,6 +166,29 @@ def test_unknown_method_is_an_error_that_names_the_known(damaged):
         load(source, "released")
 
 
+@pytest.mark.parametrize("named", ["foo", "", "gptq", ["bitsandbytes"], 8])
+def test_named_method_goes_before_flags(damaged, named):
+    """A `quant_method` that is not bitsandbytes' is not read as such because of flags beside it."""
+    source = rewrite(damaged("int8"), quant_method=named, load_in_8bit=True)
+    with pytest.raises(ModelError, match=r"expected a quant_method of bitsandbytes") as error:
+        recognise(source)
+    assert f"got {named!r}" in str(error.value)
+
+
+def test_flags_alone_mean_bitsandbytes(damaged):
+    """As its early releases wrote them."""
+    assert recognise(rewrite(damaged("int8"), quant_method=None, load_in_8bit=True)).name == "bitsandbytes int8"
+
+
+def test_quantization_config_that_is_no_object(damaged):
+    """It is refused in a sentence."""
+    folder = damaged("int8")
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": ["int8"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="expected an object as quantization_config"):
+        recognise(Source(str(folder)))
+
+
 def test_format_without_kernels_here_is_an_error(damaged):
     """The device is named before anything is loaded."""
     source = rewrite(damaged("int8"), quant_method="fbgemm_fp8", load_in_8bit=False)

@@ -339,3 +339,39 @@ def test_options_load_no_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ARABIC = {ord("0") + digit: 0x660 + digit for digit in range(10)}
+"""To the digits that Python's int() and float() read as well, and that look like others."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "samples=12",
+        "seed=1",
+        "batch-size=4",
+        "attribution-samples=4",
+        "attribution-tokens=4",
+        "layers=0",
+        "redundancy-neurons=256",
+        "attribution=nodes=8",
+        "fail=ace_drift:0.05",
+        "calibrate-rate=0.1",
+        "calibrate=mine@1",
+        "device=cuda:1",
+    ],
+)
+def test_digits_are_0_to_9(read, value):
+    """Every number of every option in other digits is refused by name; in these it is read."""
+    read(f"--quantcheck-{value}")
+    name, _, number = value.translate(ARABIC).partition("=")
+    with pytest.raises(SettingsError, match=f"^--quantcheck-{name}: expected") as error:
+        read(f"--quantcheck-{name}={number}")
+    assert number.rpartition(":")[2] in str(error.value)
+
+
+def test_number_of_many_digits(read):
+    """It is refused as any other, without a word of Python's own limit."""
+    with pytest.raises(SettingsError, match="expected paper, all or block numbers"):
+        read(f"--quantcheck-layers={'9' * 5000}")

@@ -74,7 +74,7 @@ def test_truncated_weights_of_a_candidate(red, place):
     """As an interrupted upload leaves them."""
     cut(place / "small" / "model.safetensors")
     said = red(candidate(place))
-    assert f"{place / 'small'} cannot be loaded as released" in said
+    assert f"{place / 'small' / 'model.safetensors'} is damaged: " in said
     assert "Check that the files are complete and belong together." in said
 
 

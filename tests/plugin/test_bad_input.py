@@ -116,6 +116,16 @@ def test_model_path_that_leads_nowhere(refused):
     assert sentence == "./nowhere/model: no such file or directory; check the path (a hub id is ORGANISATION/NAME)"
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_quantized_reference(refused, checkpoint, nested):
+    """Refused from its configuration, at once and once; with `text_config` as multimodal models have it."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    stated = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    (checkpoint / "config.json").write_text(json.dumps(config | ({"text_config": stated} if nested else stated)))
+    sentence = refused(model=checkpoint)
+    assert sentence.startswith(f"{checkpoint} is quantized already, and a reference is at full precision: name the")
+
+
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
 def test_candidate_equal_to_a_local_checkpoint(refused, checkpoint, key):
     """The float format that config.json declares, in the word of either age, may not be a candidate."""

@@ -255,9 +255,26 @@ def test_candidate_that_cannot_be_loaded_costs_no_time(folder, tmp_path):
 
 
 def test_quantized_reference_is_refused(released):
-    """It would be compared with itself, and nothing would have moved."""
+    """It would be compared with itself, and nothing would have moved; said before anything is measured."""
     with pytest.raises(ModelError, match="is quantized already, and a reference is at full precision"):
-        Gate(settings(model=str(released))).measure()
+        Gate(settings(model=str(released)))
+
+
+@pytest.mark.parametrize("where", ["index", "config"])
+def test_weights_elsewhere_are_refused(folder, tmp_path, where):
+    """They would be in no hash, and a cache would take one model for another."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "sub").mkdir()
+    (other / "model.safetensors").rename(other / "sub" / "model.safetensors")
+    if where == "index":
+        index = {"weight_map": {"model.norm.weight": "sub/model.safetensors"}}
+        (other / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        config = json.loads((other / "config.json").read_text()) | {"transformers_weights": "sub/model.safetensors"}
+        (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"expected the name of a file beside it, got 'sub/model.safetensors'"):
+        Gate(settings(model=str(other))).measure()
 
 
 def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, released):
@@ -267,7 +284,9 @@ def test_released_file_that_was_changed_since_is_refused(folder, tmp_path, relea
     weights = other / "model.safetensors"
     (other / "SHA256SUMS").write_text(f"{sha256(weights.read_bytes()).hexdigest()}  model.safetensors\n")
     asked = settings(model=str(folder), bits=(), candidate=(Released(str(other)),))
-    assert "as SHA256SUMS beside them says" in Gate(asked).compare("other").notes[-1]
+    said = Gate(asked).compare("other").notes[-1]
+    assert "SHA256SUMS beside them covers 1 of" in said
+    assert "config.json" in said
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)

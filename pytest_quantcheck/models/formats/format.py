@@ -41,12 +41,14 @@ class File(NamedTuple):
     """A format whose checkpoint is one file that transformers does not quantize.
 
     `suffix`: of the file's name. `inspect(path)`: reads the file's header and raises ModelError if the file is damaged
-    or not quantized. `unpack(path, folder, dtype, read)`: writes a plain checkpoint into a folder.
+    or not quantized. `unpack(path, folder, dtype, read)`: writes a plain checkpoint into a folder. `read_header(path)`:
+    reads the header of a reference, which need not be quantized.
     """
 
     suffix: str
     inspect: Callable[[Path], Any]
     unpack: Callable[[Path, Path, torch.dtype, Reader], None]
+    read_header: Callable[[Path], Any] = lambda _: None
 
 
 def load_as_stored(read: Reader, device: torch.device) -> Any:
@@ -89,4 +91,7 @@ class Format:
 
     def matches(self, config: Config) -> bool:
         """Return whether a configuration is of this format."""
-        return self.file is None and (self.implied_by(config) or config.get("quant_method") == self.method)
+        if self.file is not None:
+            return False
+        named = config.get("quant_method")
+        return self.implied_by(config) if named is None else bool(named == self.method)

@@ -137,7 +137,7 @@ def _counts(weights: dict[str, int]) -> str:
 
 GGUF = Format(
     describe=lambda header: str(header.format),
-    file=File(".gguf", _inspect, _unpack),
+    file=File(".gguf", _inspect, _unpack, read_header),
     packages=("gguf",),
     libraries=("gguf",),
     load=lambda read, device: read(dtype="auto").to(device),
