@@ -14,6 +14,9 @@ from pytest_quantcheck.profiles.profile import Inconclusive, LayerName, Limit, P
 SCHEMA = 1
 """Version of the profile's file format."""
 
+MOST_PROMPTS = 1_000_000
+"""Most prompts that a limit may wait for in `from_prompts`."""
+
 _T = TypeVar("_T")
 
 _WORDS = {
@@ -149,8 +152,12 @@ def _read_limit(metric: Metric, table: _Given, place: str, source: str) -> Limit
         check_limit(metric, value)
     except ValueError as problem:
         raise _PlaceError(f"{place}.{metric.direction}", str(problem)) from None
-    if table.from_prompts < 1:
-        raise _PlaceError(f"{place}.from_prompts", f"expected a number of prompts from 1 up, got {table.from_prompts}")
+    if not 1 <= table.from_prompts <= MOST_PROMPTS:
+        raise _PlaceError(
+            f"{place}.from_prompts",
+            f"expected a number of prompts from 1 to {MOST_PROMPTS:,} (a limit that no run reaches never fails), got "
+            f"{table.from_prompts}",
+        )
     return Limit(
         metric=metric.name,
         value=value,

@@ -217,7 +217,7 @@ def test_junit_names_and_properties(whole_run):
 def test_first_failure_stops_and_last_failed_runs_again(gate, whole_run, pytester):
     """-x ends the run at the first packaged test that fails; --lf then selects that one alone."""
     quick = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-samples=12", "--quantcheck-bits=8")
-    limits = ("--quantcheck-layers=2", "--quantcheck-fail=flip_rate:1", "--quantcheck-fail=redundancy_change:0")
+    limits = ("--quantcheck-layers=2", "--quantcheck-fail=flip_rate:0.99", "--quantcheck-fail=redundancy_change:0")
     less = ("--quantcheck-attribution=off", "-k", "redundancy or flip_rate or delta")
     found = gate(*quick, *limits, *less, "-x", "-p", "no:randomly")
     assert "FAILED quantcheck::test_redundancy_change[int8-builtin]" in found.text
