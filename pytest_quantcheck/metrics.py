@@ -51,14 +51,14 @@ class Metric(NamedTuple):
 
     @property
     def limits(self) -> str:
-        """The range of limits that some values keep and others do not, in words."""
+        """The range of limits that can both pass and fail, in words."""
         if self.direction == "min":
             return f"above {self.least:g} and at most {self.most:g} (it is never below {self.least:g})"
         never = "" if math.isinf(self.most) else f" and below {self.most:g} (it is never above {self.most:g})"
         return f"of at least {max(0.0, self.least):g}{never}"
 
     def can_limit(self, value: float) -> bool:
-        """Return whether some values of the metric keep a limit, and others do not."""
+        """Return whether a limit can both pass and fail."""
         if self.direction == "min":
             return self.least < value <= self.most
         return max(0.0, self.least) <= value < self.most

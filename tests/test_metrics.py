@@ -56,7 +56,7 @@ def test_limits_that_cannot_decide_are_refused(metric, value):
 @pytest.mark.parametrize("value", ["0.1", None, [0.1], 1j, True, 10**400])
 def test_what_is_no_number_is_refused(value):
     """Also True, which would pass for 1, and a whole number beyond all floats."""
-    with pytest.raises(ValueError, match="expected a finite limit of at least 0 and below 1 .* for flip_rate, got "):
+    with pytest.raises(ValueError, match=r"expected a finite limit of at least 0 and below 1 .* for flip_rate, got "):
         check_limit(METRICS["flip_rate"], value)
 
 

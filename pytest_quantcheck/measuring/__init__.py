@@ -59,10 +59,11 @@ def measure(
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
-    wanted = _positions(prompts, index)
-    _check_covered(reference, wanted)
     chat = _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
+    distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
+    wanted = [position for position in _positions(prompts, index) if position in distinct]
+    _check_covered(reference, wanted)
     _check_same_encoding(reference, encoded, model)
     passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)

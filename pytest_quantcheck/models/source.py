@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
+from pytest_quantcheck.user_files import CONFIG_BYTES, SUMS_BYTES, read_file, stat_file
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def content_hash(source: Source) -> str | None:
     if root is None:
         return None
     files = [root] if root.is_file() else sorted({path for pattern in _content(source) for path in root.glob(pattern)})
-    sums = {path.name: _sum(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+    sums = {path.name: _sum_now(path) for path in files}
     _check_sums(root, sums)
     digest = hashlib.sha256()
     for name, one in sums.items():
@@ -90,6 +92,18 @@ def _root(source: Source) -> Path | None:
     return local_path(source.origin or source.model) or local_path(source.model)
 
 
+def _sum_now(path: Path) -> str:
+    try:
+        found = stat_file(path)
+        return _sum(path, found.st_size, found.st_mtime_ns)
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+
+
+def _unreadable(path: Path, problem: OSError) -> ModelError:
+    return ModelError(f"cannot read {path}: {problem.strerror}; check the path, its links and its permissions")
+
+
 @cache
 def _sum(path: Path, _size: int, _changed: int) -> str:
     """Return a file's SHA-256; the file is read again only when it has changed."""
@@ -98,9 +112,13 @@ def _sum(path: Path, _size: int, _changed: int) -> str:
 
 
 def _check_sums(root: Path, sums: dict[str, str]) -> None:
-    if not (root / SUMS).is_file():
+    if not os.path.lexists(root / SUMS):
         return
-    for line in (root / SUMS).read_text(errors="replace").splitlines():
+    try:
+        text = read_file(root / SUMS, SUMS_BYTES).decode(errors="replace")
+    except OSError as problem:
+        raise _unreadable(root / SUMS, problem) from None
+    for line in text.splitlines():
         expected, _, name = line.partition(" ")
         name = name.lstrip(" *").removeprefix("./")
         if name in sums and sums[name] != expected.lower():
@@ -119,8 +137,11 @@ def local_path(model: str) -> Path | None:
     if model == "builtin":
         return builtin.DIRECTORY
     path = Path(model).expanduser()
-    if path.exists():
-        return path
+    try:
+        if path.is_dir() or (os.path.lexists(path) and stat_file(path)):
+            return path
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
     if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(f"{model}: no such file or directory; check the path (a hub id is ORGANISATION/NAME)")
     return None
@@ -155,8 +176,8 @@ def _declared(model: str) -> dict[str, Any]:
     """Return a local `config.json`, empty if it cannot be read: loading the model reports the error."""
     root = local_path(model)
     try:
-        config = json.loads((root / "config.json").read_bytes()) if root else {}
-    except (OSError, ValueError):
+        config = json.loads(read_file(root / "config.json", CONFIG_BYTES)) if root else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

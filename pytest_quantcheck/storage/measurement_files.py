@@ -19,6 +19,7 @@ from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import SCHEMA, Measurement, Provenance
 from pytest_quantcheck.storage.atomic import write_atomically
 from pytest_quantcheck.storage.layout import Document, scalars, to_arrays, to_measurement
+from pytest_quantcheck.user_files import stat_file
 
 FILE = "measurement.safetensors"
 
@@ -80,6 +81,7 @@ def load_measurement(directory: Path) -> Measurement:
     """
     path = directory / FILE
     try:
+        stat_file(path)
         data = path.read_bytes()
     except OSError as problem:
         raise _unreadable(directory, problem) from None
@@ -102,6 +104,7 @@ def load_provenance(directory: Path) -> Provenance:
     """
     path = directory / FILE
     try:
+        stat_file(path)
         with path.open("rb") as file:
             return _read_document(path, file, os.fstat(file.fileno()).st_size).provenance
     except OSError as problem:
