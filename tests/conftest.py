@@ -7,4 +7,4 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 # `--hypothesis-profile=long`: other examples in every run, many more of them.
-settings.register_profile("long", max_examples=20_000, deadline=None, database=None)
+settings.register_profile("long", max_examples=5_000, deadline=None, database=None)

@@ -3,11 +3,12 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
-from pytest_quantcheck.reporting.wording import ascii_only, printable
+from pytest_quantcheck.reporting.wording import ascii_only
 
 Line = tuple[str, Mapping[str, bool]]
 """A line of text without its end, and markup for pytest's terminal writer; ASCII, except paths in remarks."""

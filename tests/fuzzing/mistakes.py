@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import QuantcheckError
 
-LONGEST = 1000
+LONGEST = 2000
 """Characters of a sentence that a terminal can show, whatever was in the file."""
 
 SECONDS = 1.0
