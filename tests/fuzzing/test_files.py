@@ -4,6 +4,7 @@ A longer search: `pytest tests/fuzzing --hypothesis-profile=long`.
 """
 
 import csv
+import hashlib
 import io
 import json
 
@@ -12,18 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.pretrained import check_folder
 from pytest_quantcheck.models.released import recognise
 from pytest_quantcheck.models.source import SUMS, Source, content_hash, declared_dtype, declared_layers
 from pytest_quantcheck.options import OPTIONS
 from pytest_quantcheck.profiles import Profile, load_profile, read_profile
+from pytest_quantcheck.profiles.reading import MOST_PROMPTS
 from pytest_quantcheck.profiles.writing import toml_string
 from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import Measurement, Provenance
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_measurement
 from tests.fuzzing.mistakes import TEXTS, misspelt, mistaken, outcome
-from tests.storage.stored import read, text, write
+from tests.storage.stored import read, text, write, write_text
 from tests.storage.synthetic import synthetic
 
 PROFILE = {
@@ -77,8 +80,12 @@ VALID_PROFILE = read_profile(document(PROFILE).encode(), "p.toml")
 
 @given(mistaken(PROFILE).map(document) | misspelt(document(PROFILE)))
 def test_profile(content):
-    """A profile in TOML, one value or stretch of which is another."""
-    assert isinstance(outcome(read_profile, content.encode(errors="surrogatepass"), "p.toml"), Profile | str)
+    """A profile in TOML, one value or stretch of which is another; one that is read can fail a candidate."""
+    found = outcome(read_profile, content.encode(errors="surrogatepass"), "p.toml")
+    assert isinstance(found, Profile | str)
+    for rule in found.rules if isinstance(found, Profile) else ():
+        assert METRICS[rule.limit.metric].can_limit(rule.limit.value)
+        assert 1 <= rule.limit.from_prompts <= MOST_PROMPTS
 
 
 @given(st.permutations(list(PROFILE)), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff", "# said\n"]))
@@ -109,7 +116,11 @@ def place(tmp_path_factory):
 def read_text(path, content):
     """Return the prompt set of a file with this content."""
     path.write_bytes(content.encode(errors="surrogatepass"))
-    return outcome(read_prompts, str(path))
+    found = outcome(read_prompts, str(path))
+    if isinstance(found, PromptSet):
+        assert len(set(found.prompts)) >= 10
+        assert all(found.golds)
+    return found
 
 
 @given(mistaken(ROWS).map(jsonl) | misspelt(jsonl(ROWS)))
@@ -196,8 +207,6 @@ def summed(tmp_path_factory):
 
 def content_sum(path):
     """Return a file's SHA-256."""
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -230,8 +239,6 @@ def test_measurement(stored, data):
 @given(st.data())
 def test_measurement_as_text(stored, data):
     """The same where a stretch of its text is another."""
-    from tests.storage.stored import write_text
-
     folder, valid, _ = stored
     write_text(folder, data.draw(misspelt(text(valid))))
     assert isinstance(outcome(load_provenance, folder), Provenance | str)
