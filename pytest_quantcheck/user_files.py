@@ -44,7 +44,7 @@ def read_file(path: Path, most: int) -> bytes:
     if max(size, len(data)) > most:
         raise OSError(
             EFBIG,
-            f"expected at most {most / _MEGABYTE:,.0f} MB, found {max(size, len(data)) / _MEGABYTE:,.1f}",
+            f"expected at most {most / _MEGABYTE:,.0f} MB, found {max(size, len(data)) / _MEGABYTE:,.1f} MB",
             str(path),
         )
     return data

@@ -93,7 +93,7 @@ def read_profile(data: bytes, path: str) -> Profile:
         return _to_profile(_convert(_parse(data.decode("utf-8-sig")), _Document, ""), path)
     except UnicodeDecodeError as problem:
         raise ProfileError(f"{path} is not UTF-8: byte {problem.start}") from None
-    except (RecursionError, ValueError) as problem:  # the latter not only as TOMLDecodeError: endless numbers
+    except ValueError as problem:
         raise ProfileError(f"{path} is not TOML: {problem}") from None
     except _PlaceError as problem:
         raise ProfileError(f"{path}: {problem}") from None
@@ -107,7 +107,12 @@ def _parse(text: str) -> dict[str, Any]:
         raise ValueError(f"expected at most {_DEEPEST} brackets inside one another, got more")
     if any(part.count(".") > _DEEPEST for part in re.split(r"[][{},=\n]", bare)):
         raise ValueError(f"expected keys of at most {_DEEPEST} dots, got more")
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit for the digits of a whole number
+        raise ValueError("expected numbers of at most 4,300 digits, got more") from None
 
 
 def _convert(value: Any, type_: type[_T], place: str) -> _T:

@@ -30,8 +30,11 @@ FILES = {
         "expected keys of at most 20 dots, got more",
     ),
     "quotes.toml": ('x = """' + '\\"""' * 150_000 + "\\", "is not TOML"),
-    "large.toml": (PROFILE + "#" * 2_000_000, "expected at most 1 MB, found 1.9"),
-    "digits.toml": (PROFILE.replace("version = 1", "version = " + "9" * 5000), "is not TOML: Exceeds the limit"),
+    "large.toml": (PROFILE + "#" * 2_000_000, "expected at most 1 MB, found 1.9 MB"),
+    "digits.toml": (
+        PROFILE.replace("version = 1", "version = " + "9" * 5000),
+        "is not TOML: expected numbers of at most 4,300 digits",
+    ),
     "overrides.toml": (
         PROFILE + '[[metrics.ace_drift.override]]\nmodel = "a"\nmax = 0\nevidence = "x"\n' * 2000,
         "metrics.ace_drift.override: expected at most 300, got 2,000",

@@ -58,7 +58,7 @@ def alone(pytester):
 
 def test_one_item_for_each_metric_candidate_and_prompt_set(gate, pytester):
     """Node ids name all three, candidate after candidate, so that each model is loaded once."""
-    pytester.makefile(".csv", other="prompt,gold\n" + "is ice cold,True\n" * 10)
+    pytester.makefile(".csv", other="prompt,gold\n" + "".join(f"is {n} even,True\n" for n in range(10)))
     found = gate(*LIST, "--quantcheck-prompts=builtin", "--quantcheck-prompts=other.csv")
     assert found.ids == [
         f"quantcheck::test_{metric}[{bits}-{prompts}]"
