@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts.template import render
 
 FEWEST_PROMPTS = 10
@@ -77,7 +78,7 @@ class PromptSet:
         if len(first) < min(len(self), FEWEST_PROMPTS):
             raise PromptError(
                 f"{self.source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(self):,} "
-                f"that are {len(first)} distinct inputs; equal prompts are no further evidence"
+                f"that are {counted(len(first), 'distinct input')}; equal prompts are no further evidence"
             )
         return list(first.values())
 

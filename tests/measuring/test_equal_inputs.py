@@ -58,7 +58,7 @@ def test_many_texts_that_are_few_inputs_are_refused(run, forgetful, prompts):
     """Eighty different prompts that are one token sequence would give intervals without width."""
     text, gold = prompts.prompts[0], prompts.golds[0]
     texts = [f"{text}|{number}" for number in range(80)]
-    with pytest.raises(PromptError, match=r"at least 10 prompts .* got 80 that are 1 distinct inputs"):
+    with pytest.raises(PromptError, match=r"at least 10 prompts .* got 80 that are 1 distinct input;"):
         run(forgetful, prompt_set(texts, [gold] * 80))
 
 
