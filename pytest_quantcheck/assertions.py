@@ -29,7 +29,7 @@ def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = 
     Args:
         comparison: from the `quantcheck` fixture's `compare`, or from `comparing.compare`.
         metric: a name in `METRICS`.
-        limit: replaces the profile's limits for this metric; finite, at least 0, in the metric's unit.
+        limit: replaces the profile's limits for this metric; some values of the metric keep it, others do not.
 
     Returns:
         The verdict.

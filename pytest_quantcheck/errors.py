@@ -1,8 +1,33 @@
 """Errors that users can correct, by the place of the cause."""
 
+_LONGEST = 2000
+"""Characters of the longest message."""
+
 
 class QuantcheckError(Exception):
-    """Something the user must know; the message says what was expected, what came and what to do."""
+    """Something the user must know; the message says what was expected, what came and what to do.
+
+    It may quote what a file holds, so it is printed on one line, shortened, and without control characters.
+    """
+
+    def __str__(self) -> str:
+        text = printable(super().__str__())
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 + 3 :]}"
+
+
+def printable(text: str) -> str:
+    r"""Return the text on one line, with control characters written as escapes.
+
+    >>> printable("a\nb\x1b[31m")
+    'a b\\x1b[31m'
+    """
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
 class SettingsError(QuantcheckError):

@@ -50,6 +50,20 @@ class Metric(NamedTuple):
         return "attribution-samples" if "attributions" in self.needs else "samples"
 
     @property
+    def limits(self) -> str:
+        """The range of limits that can both pass and fail, in words."""
+        if self.direction == "min":
+            return f"above {self.least:g} and at most {self.most:g} (it is never below {self.least:g})"
+        never = "" if math.isinf(self.most) else f" and below {self.most:g} (it is never above {self.most:g})"
+        return f"of at least {max(0.0, self.least):g}{never}"
+
+    def can_limit(self, value: float) -> bool:
+        """Return whether a limit can both pass and fail."""
+        if self.direction == "min":
+            return self.least < value <= self.most
+        return max(0.0, self.least) <= value < self.most
+
+    @property
     def largest_shift(self) -> float:
         """The distance between an unchanged model's value and the worst possible value."""
         return self.most if self.direction == "max" else 1 - self.least
@@ -188,15 +202,13 @@ def check_limit(metric: Metric, value: float) -> float:
     """Return a limit as a float.
 
     Raises:
-        ValueError: it is not a number, not finite, negative, or no value of the metric can be within it.
+        ValueError: it is not a number, not finite, negative, or the metric's every value is within it, or none.
     """
-    least = max(0.0, metric.least)
-    if not _finite(value) or value < least:
-        raise ValueError(f"expected a finite limit of at least {least:g} for {metric.name}, got {value!r:.100}")
-    if metric.direction == "min" and value > metric.most:
-        raise ValueError(
-            f"expected a limit of at most {metric.most:g} for {metric.name} (its largest value), got {value}"
-        )
+    if not _finite(value):
+        raise ValueError(f"expected a finite limit {metric.limits} for {metric.name}, got {value!r:.100}")
+    if not metric.can_limit(value):
+        guess = f". Did you mean {float(value) / 100:g}?" if metric.can_limit(value / 100) and value / 100 else ""
+        raise ValueError(f"expected a limit {metric.limits} for {metric.name}, got {value!r:.100}{guess}")
     return float(value)
 
 

@@ -212,6 +212,23 @@ class Convergence(msgspec.Struct, frozen=True, kw_only=True):
     median_error: float | None
 
 
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prompt set and the reference's answers to it can show.
+
+    `prompts`: of the set; `inputs`: those that are different tokens, which are measured; `accuracy`: of the reference,
+    in [0, 1]; `answers`: distinct ones of the reference; `golds`: distinct gold answers; `commonest`: the most frequent
+    gold, and `share` its share of the inputs.
+    """
+
+    prompts: int
+    inputs: int
+    accuracy: float
+    answers: int
+    golds: int
+    commonest: str
+    share: float
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Reference against candidate on one prompt set: every metric's estimates.
 
@@ -220,7 +237,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
     gate that made the comparison judges it by. `conditions`: versions of libraries, device or batches in
-    which the two measurements differ.
+    which the two measurements differ. `evidence` is None where the golds are not at hand.
     """
 
     candidate: str
@@ -237,6 +254,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile | None = None
     conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    evidence: Evidence | None = None
 
     def of(self, metric: str) -> tuple[Estimate, ...]:
         """Return the estimates of one metric, one for each layer.

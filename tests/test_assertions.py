@@ -97,10 +97,12 @@ def test_comparisons_own_profile_decides():
         assert_ace_drift(comparison("ace_drift", 9.0, 8.0, 10.0))
 
 
-@pytest.mark.parametrize("limit", [float("nan"), float("inf"), -0.1, "0.1", True, [0.1]])
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), -0.1, 1, 5, "0.1", True, [0.1]])
 def test_limit_that_cannot_decide(limit):
-    """NaN, infinite and negative limits, and what is no number, are refused, never compared with."""
-    with pytest.raises(ProfileError, match="limit=: expected a finite limit of at least 0 for ace_drift"):
+    """NaN, infinite and negative limits, those that no value exceeds, and what is no number are refused."""
+    with pytest.raises(
+        ProfileError, match=r"limit=: expected a (finite )?limit of at least 0 and below 1 .* for ace_drift"
+    ):
         assert_ace_drift(comparison("ace_drift"), limit=limit)
 
 

@@ -49,14 +49,14 @@ def test_nothing_similar_offers_nothing():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-9])
 def test_limits_that_cannot_decide_are_refused(metric, value):
     """NaN, infinite and negative limits are refused for every metric."""
-    with pytest.raises(ValueError, match="expected a finite limit of at least 0"):
+    with pytest.raises(ValueError, match=f"expected a (finite )?limit (of at least|above) 0.* for {metric.name}, got "):
         check_limit(metric, value)
 
 
 @pytest.mark.parametrize("value", ["0.1", None, [0.1], 1j, True, 10**400])
 def test_what_is_no_number_is_refused(value):
     """Also True, which would pass for 1, and a whole number beyond all floats."""
-    with pytest.raises(ValueError, match="expected a finite limit of at least 0 for flip_rate, got "):
+    with pytest.raises(ValueError, match=r"expected a finite limit of at least 0 and below 1 .* for flip_rate, got "):
         check_limit(METRICS["flip_rate"], value)
 
 
@@ -65,9 +65,38 @@ def test_a_limit_is_a_plain_float():
     assert type(check_limit(METRICS["flip_rate"], np.float32(0.5))) is float
 
 
-def test_overlap_above_one_is_refused():
-    """No overlap can reach a limit above 1, other metrics may."""
-    assert check_limit(METRICS["salient_overlap"], 1.0) == 1.0
-    assert check_limit(METRICS["kl_divergence"], 1.1) == 1.1
-    with pytest.raises(ValueError, match="at most 1"):
-        check_limit(METRICS["salient_overlap"], 1.1)
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [(name, 0) for name in METRICS if name != "salient_overlap"]
+    + [
+        ("flip_rate", 0.999),
+        ("salient_overlap", 1),
+        ("salient_overlap", 0.0001),
+        ("redundancy_change", 1.9),
+        ("kl_divergence", 1e6),
+    ],
+)
+def test_a_limit_that_some_values_keep_and_others_do_not(metric, value):
+    """A limit equal to the best possible value is the strictest; the KL divergence has no largest value."""
+    assert check_limit(METRICS[metric], value) == value
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "guess"),
+    [
+        ("flip_rate", 5, " Did you mean 0.05?"),
+        ("flip_rate", 1, " Did you mean 0.01?"),
+        ("accuracy_drop", 12.5, " Did you mean 0.125?"),
+        ("redundancy_change", 2.0, " Did you mean 0.02?"),
+        ("salient_overlap", 45, " Did you mean 0.45?"),
+        ("salient_overlap", 1.1, " Did you mean 0.011?"),
+        ("salient_overlap", 0, ""),
+        ("flip_rate", 500, ""),
+        ("flip_rate", -5, ""),
+    ],
+)
+def test_a_limit_that_every_value_keeps_or_none_is_refused(metric, value, guess):
+    """The range is named, and for a percentage the share that was probably meant."""
+    with pytest.raises(ValueError, match=rf"expected a limit .* for {metric}, got {value}") as caught:
+        check_limit(METRICS[metric], value)
+    assert str(caught.value).endswith(guess or str(value))

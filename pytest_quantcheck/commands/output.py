@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 
 from pytest_quantcheck.commands.options import spelled
+from pytest_quantcheck.errors import printable
 
 FINE, OTHERWISE, TROUBLE = 0, 1, 2
 """Exit statuses: as asked; a difference, a bad profile, an unfit candidate; nothing could be said."""
@@ -21,6 +22,4 @@ def say(lines: Iterable[str]) -> None:
 
 def complain(problem: Exception) -> None:
     """Print an error as one sentence to stderr."""
-    from pytest_quantcheck.reporting.wording import printable  # noqa: PLC0415 - not for --help
-
     print(printable(spelled(str(problem))), file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from pytest_quantcheck.comparing.layer_estimates import convergence, histograms,
 from pytest_quantcheck.comparing.permutations import align
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
-from pytest_quantcheck.records import RELEASED, Comparison, Measurement
+from pytest_quantcheck.records import RELEASED, Comparison, Evidence, Measurement
 
 
 def compare(
@@ -23,6 +24,7 @@ def compare(
     *,
     name: str | None = None,
     profile: Profile | None = None,
+    golds: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Estimate every metric of a candidate against its reference.
@@ -36,6 +38,7 @@ def compare(
             confidence, where there is a profile, and the reference's seed.
         name: what the candidate is called; its bit-width by default.
         profile: what the comparison will be judged by, for its record.
+        golds: the prompt set's gold answers, for its evidence; none where they are not at hand.
         notes: sentences to add to the comparison's own.
 
     Raises:
@@ -62,7 +65,8 @@ def compare(
         flips=tuple(flips(reference, candidate)),
         profile=profile,
         conditions=tuple(conditions(reference.provenance, candidate.provenance)),
-        notes=(*_notes(reference), *aligned.notes, *notes),
+        notes=(*_notes(reference, golds), *aligned.notes, *notes),
+        evidence=_evidence(reference, golds) if golds else None,
     )
 
 
@@ -127,7 +131,30 @@ def _array_differences(reference: Measurement, candidate: Measurement) -> Iterat
             yield f"which neurons of layer {layer} are correlated"
 
 
-def _notes(reference: Measurement) -> Iterator[str]:
+def _evidence(reference: Measurement, golds: Sequence[str]) -> Evidence:
+    answers = reference.answers
+    counts = Counter(golds[position] for position in answers.index.tolist())
+    commonest, times = min(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Evidence(
+        prompts=len(golds),
+        inputs=len(answers.index),
+        accuracy=float(answers.correct.mean()),
+        answers=len(np.unique(answers.token)),
+        golds=len(counts),
+        commonest=commonest,
+        share=times / len(answers.index),
+    )
+
+
+def _notes(reference: Measurement, golds: Sequence[str]) -> Iterator[str]:
+    inputs = len(reference.answers.index)
+    if inputs < len(golds):
+        yield f"{len(golds) - inputs:,} of {len(golds):,} prompts are the same tokens as others: each is measured once"
+    if inputs > 1 and len(np.unique(reference.answers.token)) == 1:
+        yield (
+            "the reference gives one answer to every prompt, so flip rate and accuracy drop can resolve little: look "
+            "at template and golds"
+        )
     if not reference.answers.correct.any():
         yield "the reference answers no prompt right, so accuracy cannot drop: look at template, readout and golds"
     if not reference.answers.exact:

@@ -38,6 +38,8 @@ def measure(
 ) -> Measurement:
     """Measure what a model does on a prompt set.
 
+    Of prompts that are the same tokens, the first of the set is measured.
+
     Args:
         loaded: the model.
         prompts: the prompt set.
@@ -55,15 +57,16 @@ def measure(
         MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
             measured on these prompts, or reads them as other tokens.
         ModelError: a layer that the model does not have.
-        PromptError: a prompt that the model cannot read, or a missing chat template.
+        PromptError: a prompt that the model cannot read, a missing chat template, prompts that are the same tokens and
+            have different golds, or fewer than ten distinct inputs of a set with repeats.
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
-    wanted = _positions(prompts, index)
-    _check_covered(reference, wanted)
-    chat = _chat(loaded, prompts)
+    asked, chat = _positions(prompts, index), _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
     _check_same_encoding(reference, encoded, model)
+    wanted = _distinct(prompts, encoded, asked)
+    _check_covered(reference, wanted)
     passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
@@ -113,6 +116,15 @@ def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
     wanted = list(range(len(prompts)) if index is None else index)
     if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(range(len(prompts))):
         raise ValueError(f"Expected different positions from 0 to {len(prompts) - 1} in `index`, got {wanted[:20]}.")
+    return wanted
+
+
+def _distinct(prompts: PromptSet, encoded: Sequence[Sequence[int]], asked: Sequence[int]) -> list[int]:
+    """Return the positions whose tokens no earlier prompt of the set has."""
+    distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
+    wanted = [position for position in asked if position in distinct]
+    if not wanted:
+        raise ValueError("Expected a prompt in `index` that repeats no earlier one of its set, got none.")
     return wanted
 
 

@@ -6,18 +6,17 @@ import hashlib
 import math
 import os
 import re
-import stat
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.plurals import counted, plural
+from pytest_quantcheck.user_files import SUMS_BYTES, read_file, stat_file
 
 SUMS = "SHA256SUMS"
 """Name of the file that `sha256sum * > SHA256SUMS` writes."""
 
-_LARGEST = 10_000_000
 _LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *]?(.+)", re.IGNORECASE)
 _ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 _AGAIN = f"fetch the model again, or write {SUMS} again with sha256sum if the files are as they should be"
@@ -32,9 +31,6 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     path = folder / SUMS
     if not path.exists() and not path.is_symlink():
         return None
-    size = file_size(path)
-    if size is None or size > _LARGEST:
-        raise ModelError(f"{path}: expected a regular file of at most 10 MB, as sha256sum writes it; {_AGAIN}")
     sums: dict[str, str] = {}
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip() and not line.startswith("#"):
@@ -98,11 +94,11 @@ def sha256_of(path: Path) -> str:
     Raises:
         ModelError: it cannot be read, or is not a regular file.
     """
-    found = require_regular(path)
     try:
+        found = stat_file(path)
         return _hash(path, found.st_size, found.st_mtime_ns)
     except OSError as error:
-        raise _unreadable(path, error.strerror) from error
+        raise unreadable(path, error.strerror) from error
 
 
 def require_regular(path: Path) -> os.stat_result:
@@ -112,24 +108,21 @@ def require_regular(path: Path) -> os.stat_result:
         ModelError: it is not there, or is another kind of file, such as a pipe, which has no end.
     """
     try:
-        found = path.stat()
+        return stat_file(path)
     except OSError as error:
-        raise _unreadable(path, error.strerror) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise _unreadable(path, "it is not a regular file")
-    return found
+        raise unreadable(path, error.strerror) from error
 
 
 def file_size(path: Path) -> int | None:
     """Return the bytes of a regular file; None where there is none."""
     try:
-        found = path.stat()
+        return stat_file(path).st_size
     except (OSError, ValueError):
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _unreadable(path: Path, reason: str | None) -> ModelError:
+def unreadable(path: Path, reason: str | None) -> ModelError:
+    """Make the error for a file that cannot be read."""
     return ModelError(f"{path} cannot be read: {reason}; check the model's files")
 
 
@@ -141,7 +134,7 @@ def _hash(path: Path, _size: int, _changed: int) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
+        return read_file(path, SUMS_BYTES).decode("utf-8", "surrogateescape")
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; {_AGAIN}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -13,6 +14,7 @@ import torch
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.source import Source, local_path
 from pytest_quantcheck.records import RELEASED
+from pytest_quantcheck.user_files import CONFIG_BYTES, read_file
 
 
 def choose_device(device: str) -> torch.device:
@@ -44,13 +46,21 @@ def check_folder(source: Source) -> None:
     """Refuse a local path without a checkpoint; the libraries' own message would mislead.
 
     Raises:
-        ModelError: there is no `config.json`.
+        ModelError: there is no `config.json`, or it is too large, too deep or no regular file.
     """
-    folder = local_path(source.model)
-    if folder is not None and not (folder / "config.json").exists():
-        raise ModelError(
-            f"{source.origin or source.model}: expected a checkpoint, found no config.json; check the path"
-        )
+    folder, name = local_path(source.model), source.origin or source.model
+    if folder is None:
+        return
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{name}: expected a checkpoint, found no config.json; check the path")
+    try:
+        json.loads(read_file(folder / "config.json", CONFIG_BYTES))
+    except OSError as problem:
+        raise ModelError(f"{name}: cannot read config.json: {problem.strerror}; fetch the model again") from None
+    except RecursionError:
+        raise ModelError(f"{name}: config.json is nested too deeply to be a model's; fetch the model again") from None
+    except ValueError:
+        return  # transformers says where
 
 
 def read_tokenizer(source: Source) -> Any:

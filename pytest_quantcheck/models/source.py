@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.checksums import (
     SUMS,
     describe_coverage,
-    file_size,
     read_sums,
     require_regular,
     sha256_of,
+    unreadable,
     verify_sums,
 )
+from pytest_quantcheck.user_files import CONFIG_BYTES, read_file, stat_file
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class Source:
     origin: str | None = None
 
 
-_LARGEST_CONFIG = 10_000_000
 _CONTENT = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 
 
@@ -158,8 +159,11 @@ def local_path(model: str) -> Path | None:
     if model == "builtin":
         return builtin.DIRECTORY
     path = Path(model).expanduser()
-    if path.exists():
-        return path
+    try:
+        if path.is_dir() or (os.path.lexists(path) and stat_file(path)):
+            return path
+    except OSError as problem:
+        raise unreadable(path, problem.strerror) from None
     if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(f"{model}: no such file or directory; check the path (a hub id is ORGANISATION/NAME)")
     return None
@@ -213,11 +217,8 @@ def quantized_already(source: Source) -> ModelError:
 def _declared(model: str) -> dict[str, Any]:
     """Return a local `config.json`, empty if it cannot be read: loading the model reports the error."""
     root = local_path(model)
-    path = root / "config.json" if root else None
-    if path is None or (file_size(path) or math.inf) > _LARGEST_CONFIG:
-        return {}
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(read_file(root / "config.json", CONFIG_BYTES)) if root else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}

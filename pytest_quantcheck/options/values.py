@@ -6,6 +6,7 @@ Each raises `ValueError` with what was expected and what came.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -33,22 +34,39 @@ DTYPES: Mapping[str, str] = {
 FEWEST_NEURONS = 256
 """Neurons that an interval's width is taken from: no fewer are correlated in a layer that has them."""
 
+_LONGEST_PATH, _LONGEST_NAME = 4095, 255
+"""Bytes of the longest path and of the longest name in it that file systems have."""
+
 _HOW_MANY: Mapping[str, Literal["auto", "all"]] = {"auto": "auto", "all": "all"}
 _NAMED_LAYERS: Mapping[str, Literal["paper", "all"]] = {"paper": "paper", "all": "all"}
 _READOUTS = {name: name for name in ("token", "choices", "substring")}
 
 
 def parse_text(raw: str) -> str:
-    """Parse text that is not blank."""
-    if not raw.strip():
+    """Parse one line of text that is not blank."""
+    text = raw.strip()
+    if not text:
         raise ValueError("expected a value, got nothing; name one or leave the option out")
-    return raw.strip()
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
+        raise ValueError(f"expected a name without control characters, got {text!r:.200}; rename the file or directory")
+    if len(text.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in text.split("/")):
+        raise ValueError(
+            f"expected at most {_LONGEST_NAME} bytes between slashes and {_LONGEST_PATH:,} in all, got {text[:60]!r} "
+            "and more"
+        )
+    try:
+        Path(text).expanduser()
+    except RuntimeError as problem:
+        raise ValueError(f"expected a path, got {text!r}: {problem}") from None
+    return text
 
 
 def parse_template(raw: str) -> str:
     r"""Parse a template; a literal `\n` or `\t` becomes newline or tab."""
     if not raw.strip():
         raise ValueError("expected auto, chat, raw or a format with {prompt}, got nothing")
+    if any(unicodedata.category(letter) == "Cc" and letter not in "\n\r\t" for letter in raw):
+        raise ValueError(f"expected a template without control characters, got {raw!r:.200}")
     return raw.replace("\\n", "\n").replace("\\t", "\t")
 
 

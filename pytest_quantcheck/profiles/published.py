@@ -9,6 +9,7 @@ from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.options.labels import read_label
 from pytest_quantcheck.profiles.profile import Profile
 from pytest_quantcheck.profiles.reading import read_profile
+from pytest_quantcheck.user_files import PROFILE_BYTES, read_file
 
 _PACKAGED = Path(__file__).parent.parent / "thresholds"  # in the wheel
 _CHECKOUT = Path(__file__).parent.parent.parent / "thresholds"  # beside the package
@@ -82,7 +83,7 @@ def _refuse_unknown(spec: str, directory: Path) -> NoReturn:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, PROFILE_BYTES)
     except OSError as problem:
         raise ProfileError(f"cannot read {path}: {problem.strerror}") from None
 

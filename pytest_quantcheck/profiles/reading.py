@@ -1,6 +1,7 @@
 """Reading of profiles from TOML; every error names its place in the file."""
 
 import itertools
+import re
 import tomllib
 from typing import Any, TypeVar, get_args
 
@@ -13,6 +14,20 @@ from pytest_quantcheck.profiles.profile import Inconclusive, LayerName, Limit, P
 
 SCHEMA = 1
 """Version of the profile's file format."""
+
+MOST_PROMPTS = 1_000_000
+"""Most prompts that a limit may wait for in `from_prompts`."""
+
+MOST_OVERRIDES = 300
+"""Most overrides of one metric: every two of them are compared."""
+
+_DEEPEST = 20
+"""Most brackets inside one another, and most dots in a key."""
+
+_STRINGS = re.compile(
+    r'''"""(?:\\.|[^\\]|\\\Z)*?(?:"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|#[^\n]*''', re.DOTALL
+)
+"""Strings and comments of TOML, those without an end included."""
 
 _T = TypeVar("_T")
 
@@ -75,13 +90,29 @@ def read_profile(data: bytes, path: str) -> Profile:
             as `metrics.ace_drift.max`.
     """
     try:
-        return _to_profile(_convert(tomllib.loads(data.decode("utf-8-sig")), _Document, ""), path)
+        return _to_profile(_convert(_parse(data.decode("utf-8-sig")), _Document, ""), path)
     except UnicodeDecodeError as problem:
         raise ProfileError(f"{path} is not UTF-8: byte {problem.start}") from None
-    except tomllib.TOMLDecodeError as problem:
+    except ValueError as problem:
         raise ProfileError(f"{path} is not TOML: {problem}") from None
     except _PlaceError as problem:
         raise ProfileError(f"{path}: {problem}") from None
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Parse TOML; refuse what would take the parser's stack, or hours."""
+    bare = _STRINGS.sub("", text)
+    depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", bare))
+    if max(depths, default=0) > _DEEPEST:
+        raise ValueError(f"expected at most {_DEEPEST} brackets inside one another, got more")
+    if any(part.count(".") > _DEEPEST for part in re.split(r"[][{},=\n]", bare)):
+        raise ValueError(f"expected keys of at most {_DEEPEST} dots, got more")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit for the digits of a whole number
+        raise ValueError("expected numbers of at most 4,300 digits, got more") from None
 
 
 def _convert(value: Any, type_: type[_T], place: str) -> _T:
@@ -130,6 +161,8 @@ def _read_metric(name: str, raw: Any, label: str) -> list[Rule]:
         raise _PlaceError(place, str(problem)) from None
     table = _convert(raw, _Table, place)
     base = Rule(limit=_read_limit(metric, table, place, label))
+    if len(table.override) > MOST_OVERRIDES:
+        raise _PlaceError(f"{place}.override", f"expected at most {MOST_OVERRIDES}, got {len(table.override):,}")
     overrides = {f"{place}.override[{number}]": override for number, override in enumerate(table.override)}
     rules = {inner: _read_override(metric, override, inner, label) for inner, override in overrides.items()}
     _refuse_ambiguity(rules)
@@ -149,8 +182,12 @@ def _read_limit(metric: Metric, table: _Given, place: str, source: str) -> Limit
         check_limit(metric, value)
     except ValueError as problem:
         raise _PlaceError(f"{place}.{metric.direction}", str(problem)) from None
-    if table.from_prompts < 1:
-        raise _PlaceError(f"{place}.from_prompts", f"expected a number of prompts from 1 up, got {table.from_prompts}")
+    if not 1 <= table.from_prompts <= MOST_PROMPTS:
+        raise _PlaceError(
+            f"{place}.from_prompts",
+            f"expected a number of prompts from 1 to {MOST_PROMPTS:,} (a limit that no run reaches never fails), got "
+            f"{table.from_prompts}",
+        )
     return Limit(
         metric=metric.name,
         value=value,

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.user_files import PROMPTS_BYTES, read_file
 
 Row = Mapping[str, str]
 REQUIRED = ("prompt", "gold")
@@ -36,7 +38,7 @@ def read_rows(path: Path) -> dict[int, Row]:
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path, PROMPTS_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise PromptError(
             f"{path} is not UTF-8: byte {problem.start} is {problem.object[problem.start]:#04x}"
@@ -88,17 +90,25 @@ def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
 def _json_row(path: Path, number: int, line: str) -> Row:
     place = f"{path}, line {number}"
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_refuse_repeated_keys)
     except (ValueError, RecursionError) as problem:
         raise PromptError(f"{place}: malformed JSON: {problem}") from None
     if not isinstance(row, dict):
-        raise PromptError(f"{place}: expected a JSON object, got {line.strip()[:80]}")
+        raise PromptError(f"{place}: expected a JSON object, got {line.strip()[:80]!r}")
     _check_columns(place, list(row))
     if not isinstance(row["prompt"], str):
-        raise PromptError(f"{place}: expected text as prompt, got {row['prompt']!r}")
+        raise PromptError(f"{place}: expected text as prompt, got {row['prompt']!r:.100}")
     if not isinstance(row["gold"], str | int | None):
-        raise PromptError(f"{place}: expected text, true, false or a whole number as gold, got {row['gold']!r}")
+        raise PromptError(f"{place}: expected text, true, false or a whole number as gold, got {row['gold']!r:.100}")
     return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = Counter(name for name, _ in pairs)
+    twice = sorted(name for name, times in names.items() if times > 1)
+    if twice:
+        raise ValueError(f"expected each key once, got {', '.join(map(repr, twice))} more than once")
+    return dict(pairs)
 
 
 def _check_columns(place: str, found: list[str]) -> None:
@@ -114,6 +124,9 @@ def _check_row(path: Path, number: int, row: Row) -> None:
     for name in REQUIRED:
         if not row[name].strip():
             raise PromptError(f"{path}, row {number}: the {name} is empty; fill it in or remove the row")
+    nul = [name for name, value in row.items() if "\0" in value]
+    if nul:
+        raise PromptError(f"{path}, row {number}: a NUL character in {', '.join(map(repr, nul))}, which is not text")
     try:
         "".join(row.values()).encode()
     except UnicodeEncodeError as problem:

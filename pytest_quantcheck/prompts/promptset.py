@@ -2,9 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts.template import render
+
+FEWEST_PROMPTS = 10
+"""Fewest prompts of a set: ten calibration bins need ten prompts."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,31 @@ class PromptSet:
         """
         return f"{'chat' if chat else 'raw'}:{self.format or '{prompt}'}"
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """A warning if prompts repeat: intervals assume that all prompts differ."""
-        n, repeated = len(self), len(self) - len(set(self.prompts))
-        if not repeated:
-            return ()
-        return (f"{repeated:,} of {n:,} prompts repeat others and add no evidence: intervals are too narrow",)
+    def choose_distinct(self, inputs: Sequence[Hashable]) -> list[int]:
+        """Return the positions of the prompts without those that repeat earlier ones.
+
+        `inputs` has one entry for each prompt: what a model reads. An input is one unit of evidence, so it is measured
+        once.
+
+        Raises:
+            PromptError: equal inputs have different golds, or fewer than ten are left of a set with repeats.
+        """
+        first: dict[Hashable, int] = {}
+        for position, one in enumerate(inputs):
+            earlier = first.setdefault(one, position)
+            if self.golds[earlier] != self.golds[position]:
+                rows = f"{self.rows[earlier]} and {self.rows[position]}"
+                golds = f"{self.golds[earlier]!r:.60} and {self.golds[position]!r:.60}"
+                raise PromptError(
+                    f"{self.source}, rows {rows} are one input with two golds, {golds}: one of them is wrong, or the "
+                    "tokenizer does not tell the prompts apart; remove one"
+                )
+        if len(first) < min(len(self), FEWEST_PROMPTS):
+            raise PromptError(
+                f"{self.source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(self):,} "
+                f"that are {counted(len(first), 'distinct input')}; equal prompts are no further evidence"
+            )
+        return list(first.values())
 
     @property
     def hash(self) -> str:

@@ -7,11 +7,8 @@ from pathlib import Path
 from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.prompts.files import Row, read_rows
 from pytest_quantcheck.prompts.hub import find_hub_set, read_hub_rows
-from pytest_quantcheck.prompts.promptset import PromptSet
+from pytest_quantcheck.prompts.promptset import FEWEST_PROMPTS, PromptSet
 from pytest_quantcheck.prompts.template import Template, parse_template, render
-
-FEWEST_PROMPTS = 10
-"""Fewest prompts of a set: ten calibration bins need ten prompts."""
 
 BUILTIN = Path(__file__).parent.parent / "models" / "builtin" / "prompts.jsonl"
 
@@ -28,7 +25,8 @@ def read_prompts(source: str, *, template: str = "auto", samples: int = 1000, se
         seed: seed of that order.
 
     Raises:
-        PromptError: the source cannot be read, a row is not valid, or fewer than ten prompts are left.
+        PromptError: the source cannot be read, a row is not valid, equal prompts have different golds, or fewer than
+            ten different prompts are left.
     """
     chosen = _choose_template(source, parse_template(template))
     rows = _read_source(source)
@@ -62,7 +60,7 @@ def _sample(numbers: list[int], samples: int, seed: int) -> list[int]:
 def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -> PromptSet:
     _check_fields(source, template, rows)
     deferred = template.format if template.fields == {"prompt"} else None
-    return PromptSet(
+    found = PromptSet(
         name=source.removeprefix("hf:") if source.startswith("hf:") else Path(source).stem,
         prompts=tuple(_prompt(row, template, deferred) for row in rows.values()),
         golds=tuple(row["gold"].strip() for row in rows.values()),
@@ -72,6 +70,8 @@ def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -
         format=deferred,
         chat=template.chat,
     )
+    found.choose_distinct(found.prompts)
+    return found
 
 
 def _prompt(row: Row, template: Template, deferred: str | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion, titles
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Verdict
@@ -15,7 +16,6 @@ from pytest_quantcheck.reporting.wording import (
     fact_lines,
     failure_message,
     number,
-    printable,
 )
 
 _DUTIES = {"null": "must pass", "rewrite": "must pass", "defect": "must be caught"}

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
-from pytest_quantcheck.reporting.wording import printable
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
 """Characters that start markup, HTML, a mention, an emoji, a link or a formula on GitHub."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
@@ -11,7 +12,6 @@ from pytest_quantcheck.reporting.wording import (
     headline,
     next_steps,
     number,
-    printable,
     reason_to_accept,
 )
 

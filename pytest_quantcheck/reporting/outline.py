@@ -6,9 +6,9 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.reporting.wording import printable
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 

@@ -3,9 +3,10 @@
 import textwrap
 from collections.abc import Iterator
 
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import Limit, Profile, Rule
-from pytest_quantcheck.reporting.wording import BOUNDS, interval_name, printable
+from pytest_quantcheck.reporting.wording import BOUNDS, interval_name
 
 WIDTH = 80
 

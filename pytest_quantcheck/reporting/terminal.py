@@ -3,10 +3,12 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from pytest_quantcheck.errors import printable
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
-from pytest_quantcheck.reporting.wording import ascii_only, printable
+from pytest_quantcheck.reporting.wording import ascii_only
 
 Line = tuple[str, Mapping[str, bool]]
 """A line of text without its end, and markup for pytest's terminal writer; ASCII, except paths in remarks."""
@@ -38,8 +40,8 @@ def summary_lines(
     """Yield the summary of a run, line by line.
 
     First comes each candidate's outcome, candidates that are not fit for release before the others, with a sentence for
-    each objection and what to do. Then comes a table for each candidate and prompt set, with one row for each metric at
-    its worst layer, and notes.
+    each objection and what to do. Then comes a line for each prompt set, with what it can show, and a table for each
+    candidate and prompt set, with one row for each metric at its worst layer, and notes.
 
     Args:
         verdicts: all verdicts of the run.
@@ -51,11 +53,25 @@ def summary_lines(
     verdicts = tuple(verdicts)
     for outcome in outcomes(verdicts, causes or {}):
         yield from _outcome(outcome, width)
-    for group in groups(verdicts, tuple(comparisons)) if verbosity > -2 else ():
+    comparisons = tuple(comparisons)
+    if verbosity > -2:
+        for line in evidence_sentences(comparisons):
+            yield from wrapped(line, width, _PLAIN)
+    for group in groups(verdicts, comparisons) if verbosity > -2 else ():
         yield "", _PLAIN
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():
             yield from wrapped(f"- {note}", width, _PLAIN)
+
+
+def evidence_sentences(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """Yield a sentence for each prompt set: what it and the reference's answers to it can show."""
+    for prompt_set, found in {one.prompt_set: one.evidence for one in comparisons if one.evidence}.items():
+        yield (
+            f"{prompt_set}: {counted(found.inputs, 'distinct input')} of {counted(found.prompts, 'prompt')}; the "
+            f"reference is right on {found.accuracy:.1%}, with {counted(found.answers, 'distinct answer')}; "
+            f"{counted(found.golds, 'distinct gold')}, {found.commonest!r:.40} is {found.share:.1%} of them"
+        )
 
 
 def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:

@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
+from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Estimate, Verdict
 
@@ -66,15 +67,6 @@ def interval_text(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "no interval"
     return f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}"
-
-
-def printable(text: str) -> str:
-    r"""Return the text on one line, with control characters written as escapes.
-
-    >>> printable("a\nb\x1b[31m")
-    'a b\\x1b[31m'
-    """
-    return "".join(map(_printable, text))
 
 
 def ascii_only(text: str) -> str:
@@ -159,12 +151,6 @@ def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
             doubts.setdefault(METRICS[verdict.metric].more_evidence, []).append(verdict)
     for found in doubts.values():
         yield _prompts_step(max(found, key=lambda verdict: verdict.prompts_needed or math.inf))
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    return " " if character.isspace() else character.encode("unicode_escape").decode()
 
 
 def _prompts_step(verdict: Verdict) -> str:

@@ -19,6 +19,7 @@ from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import SCHEMA, Measurement, Provenance
 from pytest_quantcheck.storage.atomic import write_atomically
 from pytest_quantcheck.storage.layout import Document, scalars, to_arrays, to_measurement
+from pytest_quantcheck.user_files import stat_file
 
 FILE = "measurement.safetensors"
 
@@ -80,6 +81,7 @@ def load_measurement(directory: Path) -> Measurement:
     """
     path = directory / FILE
     try:
+        stat_file(path)
         data = path.read_bytes()
     except OSError as problem:
         raise _unreadable(directory, problem) from None
@@ -106,6 +108,7 @@ def load_provenance(directory: Path, *, verify: bool = False) -> Provenance:
     """
     path = directory / FILE
     try:
+        stat_file(path)
         with path.open("rb") as file:
             document = _read_document(path, file, os.fstat(file.fileno()).st_size)
             digest = hashlib.file_digest(file, "sha256").hexdigest() if verify else document.arrays

@@ -59,14 +59,13 @@ def test_a_prefix_counts_where_it_can_mean_nothing_else(run, loaded, prompts, sa
     """Half the golds are `own` and half `other`, both made from what the model says to the first prompt."""
     word = said[0].upper()  # case does not matter
     golds = [own.format(word), other.format(word)] * 2
-    texts = [prompts.texts[0]] * 4
-    found = run(loaded, asking(prompts, texts=texts, golds=golds), readout=readout, attribution=OFF)
+    found = run(loaded, asking(prompts, golds=golds), readout=readout, attribution=OFF)
     assert found.answers.correct[0] == right
 
 
 def test_only_the_papers_rule_takes_answer_for_an_a(run, loaded, prompts, logits):
     """A model that says "Answer" is right about the gold "A" under `substring` and wrong under `token`."""
-    asked = asking(prompts, texts=["True or False? Every dog has legs."] * 2, golds=["A", "B"])
+    asked = asking(prompts, texts=[f"True or False? Every {who} has legs." for who in ("dog", "cat")], golds=["A", "B"])
     assert loaded.tokenizer.decode(int(logits(loaded, asked)[0].argmax())) == "Answer"
     correct = {
         readout: run(loaded, asked, readout=readout, attribution=OFF).answers.correct.tolist()

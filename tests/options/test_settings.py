@@ -148,9 +148,9 @@ def test_flags_are_set_by_either_and_unset_by_override(read, name):
 def test_repeatable_options_keep_their_order(read):
     """Options that may be repeated gather in the order given, on the command line and in the ini file."""
     assert read("--quantcheck-prompts=b.csv", "--quantcheck-prompts=a.csv").prompts == ("b.csv", "a.csv")
-    assert read(ini=["quantcheck_fail =", "  ace_drift:1", "  flip_rate:2"]).fail == (
-        ("ace_drift", 1),
-        ("flip_rate", 2),
+    assert read(ini=["quantcheck_fail =", "  ace_drift:0.1", "  flip_rate:0.2"]).fail == (
+        ("ace_drift", 0.1),
+        ("flip_rate", 0.2),
     )
 
 
@@ -272,8 +272,12 @@ BAD = [
     ("fail=ace_drit:1", "Did you mean 'ace_drift'"),
     ("fail=ace_drift:nan", "finite limit .* got nan"),
     ("fail=ace_drift:1e999", "finite limit .* got inf"),
-    ("fail=ace_drift:-0.1", "finite limit .* got -0.1"),
+    ("fail=ace_drift:-0.1", "limit of at least 0 .* got -0.1"),
     ("fail=salient_overlap:1.5", "at most 1"),
+    ("fail=salient_overlap:0", "above 0 and at most 1 .* got 0"),
+    ("fail=flip_rate:5", r"at least 0 and below 1 .* for flip_rate, got 5.0. Did you mean 0.05\?"),
+    ("fail=flip_rate:1", r"below 1 .* got 1.0. Did you mean 0.01\?"),
+    ("fail=redundancy_change:2", "below 2 .* got 2.0"),
     ("allow-unmeasured=salient", "unknown metric 'salient'; known metrics are"),
     ("device=gpu", "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ("calibrate=", "expected NAME or NAME@VERSION, such as strict .* got ''"),
@@ -313,7 +317,7 @@ def test_a_candidate_equal_to_the_reference_is_refused(read, dtype, bits):
         read(f"--quantcheck-dtype={dtype}", f"--quantcheck-bits={bits}")
 
 
-@pytest.mark.parametrize("argument", ["--quantcheck-fail=ace_drift:1", "--quantcheck-prompts=a.csv"])
+@pytest.mark.parametrize("argument", ["--quantcheck-fail=ace_drift:0.1", "--quantcheck-prompts=a.csv"])
 def test_saying_the_same_twice_is_refused(read, argument):
     """Two limits for one metric, or one prompt set named twice, would leave open which is meant."""
     with pytest.raises(SettingsError, match="once, got it twice"):

@@ -18,9 +18,19 @@ OPTIONS = {
     "layers": ("--quantcheck-layers=first", "expected paper, all or block numbers"),
     "layers-absent": ("--quantcheck-layers=0,99", "the model has layers 0 to 5, and 99 is none of them"),
     "device": ("--quantcheck-device=tpu", "expected auto, cpu, cuda or cuda:N"),
-    "limit-nan": ("--quantcheck-fail=ace_drift:nan", "finite limit of at least 0 for ace_drift, got nan"),
-    "limit-infinite": ("--quantcheck-fail=ace_drift:inf", "finite limit of at least 0 for ace_drift, got inf"),
-    "limit-negative": ("--quantcheck-fail=ace_drift:-0.1", "finite limit of at least 0 for ace_drift, got -0.1"),
+    "limit-nan": (
+        "--quantcheck-fail=ace_drift:nan",
+        "finite limit of at least 0 and below 1 (it is never above 1) for ace_drift, got nan",
+    ),
+    "limit-infinite": (
+        "--quantcheck-fail=ace_drift:inf",
+        "finite limit of at least 0 and below 1 (it is never above 1) for ace_drift, got inf",
+    ),
+    "limit-negative": (
+        "--quantcheck-fail=ace_drift:-0.1",
+        "limit of at least 0 and below 1 (it is never above 1) for ace_drift, got -0.1",
+    ),
+    "limit-percent": ("--quantcheck-fail=flip_rate:5", "for flip_rate, got 5.0. Did you mean 0.05?"),
     "metric": ("--quantcheck-fail=ace_drfit:0.1", "Did you mean 'ace_drift'?"),
     "metric-unmeasured": ("--quantcheck-allow-unmeasured=ace", "unknown metric 'ace'"),
     "calibrate-path": ("--quantcheck-calibrate=../mine", "expected NAME or NAME@VERSION"),

@@ -58,7 +58,7 @@ def alone(pytester):
 
 def test_one_item_for_each_metric_candidate_and_prompt_set(gate, pytester):
     """Node ids name all three, candidate after candidate, so that each model is loaded once."""
-    pytester.makefile(".csv", other="prompt,gold\n" + "is ice cold,True\n" * 10)
+    pytester.makefile(".csv", other="prompt,gold\n" + "".join(f"is {n} even,True\n" for n in range(10)))
     found = gate(*LIST, "--quantcheck-prompts=builtin", "--quantcheck-prompts=other.csv")
     assert found.ids == [
         f"quantcheck::test_{metric}[{bits}-{prompts}]"
@@ -217,7 +217,7 @@ def test_junit_names_and_properties(whole_run):
 def test_first_failure_stops_and_last_failed_runs_again(gate, whole_run, pytester):
     """-x ends the run at the first packaged test that fails; --lf then selects that one alone."""
     quick = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-samples=12", "--quantcheck-bits=8")
-    limits = ("--quantcheck-layers=2", "--quantcheck-fail=flip_rate:1", "--quantcheck-fail=redundancy_change:0")
+    limits = ("--quantcheck-layers=2", "--quantcheck-fail=flip_rate:0.99", "--quantcheck-fail=redundancy_change:0")
     less = ("--quantcheck-attribution=off", "-k", "redundancy or flip_rate or delta")
     found = gate(*quick, *limits, *less, "-x", "-p", "no:randomly")
     assert "FAILED quantcheck::test_redundancy_change[int8-builtin]" in found.text

@@ -70,6 +70,11 @@ BAD = {
     "schema-2": ("schema = 1", "schema = 2", "schema: expected 1, .* got 2"),
     "name-blank": ("strict", " ", "name: expected a name"),
     "from-0": ("max = 0.25", "max = 0.25\nfrom_prompts = 0", "ace_drift.from_prompts: expected a number of .* got 0"),
+    "from-1e9": (
+        "max = 0.25",
+        "max = 0.25\nfrom_prompts = 1000000000",
+        "from_prompts: .* 1 to 1,000,000 .* got 1000000000",
+    ),
     "version-0": ("version = 2", "version = 0", "version: expected a version from 1 up, got 0"),
     "version-text": ("version = 2", "version = '2'", "version: Expected `int`, got `str`"),
     "unknown-key": ("schema = 1", "schema = 1\ncolor = 1", "top level: .*unknown field `color`"),
@@ -81,10 +86,12 @@ BAD = {
     "metric-key": ("max = 0.25", "limit = 1", "metrics.ace_drift: .*unknown field `limit`"),
     "limit-nan": ("0.25", "nan", "metrics.ace_drift.max: expected a finite .* got nan"),
     "limit-inf": ("0.25", "inf", "metrics.ace_drift.max: expected a finite .* got inf"),
-    "limit-negative": ("0.25", "-0.1", "metrics.ace_drift.max: expected a finite .* got -0.1"),
+    "limit-negative": ("0.25", "-0.1", "metrics.ace_drift.max: expected a limit .* got -0.1"),
+    "limit-percent": ("0.25", "25", r"metrics.ace_drift.max: .* below 1 .* got 25.0. Did you mean 0.25\?"),
     "limit-true": ("0.25", "true", r"metrics.ace_drift.max: Expected `float \| null`, got `bool`"),
     "limit-missing": ("max = 0.25", "", "metrics.ace_drift: expected max, the limit of ace_drift, found none"),
-    "overlap-above-1": ("0.75", "1.1", "metrics.salient_overlap.min: expected a limit of at most 1"),
+    "overlap-above-1": ("0.75", "1.1", "metrics.salient_overlap.min: expected a limit above 0 and at most 1"),
+    "overlap-0": ("0.75", "0", "metrics.salient_overlap.min: .* above 0 .* got 0.0"),
     "min-for-max": ("max = 0.25", "min = 0.25", "metrics.ace_drift.min: ace_drift is limited by max"),
     "max-for-min": ("min = 0.75", "max = 0.75", "metrics.salient_overlap.max: salient_overlap is limited by min"),
     "max-and-min": ("max = 0.25", "max = 0.25\nmin = 0", "metrics.ace_drift.min: ace_drift is limited by max"),
@@ -95,12 +102,12 @@ BAD = {
     "override-bits": ('"int8"', '"int4"', r"override\[0\].bits: expected one of bf16, .*; got 'int4'"),
     "override-layer": ('"last"', '"top"', r"override\[1\].layer: expected one of a block number, first.* got 'top'"),
     "override-block": ('"last"', "-1", r"override\[1\].layer: expected a block counted from 0, got -1"),
-    "override-limit": ("0.05", "-0.05", r"redundancy_change.override\[1\].max: expected a finite .* got -0.05"),
+    "override-limit": ("0.05", "-0.05", r"redundancy_change.override\[1\].max: expected a limit .* got -0.05"),
     "override-direction": ("max = 0.05", "min = 0.05", r"override\[1\].min: redundancy_change is limited by max"),
     "override-tie": ('bits = "nf4"', "", r"override\[1\]: has as many keys as .*override\[0\] .*neither wins"),
     "override-no-layers": (
         "[[metrics.redundancy_change",
-        '[[metrics.ace_drift.override]]\nlayer = 0\nmax = 1\nevidence = "x"\n\n[[metrics.redundancy_change',
+        '[[metrics.ace_drift.override]]\nlayer = 0\nmax = 0.5\nevidence = "x"\n\n[[metrics.redundancy_change',
         r"metrics.ace_drift.override\[0\].layer: ace_drift has no layers",
     ),
 }
@@ -129,9 +136,9 @@ def test_bytes_that_are_no_text_are_refused():
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_every_metric_can_be_limited(metric):
     """A profile can gate by each metric, on the side on which it fails."""
-    table = f'[metrics.{metric.name}]\n{metric.direction} = 1\nevidence = "measured"'
+    table = f'[metrics.{metric.name}]\n{metric.direction} = 0.5\nevidence = "measured"'
     limit = read(HEAD + table).limit(metric.name, bits="int8")
-    assert (limit.value, limit.direction) == (1.0, metric.direction)
+    assert (limit.value, limit.direction) == (0.5, metric.direction)
 
 
 def test_profiles_and_options_know_the_same_bit_widths():

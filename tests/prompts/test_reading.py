@@ -123,10 +123,32 @@ def test_builtin_prompts_are_raw_and_enough():
     assert set(prompts.golds) == {"True", "False"}
 
 
-def test_repeated_prompts_are_said(tmp_path):
-    """Thirty prompts of which twenty repeat others are not thirty; different ones have no note."""
-    path = tmp_path / "repeated.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": f"question {i % 10}", "gold": "yes"}) for i in range(30)))
-    (note,) = read_prompts(str(path)).notes
-    assert note.startswith("20 of 30 prompts repeat others")
-    assert read_prompts("builtin").notes == ()
+def repeated(folder, different, gold="yes"):
+    """Write thirty rows of so many different prompts."""
+    path = folder / "repeated.jsonl"
+    rows = ({"prompt": f"question {i % different}", "gold": gold.format(i)} for i in range(30))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def test_each_prompt_is_one_unit_of_evidence(tmp_path):
+    """Of thirty prompts of which twenty repeat others, ten are measured: the first of each, in their order."""
+    prompts = read_prompts(repeated(tmp_path, 10))
+    chosen = prompts.choose_distinct(prompts.prompts)
+    assert len(chosen) == len({prompts.prompts[position] for position in chosen}) == 10
+    assert chosen == sorted(map(prompts.prompts.index, set(prompts.prompts)))
+
+
+@pytest.mark.parametrize("different", [1, 9])
+def test_equal_prompts_are_too_few(tmp_path, different):
+    """Thirty prompts of which nine are different are nine."""
+    with pytest.raises(PromptError, match=rf"at least 10 prompts .* got 30 that are {different} distinct inputs?;"):
+        read_prompts(repeated(tmp_path, different))
+
+
+def test_two_golds_for_one_prompt_are_refused(tmp_path):
+    """Both rows are named, with the golds that contradict each other."""
+    with pytest.raises(
+        PromptError, match=r"repeated.jsonl, rows \d+ and \d+ are one input with two golds, 'is \d+' and"
+    ):
+        read_prompts(repeated(tmp_path, 20, gold="is {}"))

@@ -102,11 +102,13 @@ def test_prompt_set_must_be_named_where_there_are_two(tmp_path):
 
 
 def test_comparison_says_that_prompts_repeat(tmp_path):
-    """Its intervals take them for different ones."""
+    """Each is measured once, so that intervals take none for further evidence."""
     path = tmp_path / "repeated.jsonl"
-    path.write_text("\n".join(builtin.PROMPTS.read_text().splitlines()[:6] * 2))
-    (note,) = Gate(settings(prompts=(str(path),))).compare("int8").notes
-    assert note.startswith("6 of 12 prompts repeat others")
+    rows = builtin.PROMPTS.read_text().splitlines()
+    path.write_text("\n".join(rows[:12] + rows[:6]))
+    comparison = Gate(settings(prompts=(str(path),), samples=18)).compare("int8")
+    assert comparison.notes[0] == "6 of 18 prompts are the same tokens as others: each is measured once"
+    assert (comparison.n_prompts, comparison.evidence.inputs, comparison.evidence.prompts) == (12, 12, 18)
 
 
 def test_error_is_raised_again_without_a_new_try(tmp_path):

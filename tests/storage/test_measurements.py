@@ -173,7 +173,7 @@ def test_unreadable_file_is_named(saved):
     """An error of the system is passed on with the file."""
     (saved / FILE).unlink()
     (saved / FILE).mkdir()
-    assert f"cannot read {saved / FILE}: Is a directory" in refusal(saved)
+    assert f"cannot read {saved / FILE}: expected a regular file, found a directory" in refusal(saved)
 
 
 def test_truncated_header_is_malformed(saved):

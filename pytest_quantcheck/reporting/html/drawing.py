@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from pytest_quantcheck.reporting.wording import number, printable
+from pytest_quantcheck.errors import printable
+from pytest_quantcheck.reporting.wording import number
 
 INK, FAINT, REFERENCE, CANDIDATE, LIMIT = "#000001", "#000002", "#000003", "#000004", "#000005"
 """Placeholders for the page's colours, which differ between light and dark."""
