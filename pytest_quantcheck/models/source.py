@@ -59,8 +59,9 @@ def local_source(source: Source) -> Source:
         folder = snapshot_download(source.model, revision=source.revision, allow_patterns=[*_content(source), SUMS])
     except Exception as error:  # a network fails in many ways
         raise ModelError(
-            f"{source.model} cannot be fetched: {type(error).__name__}: {' '.join(str(error).split())[:300]}. Check "
-            "the hub id and its revision, the network and HF_HUB_OFFLINE."
+            f"{source.model} cannot be fetched: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300].rstrip('.')}. Check the hub id and its revision, the network and "
+            "HF_HUB_OFFLINE."
         ) from error
     return replace(source, model=folder, origin=source.model)
 

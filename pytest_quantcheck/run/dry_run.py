@@ -66,10 +66,13 @@ def _check_files(findings: Findings, target: Target, source: Source) -> None:
         return  # the libraries would wait for a pipe
     sums = _check_sums(findings, target, source)
     from pytest_quantcheck.models.file_checks import is_pickled  # noqa: PLC0415 - heavy
+    from pytest_quantcheck.models.pretrained import check_folder  # noqa: PLC0415 - heavy
     from pytest_quantcheck.models.released import find_file_format  # noqa: PLC0415 - heavy
 
     if packed := find_file_format(source) is not None:
         findings.unchecked.append(f"the tokenizer of {target.label}")
+    elif not _try(findings, lambda: check_folder(source)):
+        return
     elif is_pickled(source):
         findings.unchecked.append(f"the pickled weights of {target.label}")
     passed = [*sums, *(what for what, check in _checks(target, source, packed=packed) if _try(findings, check))]

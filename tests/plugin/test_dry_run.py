@@ -178,7 +178,8 @@ def test_everything_at_once(dry, checkpoint, candidate, tmp_path):
     (tmp_path / "empty").mkdir()
     candidates = (f"--quantcheck-candidate={candidate}", f"--quantcheck-candidate={tmp_path / 'empty'}")
     problems, found = dry(*candidates, model=checkpoint)
-    assert len(problems) == len(set(problems)) >= 4
+    assert len(problems) == len(set(problems)) == 4
+    assert problems[-1] == f"{tmp_path / 'empty'}: expected a checkpoint, found no config.json; check the path"
     assert any(line.startswith("ERROR: the run would not succeed") for line in found.lines)
 
 
