@@ -30,13 +30,15 @@ TEMPLATE = "chat:Respond with True or False only.\n{prompt}\nAnswer:"
 def repeated(prompts, n):
     """So many prompts of a set, from its beginning as often as needed; the longest batch is in it at any n.
 
-    What one batch takes is then the same for few prompts and for many.
+    What one batch takes is then the same for few prompts and for many. A full stop before each repetition makes it
+    another input: equal inputs are measured once.
     """
     lengths = [len(prompt) for prompt in prompts.prompts]
     longest = sorted(range(len(prompts)), key=lambda i: -lengths[i])[:BATCH]
     chosen = list(islice(chain(longest, cycle(set(range(len(prompts))) - set(longest))), n))
-    columns = {name: tuple(getattr(prompts, name)[i] for i in chosen) for name in ("prompts", "golds", "rows")}
-    return dataclasses.replace(prompts, **columns)
+    columns = {name: tuple(getattr(prompts, name)[i] for i in chosen) for name in ("golds", "rows")}
+    texts = tuple(". " * chosen[:place].count(i) + prompts.prompts[i] for place, i in enumerate(chosen))
+    return dataclasses.replace(prompts, prompts=texts, **columns)
 
 
 def forward(loaded, prompts):

@@ -35,7 +35,7 @@ def test_file_that_is_no_file(folder, name, make, said):
         (folder / name).symlink_to(make.format(name=name))
     else:
         make(folder / name)
-    with pytest.raises(ModelError, match=f"cannot read .*{name}: {said}; check the path"):
+    with pytest.raises(ModelError, match=f"{name} cannot be read: {said}; "):
         content_hash(Source(str(folder)))
 
 
