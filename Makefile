@@ -38,7 +38,7 @@ test-processors: $(installed_dev) ## compare the outcomes of tests that measure 
 	"$(bin)/python" -m tests.processors
 
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
-	"$(bin)/pytest" --benchmark-disable -m slow $(PYTEST_ARGS)
+	"$(bin)/pytest" --benchmark-disable -m 'slow or ci' $(PYTEST_ARGS)
 
 benchmarks: $(installed_dev) $(installed_model) ## compare the run time of the analyses with other tools
 	"$(bin)/pytest" tests/benchmarks --benchmark-only --benchmark-json=benchmarks.json $(PYTEST_ARGS)

@@ -94,6 +94,7 @@ def peak(request, full):
 
 
 @pytest.mark.skipif(not FORGET.exists(), reason="the high-water mark of memory is read from Linux")
+@pytest.mark.ci
 @pytest.mark.minutes
 @pytest.mark.benchmark(group="memory")
 def test_memory_grows_with_the_model_not_with_the_prompts(benchmark, peak, full):

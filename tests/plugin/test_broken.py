@@ -104,6 +104,7 @@ def test_broken_reference_is_told_once_for_all_candidates(run):
     assert sum(line.startswith("could not be judged: the same cause as") for line in found.lines) == 2 * N - 1
 
 
+@pytest.mark.ci
 def test_workers_tell_a_cause_once(run):
     """With xdist, too: the controller knows what it has shown."""
     found, report = run("-n", "2", damage=UNQUANTIZED)

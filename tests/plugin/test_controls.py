@@ -138,6 +138,7 @@ def test_control_that_cannot_be_measured_has_failed(gate, checkpoint):
     assert "cannot be loaded" in certificate["controls"][0]["reason"]
 
 
+@pytest.mark.ci
 def test_workers_controls_arrive_once(gate):
     """Under pytest-xdist the controller alone prints them, whichever worker measures."""
     found = gate(*QUICK, NULL, "-n", "1", "--quantcheck-report=report")

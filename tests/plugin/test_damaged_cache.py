@@ -150,6 +150,7 @@ def test_second_damage_is_set_aside_beside_the_first(cache):
     ]
 
 
+@pytest.mark.ci
 def test_workers_share_the_new_entry(cache, gate):
     """One of two workers sets the entry aside, the other waits for what it measures; the line is not lost."""
     place, entry, _ = cache

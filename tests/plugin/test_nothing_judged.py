@@ -133,6 +133,7 @@ def test_profile_that_judges_nothing_is_refused(judged, pytester, dry):
     result.stderr.fnmatch_lines(["*nothing would be judged: trial@1 gates from 512 prompts up, and there are 12;*"])
 
 
+@pytest.mark.ci
 def test_workers_agree(judged):
     """With xdist, too, every test of a candidate of which nothing is judged fails."""
     result, report = judged("-k", "ace_drift", "-n", "1")

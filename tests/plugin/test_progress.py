@@ -79,6 +79,7 @@ def test_quiet_means_quiet(gate):
     assert "measuring" not in gate(*QUICK, *ONE, "-q").text
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("often_elsewhere")
 @pytest.mark.parametrize("quiet", [[], pytest.param(["-q"], marks=pytest.mark.slow)], ids=["heard", "quiet"])
 def test_workers_lines_come_out_at_the_controller(quiet, gate):

@@ -98,6 +98,7 @@ def test_without_a_terminal_the_report_is_written(gate):
     assert read_report(found, "deep/report")["outcome"] == "passed"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "named", [("test_user.py", TWO[0]), pytest.param(TWO[:2], marks=pytest.mark.slow)], ids=["one", "both"]
 )
