@@ -27,10 +27,17 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[1]
-BENCHMARKS = ("test_attribution.py", "test_quantized_layers.py", "test_redundancy.py")
-ROOMS = ("commands", "comparing", "controls", "measuring", "models", "plugin", "run")
-PATHS = tuple(f"tests/{path}" for path in (*ROOMS, *(f"benchmarks/{name}" for name in BENCHMARKS)))
-"""The tests that load models and compare what they compute; benchmarks run once, at their reduced size."""
+FILES = {
+    "benchmarks": ("attribution", "quantized_layers"),
+    "commands": ("compare",),
+    "controls": ("applying", "nulls", "rewrites"),
+    "measuring": ("activations", "readouts", "streams"),
+    "models": ("attribution", "gradients", "released"),
+    "plugin": ("controls", "page", "reports", "suite", "terminal"),
+    "run": ("gate",),
+}
+PATHS = tuple(f"tests/{room}/test_{name}.py" for room, names in FILES.items() for name in names)
+"""The tests whose outcome follows from what a model computes; `python -m tests.processors tests/ROOM` runs others."""
 
 WITHOUT_AVX512 = {
     "ATEN_CPU_CAPABILITY": "avx2",
