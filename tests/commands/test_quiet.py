@@ -22,6 +22,7 @@ def measured_elsewhere(*arguments):
     return done.stdout.splitlines(), done.stderr
 
 
+@pytest.mark.ci
 def test_gguf_file_is_read_in_silence(tmp_path):
     """There is a bar for it in transformers that its own switch does not stop."""
     file = write_gguf(spell_builtin(tmp_path / "spelled"), tmp_path / "small.gguf", "Q8_0")

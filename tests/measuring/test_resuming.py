@@ -122,6 +122,7 @@ def played(tmp_path_factory):
     return folder, json.loads(played.stdout.splitlines()[-1])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("bits", "story"),
     [("reference", name) for name in STORIES] + [(bits, name) for bits, names in CANDIDATES.items() for name in names],

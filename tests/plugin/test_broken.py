@@ -96,6 +96,7 @@ def test_unfit_beside_broken_is_unfit(run):
     assert (report["outcome"], [*report["causes"]]) == ("failed", ["checkpoint"])
 
 
+@pytest.mark.ci
 def test_broken_reference_is_told_once_for_all_candidates(run):
     """The reference breaks every candidate by the same cause."""
     found, report = run("--quantcheck-bits=8,4", damage="empty")

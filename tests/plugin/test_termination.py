@@ -25,6 +25,7 @@ Entry.save = wait
 QUICK = ("--quantcheck-only", "--quantcheck-bits=8", "--quantcheck-samples=12", "--quantcheck-attribution=off")
 
 
+@pytest.mark.ci
 def test_finished_measurement_outlives_the_signal(pytester):
     """Exit status 2, one line that says so, and the reference's measurement in the cache."""
     pytester.makepyfile(waiting=WAITING)

@@ -162,6 +162,7 @@ def gated(tmp_path_factory):
     return place, done.stdout
 
 
+@pytest.mark.ci
 def test_metric_is_everywhere(gated):
     """It is judged, and stands in the terminal, report.json, the page and JUnit."""
     pytest.importorskip("matplotlib")
@@ -175,6 +176,7 @@ def test_metric_is_everywhere(gated):
     assert ("quantcheck_metric", "trial_share") in [(one.get("name"), one.get("value")) for one in found]
 
 
+@pytest.mark.ci
 def test_format_is_everywhere(gated):
     """Its checkpoint is recognised, loaded, differentiated and described."""
     place, said = gated
@@ -189,6 +191,7 @@ def test_format_is_everywhere(gated):
     assert "trial 8 bit" in (place / "report" / "report.html").read_text()
 
 
+@pytest.mark.ci
 def test_control_is_everywhere(gated):
     """It is made, judged, and stands in the terminal, the certificate, the page and JUnit."""
     place, said = gated
