@@ -11,11 +11,13 @@ CONFIG_BYTES = SUMS_BYTES = 10 * _MEGABYTE
 PROMPTS_BYTES = 1024 * _MEGABYTE
 
 _KINDS = {
+    stat.S_IFREG: "a regular file",
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link that leads to itself",
 }
 
 
@@ -27,9 +29,13 @@ def stat_file(path: Path) -> os.stat_result:
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise OSError(EINVAL, f"expected a regular file, found {kind}", str(path))
+        raise OSError(EINVAL, f"expected a regular file, found {describe_kind(found.st_mode)}", str(path))
     return found
+
+
+def describe_kind(mode: int) -> str:
+    """Return what a file is by its mode, such as `a named pipe`; a link is one that cannot be followed."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def read_file(path: Path, most: int) -> bytes:

@@ -1,6 +1,6 @@
 """Measurements on disk: written whole or not at all, verified when they are read."""
 
-from pytest_quantcheck.storage.atomic import check_writable, write_atomically
+from pytest_quantcheck.storage.atomic import write_atomically
 from pytest_quantcheck.storage.cache import Cache, Entry
 from pytest_quantcheck.storage.checkpoints import Checkpoint
 from pytest_quantcheck.storage.measurement_files import (
@@ -9,6 +9,7 @@ from pytest_quantcheck.storage.measurement_files import (
     load_provenance,
     save_measurement,
 )
+from pytest_quantcheck.storage.places import check_writable, find_target
 from pytest_quantcheck.storage.thinning import save_baseline
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "Entry",
     "check_writable",
+    "find_target",
     "holds_measurement",
     "load_measurement",
     "load_provenance",

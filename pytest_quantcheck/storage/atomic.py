@@ -7,24 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.storage.places import find_target
 
 _STALE = 24 * 60 * 60
 """Seconds after which a temporary file cannot belong to a living writer, by the file system's own clock."""
-
-
-def check_writable(flag: str, directory: Path) -> None:
-    """Refuse a directory that cannot be written to, before anything is measured.
-
-    Args:
-        flag: the option that names it.
-        directory: it need not exist yet.
-
-    Raises:
-        StorageError: names the nearest directory that exists.
-    """
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
 
 
 def write_atomically(path: Path, *data: bytes | memoryview) -> None:
@@ -34,9 +20,10 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
     file beside it, which the next write there removes once it is a day old.
 
     Raises:
-        StorageError: it could not be written; what was there before is unchanged.
+        StorageError: it could not be written, or a link there leads out of its directory; what was there before is
+            unchanged.
     """
-    target = path.resolve()
+    target = find_target(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@ from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.storage.atomic import remove_unfinished, write_atomically
 from pytest_quantcheck.storage.checkpoints import Checkpoint
-from pytest_quantcheck.storage.measurement_files import holds_measurement, load_measurement, save_measurement
+from pytest_quantcheck.storage.measurement_files import FILE, holds_measurement, load_measurement, save_measurement
+from pytest_quantcheck.storage.places import find_target
 
 KEY = "key.json"
 
@@ -89,9 +90,11 @@ class Entry:
         """Lock the entry; `waiting` is called once in a process that has to wait for another.
 
         Raises:
-            StorageError: the entry cannot be written to.
+            StorageError: the entry cannot be written to, or a link in its place leads out of the cache.
         """
-        lock = FileLock(self.directory.with_suffix(".lock"))
+        for folder in (self.directory, self.checkpoint.directory):
+            find_target(folder, folder=True)
+        lock = FileLock(find_target(self.directory.with_suffix(".lock")))
         with _acquired(lock, waiting):
             self._claim()
             yield
@@ -113,14 +116,17 @@ class Entry:
         The process must hold the lock.
 
         Raises:
-            StorageError: a damaged one cannot be renamed.
+            StorageError: a damaged one cannot be renamed, or a new one could not be written.
         """
         try:
-            return self.load()
+            found = self.load()
         except StorageError as problem:
             self._set_aside(self.directory, problem)
             self._claim()
             return None
+        if found is None:
+            find_target(self.directory / FILE)
+        return found
 
     def set_checkpoint_aside(self, problem: StorageError) -> None:
         """Set aside the state of an unfinished measurement; the process must hold the lock.

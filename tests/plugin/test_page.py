@@ -188,6 +188,20 @@ def test_page_that_cannot_be_written_costs_no_verdict(gate, pytester):
     assert "report: report/report.json" in found.lines
 
 
+def test_page_that_is_a_link_elsewhere_is_left(gate, pytester):
+    """Neither the link is removed, as an older page is, nor what it leads to replaced."""
+    (pytester.path / "mine").write_text("mine")
+    page = pytester.mkdir("report") / "report.html"
+    page.symlink_to("../mine")
+    found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
+    assert found.status == 0
+    said = "no report.html, the verdicts stand: cannot write report/report.html: expected a regular file or nothing"
+    assert found.sentences.count(said) == 1
+    assert page.is_symlink()
+    assert page.read_text() == "mine"
+    assert "report: report/report.json" in found.lines
+
+
 def test_drawing_that_fails_costs_no_verdict(gate, pytester, monkeypatch):
     """Whatever the libraries raise, the gate's result stands, the problem is said once, and no older page is left."""
     page = pytester.mkdir("report") / "report.html"

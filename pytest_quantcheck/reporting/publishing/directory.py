@@ -12,7 +12,7 @@ from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.reporting import Report
-from pytest_quantcheck.storage import write_atomically
+from pytest_quantcheck.storage import find_target, write_atomically
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -44,9 +44,9 @@ def write_report(
 
 
 def _write_page(path: Path, report: bytes, prompt_sets: Mapping[str, PromptSet]) -> str:
-    with suppress(OSError):
-        path.unlink()  # an old page must not be taken for the page of this report
     try:
+        with suppress(OSError):
+            find_target(path).unlink()  # an old page must not be taken for the page of this report
         with ignore_library_warnings():  # matplotlib warns of letters that a font lacks
             from pytest_quantcheck.reporting.html import html_report  # noqa: PLC0415 - heavy, and an extra
 

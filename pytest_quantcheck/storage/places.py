@@ -1,0 +1,71 @@
+"""Places to write to: regular files in the directory that was named, wherever links lead."""
+
+import os
+import stat
+from pathlib import Path
+
+from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.user_files import describe_kind
+
+
+def find_target(path: Path, *, folder: bool = False) -> Path:
+    """Return where a file is written: its path without links, in the directory that was named.
+
+    The directory may be a link to another one. A link in it must stay in it, and lead to a regular file or to nothing.
+
+    Args:
+        path: the file, in the directory that was named; neither need exist.
+        folder: it is a folder of ours, not a file.
+
+    Raises:
+        StorageError: a link out of the directory, or what is no regular file; says what was found.
+    """
+    target, place = Path(os.path.realpath(path)), Path(os.path.realpath(path.parent))
+    kind = stat.S_IFDIR if folder else stat.S_IFREG
+    expected = f"{describe_kind(kind)} or nothing there"
+    if not target.is_relative_to(place):
+        raise _refusal(path, expected, f"a link to {target}, outside {place}")
+    nearest, mode = _nearest(target)
+    if nearest != target:
+        kind, expected = stat.S_IFDIR, f"a directory at {nearest}"
+    if stat.S_IFMT(mode) != kind:
+        raise _refusal(path, expected, describe_kind(mode))
+    return target
+
+
+def check_writable(flag: str, directory: Path, *files: str) -> None:
+    """Refuse a directory that cannot be written to, before anything is measured.
+
+    Args:
+        flag: the option that names it.
+        directory: it need not exist yet.
+        files: what will be written in it.
+
+    Raises:
+        StorageError: names the nearest directory that exists, or the file's path that cannot be written to.
+    """
+    nearest, _ = _nearest(Path(os.path.realpath(directory)))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
+    for name in files:
+        find_target(directory / name)
+
+
+def _nearest(path: Path) -> tuple[Path, int]:
+    """Return the path, or the nearest directory above it that can be seen, and its mode."""
+    return next((one, mode) for one in (path, *path.parents) if (mode := _mode(one)))
+
+
+def _mode(path: Path) -> int:
+    """Return a file's mode, its own where it is a link; 0 where it cannot be seen."""
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        return 0
+
+
+def _refusal(path: Path, expected: str, found: str) -> StorageError:
+    return StorageError(
+        f"cannot write {path}: expected {expected}, found {found}; it was left as it is: remove it or choose another "
+        "place"
+    )
