@@ -1,6 +1,7 @@
 """The table, `report.json` and the header, wherever the tests ran and whatever pytest is told to print."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -159,7 +160,22 @@ def test_report_that_cannot_be_written_costs_no_verdict(place, gate, pytester):
     assert found.status == 0
     said = f"the report could not be written, the verdicts stand: cannot write {place}/report.json: "
     assert found.sentences.count(said) == 1
-    assert found.sentences.count("check the permissions and the free space, or choose another place.") == 1
+    assert found.sentences.count("found a regular file; it was left as it is: remove it or choose another place") == 1
+
+
+def test_report_behind_a_link_costs_no_verdict(gate, pytester, monkeypatch):
+    """What the link leads to stays as it was, a pipe for GitHub's page keeps no run waiting, and the outcome stands."""
+    mine = pytester.path / "mine"
+    mine.write_text("mine")
+    (pytester.mkdir("report") / "report.json").symlink_to(mine)
+    os.mkfifo("pipe")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "pipe")
+    found = gate(*QUICK, TWO[0], "--quantcheck-report=report")
+    assert found.status == 0
+    said = "the verdicts stand: cannot write {}: expected a regular file or nothing there, found a {}"
+    assert found.sentences.count(said.format("report/report.json", f"link to {mine}, outside ")) == 1
+    assert found.sentences.count(said.format("pipe", "named pipe; ")) == 1
+    assert mine.read_text() == "mine"
 
 
 def test_quietest_run_has_outcomes_alone(gate):

@@ -1,5 +1,8 @@
 """What is appended for GitHub's page, and what happens where that cannot be."""
 
+import os
+import time
+
 import pytest
 
 from pytest_quantcheck.reporting.publishing.step_summary import LIMIT, VARIABLE, append_to_step_summary
@@ -49,3 +52,19 @@ def test_file_that_cannot_be_written_is_said(name, page, monkeypatch):
     problem = append_to_step_summary(["text"])
     assert problem.startswith("no step summary, the verdicts stand: ")
     assert problem.endswith("check GITHUB_STEP_SUMMARY")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "loop"])
+def test_what_is_no_file_is_left(page, tmp_path, monkeypatch, kind):
+    """A pipe that nobody reads would wait for ever; a link leads out of the place that was named."""
+    found = tmp_path / "job" / "summary"
+    found.parent.mkdir()
+    os.mkfifo(found) if kind == "pipe" else found.symlink_to(page if kind == "link" else found)
+    monkeypatch.setenv(VARIABLE, str(found))
+    started = time.perf_counter()
+    problem = append_to_step_summary(["text"])
+    assert time.perf_counter() - started < 1
+    assert problem.startswith(f"no step summary, the verdicts stand: cannot write {found}: expected a regular file")
+    assert ("named pipe" if kind == "pipe" else "found a link") in problem
+    assert problem.endswith("check GITHUB_STEP_SUMMARY")
+    assert page.read_text() == "before\n"

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.reporting import truncate_lines
+from pytest_quantcheck.storage import find_target
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 LIMIT = 1 << 20
@@ -24,11 +26,11 @@ def append_to_step_summary(lines: Iterable[str]) -> str:
     name = os.environ.get(VARIABLE)
     if not name:
         return ""
-    path = Path(name)
     try:
+        path = find_target(Path(name))
         text = truncate_lines(lines, LIMIT - (path.stat().st_size if path.exists() else 0))
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, StorageError) as problem:
         return f"no step summary, the verdicts stand: {problem}; check {VARIABLE}"
     return "" if text else f"no step summary, the verdicts stand: {path} is full; run the gate in a step of its own"
