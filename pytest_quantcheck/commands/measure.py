@@ -1,6 +1,7 @@
 """`measure`: what a model does, stored where it can be compared later and elsewhere."""
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -56,7 +57,7 @@ def _check_together(given: dict[str, Any]) -> None:
             f"--reference: expected one candidate beside it, --bits with one bit-width or --candidate, got "
             f"{len(candidates)}; measure candidates one by one, each with an --out of its own"
         )
-    if given["reference"] and Path(given["reference"]).resolve() == Path(given["out"]).resolve():
+    if given["reference"] and os.path.realpath(given["reference"]) == os.path.realpath(given["out"]):
         raise SettingsError(f"--out={given['out']} is the directory of --reference; give the candidate its own")
 
 

@@ -1,10 +1,11 @@
 """Directories with one measurement for each prompt set: what lies in them, and whether one can be written."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from pytest_quantcheck.errors import SettingsError, StorageError
 from pytest_quantcheck.storage import check_writable, holds_measurement, load_provenance
+from pytest_quantcheck.storage.measurement_files import FILE
 
 
 def find_measurements(directory: Path) -> dict[str, Path]:
@@ -33,14 +34,14 @@ def size(directory: Path) -> str:
     return f"{sum(path.stat().st_size for path in directory.iterdir()) / 1e6:,.1f} MB"
 
 
-def check_free(directory: Path, prompt_sets: Iterable[str], *, force: bool) -> None:
+def check_free(directory: Path, prompt_sets: Collection[str], *, force: bool) -> None:
     """Refuse a directory that cannot be written or holds a measurement.
 
     Raises:
         StorageError: it cannot be written.
         SettingsError: it holds a measurement; says where.
     """
-    check_writable("--out", directory)
+    check_writable("--out", directory, *(f"{name}/{FILE}" for name in prompt_sets))
     for folder in (directory, *(directory / name for name in prompt_sets)):
         if not force and holds_measurement(folder):
             raise SettingsError(

@@ -33,12 +33,13 @@ from pytest_quantcheck.reporting import (
     summary_lines,
 )
 from pytest_quantcheck.reporting.outline import Outline
-from pytest_quantcheck.reporting.publishing.directory import REPORT, write_report
+from pytest_quantcheck.reporting.publishing.directory import PAGE, REPORT, write_report
 from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
 from pytest_quantcheck.run.dry_run import check_run
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.termination import interrupt_on_sigterm
 from pytest_quantcheck.storage import check_writable
+from pytest_quantcheck.storage.measurement_files import FILE
 from pytest_quantcheck.suite.items import AcceptanceSuite, check_names
 from pytest_quantcheck.suite.progress import Announcer
 from pytest_quantcheck.suite.results import Results
@@ -71,7 +72,8 @@ class Session:
         self._written: list[str] = []
         self._label = self._check_calibration()
         if settings.update_baseline and settings.baseline:
-            check_writable("--quantcheck-baseline", Path(settings.baseline))
+            stored = (f"{name}/{FILE}" for name in self.gate.prompt_sets)
+            check_writable("--quantcheck-baseline", Path(settings.baseline), *stored)
         if self._selection.alone:
             config.args = []
 
@@ -233,7 +235,7 @@ class Session:
         if not self.settings.report:
             return ""
         try:
-            check_writable("--quantcheck-report", Path(self.settings.report))
+            check_writable("--quantcheck-report", Path(self.settings.report), REPORT, PAGE)
         except QuantcheckError as error:
             return str(error)
         return f"would be written into {self.settings.report}"

@@ -192,6 +192,26 @@ def test_directory_that_cannot_be_written_is_refused(refused, tmp_path, empty):
     assert sentence.endswith("/file is not a directory that can be written; choose another one")
 
 
+@pytest.mark.parametrize("more", [(), ("--force",)], ids=["new", "force"])
+def test_measurement_that_is_a_link_elsewhere_is_refused(refused, tmp_path, empty, more):
+    """Before a model is loaded; the file that it leads to is another one's."""
+    place = tmp_path / "out" / "builtin" / "measurement.safetensors"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere")
+    if more:
+        (tmp_path / "elsewhere").write_bytes(b"mine")
+    sentence = refused("measure", "--model", empty, "--out", tmp_path / "out", *more)
+    assert sentence.startswith(f"cannot write {place}: expected a regular file or nothing there, found a link to ")
+
+
+def test_directory_that_is_a_link_to_itself_is_refused(refused, stored, tmp_path):
+    """Also where it is compared with the reference's directory."""
+    (tmp_path / "loop").symlink_to("loop")
+    asked = ("--reference", stored / "reference", "--model", "builtin", "--bits", "8", "--out", tmp_path / "loop")
+    sentence = refused("measure", *asked, *QUICK)
+    assert sentence.endswith("/loop is not a directory that can be written; choose another one")
+
+
 @pytest.mark.parametrize("option", ["--model", "--candidate"])
 def test_path_that_leads_nowhere_is_refused(refused, stored, tmp_path, empty, option):
     """The model's and the candidate's alike."""

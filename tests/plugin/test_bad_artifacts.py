@@ -161,6 +161,17 @@ def unwritable(place):
         subprocess.run(["umount", path], check=True)
 
 
+def test_baseline_that_is_a_link_elsewhere(refused, tmp_path):
+    """Found out before anything is loaded; the file that it leads to is another one's."""
+    stored = tmp_path / "stored" / "builtin" / "measurement.safetensors"
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    said = refused(f"--quantcheck-baseline={tmp_path / 'stored'}", "--quantcheck-update-baseline")
+    assert f"cannot write {stored}: expected a regular file or nothing there, found a link to " in said
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("option", ["cache", "baseline"])
 def test_place_that_cannot_be_written(red, place, unwritable, option, monkeypatch):
     """Found out before anything is loaded."""

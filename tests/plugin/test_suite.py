@@ -112,6 +112,18 @@ def test_dry_run_says_where_no_report_can_be_written(gate, pytester):
     assert line.endswith("file is not a directory that can be written; choose another one")
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_dry_run_says_which_file_of_a_report_is_a_link(gate, pytester, name):
+    """A run would leave what it leads to as it is, and write no such file."""
+    (pytester.mkdir("report") / name).symlink_to(pytester.path / "elsewhere")
+    found = gate("--quantcheck-model=builtin", "--quantcheck-dry-run", "--quantcheck-report=report")
+    assert found.status == 0
+    (line,) = (line for line in found.lines if line.startswith("report: "))
+    assert line.startswith(
+        f"report: cannot write report/{name}: expected a regular file or nothing there, found a link"
+    )
+
+
 def test_dry_run_runs_no_user_test(gate, pytester):
     """A user's tests are not run either."""
     pytester.makepyfile("def test_fails(): assert False")
