@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from functools import cache
 from pathlib import Path
 
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.files import SUMS, ModelFiles
+from pytest_quantcheck.models.hashing import sha256_of
 from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.user_files import SUMS_BYTES, read_file, stat_file
 
-SUMS = "SHA256SUMS"
-"""Name of the file that `sha256sum * > SHA256SUMS` writes."""
-
-_LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *]?(.+)", re.IGNORECASE)
+_LINE = re.compile(r"(?P<escaped>\\?)(?P<sum>[0-9a-f]{64}) [ *]?(?P<name>.+)", re.IGNORECASE)
+_TAGGED = re.compile(r"(?P<escaped>\\?)SHA256 \((?P<name>.+)\) = (?P<sum>[0-9a-f]{64})", re.IGNORECASE)
 _ESCAPES = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 _AGAIN = f"fetch the model again, or write {SUMS} again with sha256sum if the files are as they should be"
+
+
+def has_sums(files: ModelFiles) -> bool:
+    """Return whether checksums lie beside a model's files."""
+    return os.path.lexists(files.folder / SUMS)
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
@@ -29,7 +32,7 @@ def read_sums(folder: Path) -> dict[str, str] | None:
         ModelError: they cannot be read, are empty or malformed, or name a file outside the folder.
     """
     path = folder / SUMS
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return None
     sums: dict[str, str] = {}
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
@@ -43,24 +46,29 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     return sums
 
 
-def verify_sums(folder: Path, sums: Mapping[str, str], *, whole: bool, most_bytes: float = math.inf) -> list[str]:
-    """Verify each file that the sums name, small files first.
+def verify(files: ModelFiles, most_bytes: float = math.inf) -> list[str] | None:
+    """Verify a model's files by the `SHA256SUMS` beside them, small files first.
+
+    Of a model that is one file, only that file; of a hub id, what was fetched.
 
     Args:
-        folder: where the files are.
-        sums: from `read_sums`.
-        whole: whether each file that is named must be there.
+        files: the model's.
         most_bytes: bytes to read at most.
 
     Returns:
-        The names of files that were left out, as they would be more than `most_bytes`.
+        The names of files that were left out, as they would be more than `most_bytes`; None without sums.
 
     Raises:
-        ModelError: a file differs from its hash, or is absent.
+        ModelError: a file differs from its hash or is absent, or the sums are malformed.
     """
-    sizes = {name: file_size(folder / name) for name in sums}
+    folder = files.folder
+    if (sums := read_sums(folder)) is None:
+        return None
+    if files.is_one_file:
+        sums = {name: expected for name, expected in sums.items() if name in files.names}
+    sizes = {name: _file_size(folder / name) for name in sums}
     absent = next((name for name, size in sizes.items() if size is None), None)
-    if whole and absent is not None:
+    if absent is not None and not files.fetched:
         raise ModelError(f"{folder / SUMS} names {absent!r}, and there is no such file; {_AGAIN}")
     left_out = []
     for name, size in sorted(((name, size) for name, size in sizes.items() if size is not None), key=lambda it: it[1]):
@@ -75,45 +83,42 @@ def verify_sums(folder: Path, sums: Mapping[str, str], *, whole: bool, most_byte
     return left_out
 
 
-def describe_coverage(files: Collection[str], sums: Collection[str]) -> str:
+def describe_files(files: ModelFiles) -> str:
+    """Say the hash of a model's files, what confirms them, and what was not read."""
+    hashed, sums = f"the sha256 {files.content_hash}", read_sums(files.folder)
+    if files.is_one_file:
+        known = _describe_one(files.names[0], sums)
+        return f"its file has {hashed}{',' if sums is None else ';'} {known}"
+    unread = f"; not read: {_shortened(list(files.unread))}" if files.unread else ""
+    if sums is None:
+        return f"its files have {hashed}, and no {SUMS} beside them says whether they were changed{unread}"
+    return f"its files have {hashed}; {SUMS} beside them {_describe_coverage(files.names, sums)}{unread}"
+
+
+def _describe_one(name: str, sums: Mapping[str, str] | None) -> str:
+    if sums is None:
+        return f"and no {SUMS} beside it says whether it was changed"
+    covers = "covers it, and it has the hash that it names" if name in sums else "does not cover it"
+    return f"{SUMS} beside it {covers}"
+
+
+def _describe_coverage(files: Collection[str], sums: Collection[str]) -> str:
     """Say which of a model's files their sums cover, weights first."""
     missing = sorted(set(files).difference(sums), key=lambda name: (not name.endswith((".safetensors", ".bin")), name))
     if not missing:
         return f"covers all {counted(len(files), 'file')}, and each has the hash that it names"
-    named, more = missing[:2], len(missing) - 2
-    words = f"{', '.join(named)} and {more} more" if more > 0 else " and ".join(named)
     return (
-        f"covers {len(files) - len(missing)} of {counted(len(files), 'file')}; {words} "
+        f"covers {len(files) - len(missing)} of {counted(len(files), 'file')}; {_shortened(missing)} "
         f"{plural(len(missing), 'is', 'are')} not covered"
     )
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256; the file is read again only when it has changed.
-
-    Raises:
-        ModelError: it cannot be read, or is not a regular file.
-    """
-    try:
-        found = stat_file(path)
-        return _hash(path, found.st_size, found.st_mtime_ns)
-    except OSError as error:
-        raise unreadable(path, error.strerror) from error
+def _shortened(names: list[str]) -> str:
+    named, more = names[:2], len(names) - 2
+    return f"{', '.join(named)} and {more} more" if more > 0 else " and ".join(named)
 
 
-def require_regular(path: Path) -> os.stat_result:
-    """Return what the system says of a regular file.
-
-    Raises:
-        ModelError: it is not there, or is another kind of file, such as a pipe, which has no end.
-    """
-    try:
-        return stat_file(path)
-    except OSError as error:
-        raise unreadable(path, error.strerror) from error
-
-
-def file_size(path: Path) -> int | None:
+def _file_size(path: Path) -> int | None:
     """Return the bytes of a regular file; None where there is none."""
     try:
         return stat_file(path).st_size
@@ -121,35 +126,24 @@ def file_size(path: Path) -> int | None:
         return None
 
 
-def unreadable(path: Path, reason: str | None) -> ModelError:
-    """Make the error for a file that cannot be read."""
-    return ModelError(f"{path} cannot be read: {reason}; check the model's files")
-
-
-@cache
-def _hash(path: Path, _size: int, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_text(path: Path) -> str:
     try:
-        return read_file(path, SUMS_BYTES).decode("utf-8", "surrogateescape")
+        return read_file(path, SUMS_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}; {_AGAIN}") from error
 
 
 def _read_line(line: str, place: str) -> tuple[str, str]:
     """Return a file's name and its SHA-256, in small letters."""
-    match = _LINE.fullmatch(line)
+    match = _LINE.fullmatch(line) or _TAGGED.fullmatch(line)
     if match is None:
         raise ModelError(
             f"{place}: expected a SHA-256 in 64 hexadecimal digits and a file name, got {line[:80]!r}; {_AGAIN}"
         )
-    escaped, expected, name = match.groups()
-    if escaped:
+    name = match["name"]
+    if match["escaped"]:
         name = re.sub(r"\\.", lambda found: _ESCAPES.get(found[0], found[0]), name)
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
+    parts = [part for part in name.split("/") if part not in {"", "."}]
+    if name.startswith("/") or ".." in parts:
         raise ModelError(f"{place} names {name!r}, which is not in the model's directory; {_AGAIN}")
-    return str(path), expected.lower()
+    return "/".join(parts) or ".", match["sum"].lower()

@@ -77,6 +77,23 @@ def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
     return hashlib.sha256(json.dumps([list(ids) for ids in encoded]).encode()).hexdigest()
 
 
+def vocabulary_hash(tokenizer: Any) -> str:
+    """Return the SHA-256 over the tokenizer's tokens with their numbers.
+
+    `[PAD97]` as token 97 is left out: GGUF files fill up a vocabulary that has fewer tokens than its model so.
+    """
+    digest = hashlib.sha256()
+    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])):
+        if token != f"[PAD{number}]":
+            digest.update(f"{number} {token}\n".encode())
+    return digest.hexdigest()
+
+
+def chat_template_hash(tokenizer: Any) -> str:
+    """Return the SHA-256 of the tokenizer's chat template; of the text `None` without one."""
+    return hashlib.sha256(str(getattr(tokenizer, "chat_template", None)).encode()).hexdigest()
+
+
 def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
     """Return the first token of an answer after `text`, a rendered prompt.
 

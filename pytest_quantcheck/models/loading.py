@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,54 +11,52 @@ from torch import nn
 
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.encoding import chat_template_hash, vocabulary_hash
+from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
 from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.pretrained import (
-    check_folder,
     choose_device,
-    file_arguments,
+    library_folder,
+    read_config,
     read_model,
     read_tokenizer,
-    silence_libraries,
-    translate_load_errors,
 )
 from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
-from pytest_quantcheck.models.source import (
-    Source,
-    chat_template_hash,
-    content_hash,
-    local_path,
-    quantized_already,
-    vocabulary_hash,
-)
+from pytest_quantcheck.models.source import Source, quantized_already
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
 
 def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
+    """Find a model's files and load it; arguments and errors as of `load_files`."""
+    return load_files(resolve_files(source), load_as)
+
+
+def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles | None = None) -> LoadedModel:
     """Load a model as `reference`, as `released`, or at a bit-width.
 
     Args:
-        source: where the files are. A reference has the float format that it names.
+        files: the model's. A reference has the float format that their source names.
         load_as: `reference`; a bit-width by its exact name, such as `int8`; or `released` for a checkpoint that is
             quantized already, which is loaded as its own configuration says and in its own float format.
+        unpacked: what a model that is one file was unpacked into; without it, it is unpacked now.
 
     Raises:
-        ModelError: the model does not exist, cannot be read, does not fit into memory or has no known FFN; a reference
-            is quantized already; a quantized model has no quantized layer; a package or device is missing.
+        ModelError: the model cannot be read, does not fit into memory or has no known FFN; a reference is quantized
+            already; a quantized model has no quantized layer; a package or device is missing.
     """
-    checkpoint = recognise(source) if load_as == RELEASED else None
-    device = choose_device(source.device)
+    checkpoint = recognise(files) if load_as == RELEASED else None
+    device = choose_device(files.source.device)
     if checkpoint:
         checkpoint.require(device)
-    with plain_files(source, load_as) as files:
-        check_folder(files)
-        with translate_load_errors(files, load_as), silence_libraries():
-            tokenizer = read_tokenizer(files)
-            model = _prepare_for_inference(_read(files, load_as, device, checkpoint), device)
-        types, quantization = _check_quantization(model, files, load_as, checkpoint)
+    with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
+        with library_folder(plain, load_as) as folder:
+            tokenizer = read_tokenizer(folder, plain)
+            model = _prepare_for_inference(_read(folder, plain, load_as, device, checkpoint), device)
+        types, quantization = _check_quantization(model, plain, load_as, checkpoint)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -66,24 +64,26 @@ def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
         dtype=dtype_name(model.dtype),
         format=checkpoint.name if checkpoint else load_as if _is_quantized(load_as) else "none",
         device=device,
-        neurons=find_neurons(model, source.neurons),
+        neurons=find_neurons(model, files.source.neurons),
         module_types=types,
         quantization=quantization,
-        content_hash=content_hash(source),
+        content_hash=files.content_hash,
         vocabulary_hash=vocabulary_hash(tokenizer),
         chat_template_hash=chat_template_hash(tokenizer),
         libraries=library_versions(checkpoint.format.packages if checkpoint else ()),
     )
 
 
-def _read(source: Source, load_as: str, device: torch.device, checkpoint: QuantizedCheckpoint | None) -> Any:
-    read = partial(read_model, source)
+def _read(
+    folder: str, files: ModelFiles, load_as: str, device: torch.device, checkpoint: QuantizedCheckpoint | None
+) -> Any:
+    read = partial(read_model, folder, files)
     if checkpoint:
         return checkpoint.format.load(read, device)
-    dtype: Any = DTYPES.get(load_as) or DTYPES.get(source.dtype, "auto")
+    dtype: Any = DTYPES.get(load_as) or DTYPES.get(files.source.dtype, "auto")
     if not _is_quantized(load_as):
         return read(dtype=dtype).to(device)
-    stored = _stored_dtype(source, dtype)
+    stored = dtype if isinstance(dtype, torch.dtype) else read_config(folder, files).dtype or torch.float32
     compute = stored if multiplies(stored, device) else torch.float32
     config = quantization_config(load_as, compute)
     return read(dtype=dtype, quantization_config=config, device_map={"": device})
@@ -91,16 +91,6 @@ def _read(source: Source, load_as: str, device: torch.device, checkpoint: Quanti
 
 def _is_quantized(load_as: str) -> bool:
     return load_as in WIDTHS and not WIDTHS[load_as].dtype
-
-
-def _stored_dtype(source: Source, dtype: Any) -> torch.dtype:
-    """Return the float format that the checkpoint will be loaded in."""
-    from transformers import AutoConfig  # noqa: PLC0415 - heavy
-
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    name, arguments = file_arguments(source)
-    return AutoConfig.from_pretrained(name, **arguments).dtype or torch.float32
 
 
 def _prepare_for_inference(model: Any, device: torch.device) -> Any:
@@ -136,18 +126,18 @@ def _pass_contiguous(head: nn.Module | None) -> None:
 
 
 def _check_quantization(
-    model: Any, files: Source, load_as: str, checkpoint: QuantizedCheckpoint | None
+    model: Any, files: ModelFiles, load_as: str, checkpoint: QuantizedCheckpoint | None
 ) -> tuple[dict[str, int], dict[str, Any] | None]:
     """Return module types and quantization, for the provenance.
 
     Raises:
         ModelError: a reference is quantized, or a candidate is not.
     """
-    name, types, quantized = files.origin or files.model, module_types(model), has_quantized(model)
+    name, types, quantized = files.name, module_types(model), has_quantized(model)
     if checkpoint and not quantized:
         return _describe_dequantized(model, files, types, checkpoint)
     if quantized and not checkpoint and not _is_quantized(load_as):
-        raise quantized_already(files)
+        raise quantized_already(files.source)
     if not quantized and _is_quantized(load_as):
         raise ModelError(f"{name} loaded as {load_as} has not one quantized layer; its modules are {types}")
     config = getattr(model.config, "quantization_config", None)
@@ -155,20 +145,13 @@ def _check_quantization(
 
 
 def _describe_dequantized(
-    model: Any, files: Source, types: dict[str, int], checkpoint: QuantizedCheckpoint
+    model: Any, files: ModelFiles, types: dict[str, int], checkpoint: QuantizedCheckpoint
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Return module types and quantization of a model dequantized on loading."""
-    stored = checkpoint.format.stored_types(_folder(files), checkpoint.header, model)
+    stored = checkpoint.format.stored_types(files.folder, checkpoint.header, model)
     if not stored:
         raise ModelError(
             f"{checkpoint.model} says that it is quantized ({checkpoint.name}) and has not one quantized layer; "
             f"its modules are {types}. Check how it was made and saved"
         )
     return module_types(model, stored), plain_values(checkpoint.format.record(checkpoint.header))
-
-
-def _folder(source: Source) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - heavy
-
-    found = local_path(source.model)
-    return found or Path(snapshot_download(source.model, revision=source.revision, local_files_only=True))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.source import Source, local_path
+from pytest_quantcheck.models.files import ModelFiles
 from pytest_quantcheck.records import RELEASED
-from pytest_quantcheck.user_files import CONFIG_BYTES, read_file
+
+_AGAIN = "Check that the files are complete and belong together."
 
 
 def choose_device(device: str) -> torch.device:
@@ -36,104 +36,105 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def file_arguments(source: Source) -> tuple[str, dict[str, Any]]:
-    """Return the name and keyword arguments by which `from_pretrained` finds the files."""
-    common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    return str(local_path(source.model) or source.model), common
+@contextmanager
+def library_folder(files: ModelFiles, load_as: str) -> Iterator[str]:
+    """Yield a folder from which libraries read a model's files; they find no others there.
 
-
-def check_folder(source: Source) -> None:
-    """Refuse a local path without a checkpoint; the libraries' own message would mislead.
+    An error of theirs becomes one sentence about this model, and what they draw and log is suppressed.
 
     Raises:
-        ModelError: there is no `config.json`, or it is too large, too deep or no regular file.
+        ModelError: in place of a library's error.
     """
-    folder, name = local_path(source.model), source.origin or source.model
-    if folder is None:
-        return
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{name}: expected a checkpoint, found no config.json; check the path")
-    try:
-        json.loads(read_file(folder / "config.json", CONFIG_BYTES))
-    except OSError as problem:
-        raise ModelError(f"{name}: cannot read config.json: {problem.strerror}; fetch the model again") from None
-    except RecursionError:
-        raise ModelError(f"{name}: config.json is nested too deeply to be a model's; fetch the model again") from None
-    except ValueError:
-        return  # transformers says where
+    with files.linked() as folder:
+        try:
+            with silence_libraries():
+                yield str(folder)
+        except Exception as error:
+            text = " ".join(str(error).replace(str(folder), str(files.folder)).split())
+            own = isinstance(error, ModelError)
+            raise (ModelError(text) if own else _translated(error, text, files.name, load_as)) from error
 
 
-def read_tokenizer(source: Source) -> Any:
+def _translated(error: Exception, text: str, name: str, load_as: str) -> ModelError:
+    at = "as released" if load_as == RELEASED else f"at {load_as}"
+    first = text[:400].rstrip(".") + ("…" if len(text) > 400 else "")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ModelError(
+            f"{name} {at} does not fit into memory: {first}; use a larger machine, "
+            "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
+        )
+    return ModelError(f"{name} cannot be loaded {at}: {type(error).__name__}: {first}. {_next_step(text)}")
+
+
+def _next_step(text: str) -> str:
+    if "trust_remote_code" in text:
+        return "The checkpoint brings code of its own: allow it with --quantcheck-trust-remote-code if you trust it."
+    return "Check that the files are complete and belong together."
+
+
+def read_config(folder: str, files: ModelFiles) -> Any:
+    """Return the configuration as transformers reads it."""
+    from transformers import AutoConfig  # noqa: PLC0415 - heavy
+
+    return AutoConfig.from_pretrained(folder, trust_remote_code=files.source.trust_remote_code)
+
+
+def read_tokenizer(folder: str, files: ModelFiles) -> Any:
     """Return the tokenizer, padding on the left, with a padding token."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
-    name, arguments = file_arguments(source)
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **arguments)
+    trusted = files.source.trust_remote_code
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=trusted)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 
-def read_model(source: Source, **extra: Any) -> Any:
+def read_model(folder: str, files: ModelFiles, **extra: Any) -> Any:
     """Return the model as the files have it; pickled weights are read only if allowed."""
-    name, arguments = file_arguments(source)
-    safe = {} if source.allow_pickle else {"use_safetensors": True}
-    return read_complete(name, **arguments, **safe, **extra)
+    safe = {} if files.source.allow_pickle else {"use_safetensors": True}
+    return read_complete(folder, name=files.name, trust_remote_code=files.source.trust_remote_code, **safe, **extra)
 
 
-def read_complete(name: str, **arguments: Any) -> Any:
-    """Return a model whose every weight comes from the checkpoint.
+def read_complete(folder: str, *, name: str, **arguments: Any) -> Any:
+    """Return a model that takes exactly the tensors of the checkpoint.
 
     Raises:
-        ModelError: a weight is missing or has another shape; transformers would fill it with random numbers.
+        ModelError: a weight is missing or has another shape, which transformers would fill with random numbers; or the
+            model does not take a tensor of the files, such as a scale.
     """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
-    model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
-    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ModelError(
-            f"{name}: weights are missing or of another shape than config.json says: {', '.join(missing[:3])}{more}. "
-            "Check that the files are complete and belong together."
-        )
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+    )
+    refuse_differences(name, report)
     return model
 
 
-@contextmanager
-def translate_load_errors(source: Source, load_as: str) -> Iterator[None]:
-    """Turn a library's error while loading into one sentence about this model."""
-    name = source.origin or source.model
-    at = "as released" if load_as == RELEASED else f"at {load_as}"
-    try:
-        yield
-    except ModelError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
+def refuse_differences(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model by the differences that transformers found while loading it.
+
+    Raises:
+        ModelError: names the tensors, and the shapes that were found and expected.
+    """
+    for tensor, found, expected in sorted(report["mismatched_keys"])[:1]:
         raise ModelError(
-            f"{name} {at} does not fit into memory: {_first_line(error)}; use a larger machine, "
-            "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
-        ) from error
-    except Exception as error:
+            f"{name}: {tensor} is of shape {tuple(found)}, and config.json expects {tuple(expected)}. {_AGAIN}"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{name}: the files lack {shortened(missing)}, which config.json expects. {_AGAIN}")
+    if unexpected := sorted(report["unexpected_keys"]):
         raise ModelError(
-            f"{name} cannot be loaded {at}: {type(error).__name__}: {_first_line(error)}. {_next_step(source, error)}"
-        ) from error
+            f"{name}: the files hold {shortened(unexpected)}, which a model of this config.json does not take: they "
+            f"would be left out without a word. {_AGAIN}"
+        )
 
 
-def _first_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:400].rstrip(".") + ("…" if len(text) > 400 else "")
-
-
-def _next_step(source: Source, error: Exception) -> str:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return "The checkpoint brings code of its own: allow it with --quantcheck-trust-remote-code if you trust it."
-    if "model.safetensors" in text and not source.allow_pickle:
-        return "If its weights are pickled (pytorch_model.bin) and you trust them: --quantcheck-allow-pickle."
-    if local_path(source.model) is None:
-        return "Check the hub id and --quantcheck-revision, the network and HF_HUB_OFFLINE."
-    return "Check that the files are complete and belong together."
+def shortened(names: list[str]) -> str:
+    """Return the first names and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 @contextmanager

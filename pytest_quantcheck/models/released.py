@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,20 +13,14 @@ from typing import Any
 import torch
 
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.formats.format import Config, File, Format
-from pytest_quantcheck.models.pretrained import (
-    check_folder,
-    choose_device,
-    file_arguments,
-    read_complete,
-    silence_libraries,
-    translate_load_errors,
-)
-from pytest_quantcheck.models.source import Source, local_path
+from pytest_quantcheck.models.pretrained import library_folder, read_complete
+from pytest_quantcheck.models.source import quantization_of
 from pytest_quantcheck.packages import installed
-from pytest_quantcheck.records import REFERENCE, RELEASED
+from pytest_quantcheck.records import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -61,101 +56,91 @@ class QuantizedCheckpoint:
             )
 
 
-def check(source: Source, load_as: str) -> None:
-    """Check a released checkpoint's files, before its reference is measured for hours.
-
-    Does nothing for a model that is not loaded as released.
-
-    Raises:
-        ModelError: the files are not there, damaged as far as their headers show, not quantized, or in a format for
-            which a package or a device is missing here.
-    """
-    if load_as == RELEASED:
-        recognise(source).require(choose_device(source.device))
-
-
-def recognise(source: Source) -> QuantizedCheckpoint:
+def recognise(files: ModelFiles) -> QuantizedCheckpoint:
     """Read a checkpoint's format from its `config.json` or its file's header.
 
     Raises:
-        ModelError: there is no configuration or the file is damaged; the checkpoint is not quantized, or in an unknown
-            format.
+        ModelError: the file is damaged; the checkpoint is not quantized, or in an unknown format.
     """
-    model, packed = source.origin or source.model, find_file_format(source)
-    if packed is None:
-        check_folder(source)
-    with translate_load_errors(source, RELEASED):
-        if packed:
-            one, file = packed
-            header = file.inspect(_path(source))
-        else:
-            header = _read_config(source, model)
-            one = _match(header, model)
-        return QuantizedCheckpoint(one.describe(header), model, one, header)
+    packed = find_file_format(files)
+    if packed:
+        found, file = packed
+        header = file.inspect(files.paths[0])
+        return QuantizedCheckpoint(found.describe(header), files.name, found, header)
+    header = _quantization(files)
+    found = _match(header, files.name)
+    try:
+        described = found.describe(header)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{files.name}: the quantization_config of config.json is not one of {found.method} "
+            f"({type(error).__name__}: {error}); check how it was made and saved"
+        ) from error
+    return QuantizedCheckpoint(described, files.name, found, header)
 
 
-def read_header(source: Source) -> None:
+def read_header(files: ModelFiles) -> None:
     """Read the header of a reference that is one file.
 
     Raises:
         ModelError: the file is damaged as far as its header shows.
     """
-    packed = find_file_format(source)
+    packed = find_file_format(files)
     assert packed is not None  # of any other model the configuration is read
-    with translate_load_errors(source, REFERENCE):
-        packed[1].read_header(_path(source))
+    packed[1].read_header(files.paths[0])
 
 
-def unpacked(source: Source, folder: Path, load_as: str = REFERENCE) -> Source:
+def unpacked(files: ModelFiles, folder: Path, load_as: str = REFERENCE) -> ModelFiles:
     """Unpack a one-file model into a plain checkpoint in a folder.
 
-    Returns the source of the plain checkpoint; the source itself for any other model. `load_as` is for messages.
+    Returns the plain checkpoint's files; the model's own for any other model. `load_as` is for messages.
 
     Raises:
-        ModelError: the file does not exist, is not whole, or holds something that transformers leaves out.
+        ModelError: the file is not whole, or holds something that transformers leaves out.
     """
-    if (packed := find_file_format(source)) is None:
-        return source
-    with translate_load_errors(source, load_as), silence_libraries():
-        packed[1].unpack(_path(source), folder, DTYPES.get(source.dtype, torch.float32), read_complete)
-    return replace(source, model=str(folder), origin=source.model)
+    if (packed := find_file_format(files)) is None:
+        return files
+    dtype = DTYPES.get(files.source.dtype, torch.float32)
+    with library_folder(files, load_as) as place:
+        packed[1].unpack(Path(place) / files.names[0], folder, dtype, partial(read_complete, name=files.name))
+    return resolve_files(files.source, folder)
 
 
 @contextmanager
-def plain_files(source: Source, load_as: str) -> Iterator[Source]:
-    """Yield the source of files that transformers reads; what was unpacked is deleted afterwards."""
-    if find_file_format(source) is None:
-        yield source
+def plain_files(files: ModelFiles, load_as: str) -> Iterator[ModelFiles]:
+    """Yield files that transformers reads; what was unpacked is deleted afterwards."""
+    if find_file_format(files) is None:
+        yield files
         return
     with TemporaryDirectory(prefix="quantcheck-") as folder:
-        yield unpacked(source, Path(folder), load_as)
+        yield unpacked(files, Path(folder), load_as)
 
 
-def find_file_format(source: Source) -> tuple[Format, File] | None:
-    """Return the format of a model that is one file; None for any other."""
-    return next(((one, one.file) for one in FORMATS if one.file and source.model.endswith(one.file.suffix)), None)
+def find_file_format(files: ModelFiles) -> tuple[Format, File] | None:
+    """Return the format of a model that is one file; None for a directory.
+
+    Raises:
+        ModelError: it is one file of no known format.
+    """
+    if not files.is_one_file:
+        return None
+    for known in FORMATS:
+        if known.file and files.names[0].endswith(known.file.suffix):
+            return known, known.file
+    raise ModelError(f"{files.name}: expected a checkpoint's directory or a GGUF file (.gguf), found another file")
 
 
-def _path(source: Source) -> Path:
-    path = local_path(source.model)
-    assert path is not None  # a file is never looked up on the hub
-    return path
-
-
-def _read_config(source: Source, model: str) -> Config:
-    from transformers import PreTrainedConfig  # noqa: PLC0415 - heavy
-
-    name, arguments = file_arguments(source)
-    config, _ = PreTrainedConfig.get_config_dict(name, revision=arguments["revision"])
-    nested = config.get("text_config") or {}
-    found: Config | None = config.get("quantization_config") or nested.get("quantization_config")
+def _quantization(files: ModelFiles) -> Config:
+    found = quantization_of(files.config)
     if not found:
         raise ModelError(
-            f"{model} is not quantized: its config.json has no quantization_config. "
+            f"{files.name} is not quantized: its config.json has no quantization_config. "
             "A candidate is a quantized checkpoint; this one may be the reference, --quantcheck-model"
         )
     if not isinstance(found, dict):
-        raise ModelError(f"{model}: expected an object as quantization_config in config.json, got {str(found)[:80]!r}")
+        raise ModelError(
+            f"{files.name}: expected an object as quantization_config in config.json, got {str(found)[:80]!r}"
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.prompts.files import Row
+from pytest_quantcheck.prompts.prompt_files import Row
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.prompts.files import Row, read_rows
 from pytest_quantcheck.prompts.hub import find_hub_set, read_hub_rows
+from pytest_quantcheck.prompts.prompt_files import Row, read_rows
 from pytest_quantcheck.prompts.promptset import FEWEST_PROMPTS, PromptSet
 from pytest_quantcheck.prompts.template import Template, parse_template, render
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.models.files import ModelFiles
 from pytest_quantcheck.models.neurons import choose_layers
-from pytest_quantcheck.models.source import Source, content_hash
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.options.attribution import covering
 from pytest_quantcheck.prompts import PromptSet
@@ -38,17 +38,17 @@ class Baseline:
         """
         return load_measurement(self.directory / prompt_set)
 
-    def check_files(self, source: Source) -> None:
-        """Refuse a baseline of another model than the one at hand; accept it where there are no files to compare.
+    def check_files(self, files: ModelFiles) -> None:
+        """Refuse a baseline of another model than the one at hand.
 
         Raises:
             StorageError: the files are not those that the baseline was measured on.
         """
-        here = content_hash(source) if source.model == "builtin" or Path(source.model).expanduser().exists() else None
+        here = files.content_hash
         for name, found in self.provenance.items():
-            if here and found.content_hash and found.content_hash != here:
+            if found.content_hash and found.content_hash != here:
                 raise StorageError(
-                    f"{self.directory / name} was measured on other files than those of {source.model}: sha256 "
+                    f"{self.directory / name} was measured on other files than those of {files.name}: sha256 "
                     f"{found.content_hash} of {found.model} there, {here} here; {_AGAIN}"
                 )
 

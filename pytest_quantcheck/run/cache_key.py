@@ -11,13 +11,12 @@ from pytest_quantcheck.comparing.compatibility import TABLE, Meaning, fields, ha
 from pytest_quantcheck.models import LIBRARIES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device
-from pytest_quantcheck.models.source import content_hash
 from pytest_quantcheck.packages import installed
 from pytest_quantcheck.records import SCHEMA, Measurement
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import Plan
-    from pytest_quantcheck.models.source import Source
+    from pytest_quantcheck.models.files import ModelFiles
     from pytest_quantcheck.prompts import PromptSet
 
 _LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in FORMATS for name in one.libraries)))
@@ -25,33 +24,33 @@ _LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in F
 
 
 def cache_key(
-    source: Source, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
+    files: ModelFiles, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
 ) -> dict[str, Any]:
     """Return the cache key of a measurement: all that decides its numbers, and no names.
 
     Args:
-        source: where the model's files are, on this machine.
+        files: the model's.
         bits: what it is loaded as.
         prompts: the prompt set.
         plan: what is measured.
         reference: the reference's measurement when a candidate is measured.
 
     Raises:
-        ModelError: the device is not there, or a file is not the one that the model's own checksums name.
+        ModelError: the device is not there, or a file cannot be read.
     """
     known = asdict(plan) | {
-        "content_hash": content_hash(source),
+        "content_hash": files.content_hash,
         "bits": bits,
-        "dtype": source.dtype,
+        "dtype": files.source.dtype,
         "prompt_hash": prompts.hash,
-        "device": _processor(choose_device(source.device)),
+        "device": _processor(choose_device(files.source.device)),
         "libraries": {name: installed(name) for name in _LIBRARIES},
     }
     return {
         "schema": SCHEMA,
         "provenance": {name: known[name] for name in fields("cache", Meaning.REFUSED)},
         "plan": {name: value for name, value in asdict(plan).items() if name not in TABLE},
-        "neurons": source.neurons,
+        "neurons": files.source.neurons,
         "reference": None if reference is None else hash_of_reference(reference),
     }
 

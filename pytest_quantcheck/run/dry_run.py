@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from pytest_quantcheck.errors import QuantcheckError
-from pytest_quantcheck.models.source import (
-    Source,
-    check_regular,
-    is_offline,
-    local_path,
-    local_source,
-    refuse_quantized,
-    verify,
-)
+from pytest_quantcheck.models.checksums import verify
+from pytest_quantcheck.models.files import ModelFiles, resolve_files
+from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.run.targets import Target, Targets
 
 _MOST_BYTES = 2_000_000_000
@@ -49,7 +43,7 @@ def check_run(settings: Settings, targets: Targets) -> Findings:
         if local_path(target.source.model) is None and not is_offline():
             findings.unchecked.append(f"the files of {target.label}, which a run fetches from the hub")
             continue
-        _try(findings, lambda target=target: _check_files(findings, target, local_source(target.source)))  # type: ignore[misc]
+        _try(findings, partial(_check_files, findings, target))
     return findings
 
 
@@ -61,51 +55,36 @@ def _with_files(settings: Settings, targets: Targets) -> Iterator[Target]:
     yield from (target for target in targets.candidates if target.kind == "checkpoint")
 
 
-def _check_files(findings: Findings, target: Target, source: Source) -> None:
-    if not _try(findings, lambda: check_regular(source)):
-        return  # the libraries would wait for a pipe
-    sums = _check_sums(findings, target, source)
-    from pytest_quantcheck.models.file_checks import is_pickled  # noqa: PLC0415 - heavy
-    from pytest_quantcheck.models.pretrained import check_folder  # noqa: PLC0415 - heavy
-    from pytest_quantcheck.models.released import find_file_format  # noqa: PLC0415 - heavy
+def _check_files(findings: Findings, target: Target) -> None:
+    from pytest_quantcheck.models.file_checks import CHECKS  # noqa: PLC0415 - heavy
 
-    if packed := find_file_format(source) is not None:
+    files = resolve_files(target.source)
+    if files.is_one_file:
         findings.unchecked.append(f"the tokenizer of {target.label}")
-    elif not _try(findings, lambda: check_folder(source)):
-        return
-    elif is_pickled(source):
+    if files.is_pickled:
         findings.unchecked.append(f"the pickled weights of {target.label}")
-    passed = [*sums, *(what for what, check in _checks(target, source, packed=packed) if _try(findings, check))]
+    passed, failed = [], set[str]()
+    for check in CHECKS:
+        if not check.applies(files, target.load_as):
+            continue
+        if failed.intersection(check.after):
+            failed.add(check.title)
+            continue
+        quick = partial(_verify_in_time, findings, target, files)
+        run = quick if check.reads == "bytes" else partial(check.run, files, target.load_as)
+        if _try(findings, run):
+            passed.append(check.title)
+        else:
+            failed.add(check.title)
     if passed:
         findings.checked.append(f"{', '.join(passed)} of {target.label}")
 
 
-def _check_sums(findings: Findings, target: Target, source: Source) -> list[str]:
-    """Verify checksums as far as that is quick; return how that is called where there are any."""
-    left_out: list[list[str] | None] = []
-    if not _try(findings, lambda: left_out.append(verify(source, _MOST_BYTES))) or left_out == [None]:
-        return []
-    for names in filter(None, left_out):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        findings.unchecked.append(f"the sha256 of {names[0]}{more} of {target.label}, which takes long")
-    return ["checksums"]
-
-
-def _checks(target: Target, source: Source, *, packed: bool) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield checks by what they look at."""
-    from pytest_quantcheck.models import file_checks, released  # noqa: PLC0415 - heavy
-
-    if target.load_as == RELEASED:
-        yield "format", lambda: released.check(source, RELEASED)
-    elif packed:
-        yield "header", lambda: released.read_header(source)
-    else:
-        yield "precision", lambda: refuse_quantized(source)
-        yield "configuration", lambda: file_checks.check_config(source, target.load_as)
-    if not packed:
-        yield "tokenizer", lambda: file_checks.check_tokenizer(source, target.load_as)
-        if not file_checks.is_pickled(source):
-            yield "headers of the weights", lambda: file_checks.check_weights(source)
+def _verify_in_time(findings: Findings, target: Target, files: ModelFiles) -> None:
+    """Verify checksums as far as that is quick."""
+    if left_out := verify(files, _MOST_BYTES):
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        findings.unchecked.append(f"the sha256 of {left_out[0]}{more} of {target.label}, which takes long")
 
 
 def _check_device(device: str) -> None:

@@ -9,7 +9,9 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 from weakref import finalize
 
-from pytest_quantcheck.models.source import Source, content_hash, describe_files, local_source, refuse_quantized
+from pytest_quantcheck.models.checksums import describe_files, verify
+from pytest_quantcheck.models.files import ModelFiles, resolve_files
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.run.targets import Target
 
@@ -18,21 +20,27 @@ if TYPE_CHECKING:
 
 
 class LocalModels:
-    """Finds the files of each model once, and loads models. Unpacked files live as long as this object."""
+    """Finds and checks the files of each model once, and loads models.
+
+    Unpacked files live as long as this object.
+    """
 
     def __init__(self) -> None:
-        self._sources: dict[tuple[Source, bool], Source] = {}
+        self._files: dict[Source, ModelFiles] = {}
+        self._plain: dict[Source, ModelFiles] = {}
+        self._checked: set[tuple[Source, bool]] = set()
 
-    def source(self, target: Target) -> Source:
-        """Find a target's files on this machine; a GGUF file that is not itself the candidate is unpacked.
+    def files(self, target: Target) -> ModelFiles:
+        """Find a target's files, once, and verify their checksums.
 
         Raises:
-            ModelError: they cannot be fetched, differ from the model's own checksums, or a GGUF file cannot be read.
+            ModelError: they cannot be fetched, are not a whole model, or differ from the model's own checksums.
         """
-        key = target.source, target.load_as == RELEASED
-        if key not in self._sources:
-            self._sources[key] = self._local(*key)
-        return self._sources[key]
+        if target.source not in self._files:
+            files = resolve_files(target.source)
+            verify(files)
+            self._files[target.source] = files
+        return self._files[target.source]
 
     def load(self, target: Target) -> LoadedModel:
         """Load a target; the caller frees it.
@@ -40,44 +48,42 @@ class LocalModels:
         Raises:
             ModelError: it cannot be loaded.
         """
-        from pytest_quantcheck.models.loading import load  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.models.loading import load_files  # noqa: PLC0415 - heavy
 
-        return load(self.source(target), target.load_as)
+        self.check(target)
+        return load_files(self.files(target), target.load_as, self._unpacked(target))
 
     def check(self, target: Target) -> None:
-        """Check a checkpoint's files before its reference is measured.
-
-        Measuring the reference may take hours.
+        """Check a target's files, which takes seconds, before anything is measured.
 
         Raises:
             ModelError: they are missing, visibly damaged, not quantized, or in a format that cannot be loaded here.
         """
-        if target.kind == "checkpoint":
-            from pytest_quantcheck.models.file_checks import check_tokenizer, check_weights  # noqa: PLC0415 - heavy
-            from pytest_quantcheck.models.released import check, find_file_format  # noqa: PLC0415 - heavy
+        key = target.source, target.load_as == RELEASED
+        if key in self._checked:
+            return
+        from pytest_quantcheck.models.file_checks import CHECKS  # noqa: PLC0415 - heavy
 
-            source = self.source(target)
-            check(source, target.load_as)
-            if find_file_format(source) is None:
-                check_tokenizer(source, target.load_as)
-                check_weights(source)
+        files = self.files(target)
+        for check in CHECKS:
+            if check.applies(files, target.load_as):
+                check.run(files, target.load_as)
+        self._checked.add(key)
 
     def notes(self, target: Target) -> tuple[str, ...]:
         """Say which files of a checkpoint were gated."""
-        return (describe_files(self.source(target)),) if target.kind == "checkpoint" else ()
+        return (describe_files(self.files(target)),) if target.kind == "checkpoint" else ()
 
-    def _local(self, named: Source, released: bool) -> Source:  # noqa: FBT001 - half of a key
-        source = local_source(named)
-        content_hash(source)
-        if released:
-            return source
-        refuse_quantized(source)
-        from pytest_quantcheck.models.file_checks import check_index  # noqa: PLC0415 - heavy
-        from pytest_quantcheck.models.released import unpacked  # noqa: PLC0415 - heavy
+    def _unpacked(self, target: Target) -> ModelFiles | None:
+        """Unpack a reference that is one file, once."""
+        files = self.files(target)
+        if target.load_as == RELEASED or not files.is_one_file:
+            return None
+        if target.source not in self._plain:
+            from pytest_quantcheck.models.released import unpacked  # noqa: PLC0415 - heavy
 
-        check_index(source)
-
-        return unpacked(source, self._folder / str(len(self._sources)))
+            self._plain[target.source] = unpacked(files, self._folder / str(len(self._plain)))
+        return self._plain[target.source]
 
     @cached_property
     def _folder(self) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pytest_quantcheck.errors import CheckpointError, ModelError
+from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
@@ -68,10 +69,15 @@ class Measurements:
         if target.kind == "reference" and self._settings.baseline is not None:
             baseline = self._baseline or store_baseline(Path(self._settings.baseline), dict(self._made(target, {})))
             if self._baseline and self._settings.model is not None:
-                baseline.check_files(target.source)
+                self._check_baseline(baseline, target)
             yield from ((name, baseline.load(name)) for name in self._prompt_sets)
         else:
             yield from self._made(target, references)
+
+    def _check_baseline(self, baseline: Baseline, reference: Target) -> None:
+        """Refuse a baseline of another model, where the reference's files are here."""
+        if local_path(reference.source.model) is not None:
+            baseline.check_files(self._models.files(reference))
 
     def _made(self, target: Target, references: References) -> Iterator[tuple[str, Measurement]]:
         """Yield measurements from the cache, or made now."""
@@ -150,9 +156,9 @@ class Measurements:
             return {}
         from pytest_quantcheck.run.cache_key import cache_key  # noqa: PLC0415 - heavy
 
-        source, plan = self._models.source(target), plan_of(self._settings)
+        files, plan = self._models.files(target), plan_of(self._settings)
         return {
-            name: self._cache.entry(cache_key(source, target.load_as, prompts, plan, references.get(name)))
+            name: self._cache.entry(cache_key(files, target.load_as, prompts, plan, references.get(name)))
             for name, prompts in self._prompt_sets.items()
         }
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.models.source import Source, declared_dtype, declared_layers, local_path, refuse_quantized
+from pytest_quantcheck.models.source import Source, declared, local_path, quantization_of, quantized_already
 from pytest_quantcheck.options import BIT_WIDTHS, Settings
 from pytest_quantcheck.options.candidate import name_candidates
 from pytest_quantcheck.options.values import DTYPES
@@ -124,11 +124,14 @@ def _source(settings: Settings, model: str, revision: str | None) -> Source:
 
 def _check_reference(settings: Settings, source: Source) -> None:
     """Check the reference's path, precision and layers."""
-    declared = declared_dtype(source.model)
-    refuse_quantized(source)
-    if settings.dtype == "auto" and declared and (dtype := DTYPES.get(declared)) in settings.bits:
+    config = declared(source.model)
+    if quantization_of(config):
+        raise quantized_already(source)
+    dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
+    if settings.dtype == "auto" and dtype and dtype in settings.bits:
         raise equal_to_reference(dtype)
-    if isinstance(settings.layers, tuple) and (n_layers := declared_layers(source.model)):
+    n_layers = config.get("num_hidden_layers")
+    if isinstance(settings.layers, tuple) and isinstance(n_layers, int) and n_layers > 0:
         from pytest_quantcheck.models.neurons import choose_layers  # noqa: PLC0415 - heavy
 
         choose_layers(settings.layers, n_layers)

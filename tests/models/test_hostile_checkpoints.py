@@ -5,8 +5,9 @@ import os
 import pytest
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.pretrained import check_folder
-from pytest_quantcheck.models.source import SUMS, Source, content_hash, declared_layers
+from pytest_quantcheck.models.checksums import verify
+from pytest_quantcheck.models.files import SUMS, resolve_files
+from pytest_quantcheck.models.source import Source, declared
 
 
 @pytest.fixture
@@ -36,24 +37,27 @@ def test_file_that_is_no_file(folder, name, make, said):
     else:
         make(folder / name)
     with pytest.raises(ModelError, match=f"{name} cannot be read: {said}; "):
-        content_hash(Source(str(folder)))
+        verify(resolve_files(Source(str(folder))))
 
 
 def test_sums_beyond_all_use(folder):
     """Sums are read whole, so their size has a bound."""
     (folder / SUMS).write_bytes(bytes(11_000_000))
     with pytest.raises(ModelError, match=r"expected at most 10 MB, found 10\.5"):
-        content_hash(Source(str(folder)))
+        verify(resolve_files(Source(str(folder))))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("[" * 100_000, "config.json is nested too deeply"), (" " * 11_000_000, "config.json: expected at most 10 MB")],
+    [
+        ("[" * 100_000, "config.json is nested too deeply"),
+        (" " * 11_000_000, "config.json cannot be read: expected at most 10 MB"),
+    ],
     ids=["deep", "large"],
 )
 def test_configuration_beyond_all_use(folder, content, said):
     """A configuration is a small file; a first look at its layers has no answer, and loading says why."""
     (folder / "config.json").write_text(content)
-    assert declared_layers(str(folder)) is None
+    assert declared(str(folder)) == {}
     with pytest.raises(ModelError, match=said):
-        check_folder(Source(str(folder)))
+        resolve_files(Source(str(folder)))

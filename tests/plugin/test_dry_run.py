@@ -85,7 +85,7 @@ def shard(folder, *, leave=()):
 
 CANDIDATES = {
     "no-config": (lambda f: (f / "config.json").unlink(), "found no config.json"),
-    "bad-config": (lambda f: (f / "config.json").write_text("{"), "cannot be loaded as released"),
+    "bad-config": (lambda f: (f / "config.json").write_text("{"), "config.json is damaged: expected a JSON object"),
     "no-tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "cannot be loaded as released"),
     "bad-tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be loaded as released"),
     "no-weights": (lambda f: (f / "model.safetensors").unlink(), "expected weights in model.safetensors"),
@@ -128,7 +128,7 @@ REFERENCES = {
     ),
     "no-shard": (
         lambda f: (shard(f), (f / "model-00007-of-00030.safetensors").unlink()),
-        "model-00007-of-00030.safetensors: expected a file of weights, found none",
+        "model-00007-of-00030.safetensors cannot be read: No such file or directory",
     ),
     "cut-shard": (
         lambda f: (shard(f), cut(f / "model-00030-of-00030.safetensors")),
@@ -197,9 +197,12 @@ def test_whole_models_pass(dry, checkpoint, candidate):
     )
     problems, found = dry(f"--quantcheck-candidate={candidate}", model=checkpoint)
     assert problems == []
-    plain = "precision, configuration, tokenizer, headers of the weights"
+    plain = "precision, configuration, tokenizer, headers of the weights, configuration against the weights"
     assert f"checked: {plain} of {checkpoint}" in found.lines
-    assert f"checked: checksums, format, tokenizer, headers of the weights of {candidate}" in found.lines
+    assert (
+        "checked: checksums, format, configuration, tokenizer, headers of the weights, configuration against the "
+        f"weights of {candidate}"
+    ) in found.lines
     assert NEVER in found.lines
 
 

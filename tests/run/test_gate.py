@@ -113,6 +113,10 @@ def test_comparison_says_that_prompts_repeat(tmp_path):
 
 def test_error_is_raised_again_without_a_new_try(tmp_path):
     """A model that cannot be loaded is not loaded again for the next metric or candidate."""
+    config = BloomConfig(vocab_size=256, hidden_size=32, n_layer=2, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for path in builtin.DIRECTORY.glob("tokenizer*"):
+        shutil.copy(path, tmp_path)
     gate = CountingGate(settings(model=str(tmp_path)))
     errors = []
     for bits in ("int8", "nf4", "int8"):

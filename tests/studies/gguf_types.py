@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.measuring import Plan, measure
+from pytest_quantcheck.models.files import resolve_files
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source
@@ -71,7 +72,7 @@ def main() -> None:
     print("| type | float32 | rounded to bf16 | against a reference in bf16 |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source = Source(asked.model, dtype="fp32")
-        plain = Path(unpacked(source, Path(folder)).model)
+        plain = unpacked(resolve_files(source), Path(folder)).folder
         for kind, divergences in study(plain, prompts, asked.types, pre=asked.pre):
             print(f"| {kind} | {' | '.join(f'{value:.4f}' for value in divergences)} |", flush=True)
 

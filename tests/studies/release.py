@@ -30,9 +30,10 @@ import torch
 
 from pytest_quantcheck.commands.parser import parser as measuring_parser
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.files import resolve_files
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.released import unpacked
-from pytest_quantcheck.models.source import Source, declared_dtype, local_path
+from pytest_quantcheck.models.source import Source, declared, local_path
 from pytest_quantcheck.reporting import Report
 from tests.studies.tampering import TAMPERS, Tamper
 
@@ -107,7 +108,7 @@ class Release:
             )
         if path.suffix == ".gguf":
             self.reference.mkdir(parents=True)
-            unpacked(Source(model, dtype=dtype), self.reference)
+            unpacked(resolve_files(Source(model, dtype=dtype)), self.reference)
         else:
             unwanted = shutil.ignore_patterns("*.py", "*.jsonl", "__pycache__")  # of the built-in model's package
             shutil.copytree(path, self.reference, ignore=unwanted)
@@ -126,7 +127,7 @@ class Release:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         path = self.checkpoint(name)
-        dtype = getattr(torch, declared_dtype(str(self.reference)) or "float32")
+        dtype = getattr(torch, declared(str(self.reference)).get("dtype") or "float32")
         model = AutoModelForCausalLM.from_pretrained(
             self.reference, quantization_config=_quantization(name, dtype), dtype=dtype, device_map={"": "cpu"}
         )

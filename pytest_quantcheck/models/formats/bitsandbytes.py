@@ -23,6 +23,8 @@ def quantization_config(bit_width: str, compute: torch.dtype) -> Any:
 
 
 def _describe(config: Config) -> str:
+    if config.get("load_in_8bit") and config.get("load_in_4bit"):
+        raise ValueError("it says both load_in_4bit and load_in_8bit")
     return "bitsandbytes int8" if config.get("load_in_8bit") else f"bitsandbytes {config.get('bnb_4bit_quant_type')}"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.prompts.files import read_rows
+from pytest_quantcheck.prompts.prompt_files import read_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(str.strip)
 # The csv module itself turns a lone carriage return outside of quotes into a row's end, and a NUL is no text.

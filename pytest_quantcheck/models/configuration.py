@@ -1,0 +1,169 @@
+"""A configuration against the headers of the weights: both must describe one model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.files import CONFIG, ModelFiles, Tensor
+from pytest_quantcheck.models.json_objects import require_object
+from pytest_quantcheck.models.pretrained import library_folder, read_config, refuse_differences, shortened
+from pytest_quantcheck.models.source import quantization_of
+from pytest_quantcheck.user_files import VOCABULARY_BYTES
+
+_COUNTS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+"""Fields of a configuration that count something, where an architecture has them."""
+
+_DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""Types of tensors by the names of safetensors; others are read as bytes here."""
+
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+_AGAIN = "Check that the files are complete and belong together."
+
+
+def check_configuration(files: ModelFiles, load_as: str) -> None:
+    """Check that transformers knows the configuration, and that the other JSON files are whole.
+
+    Raises:
+        ModelError: a count is no positive number, a file is no JSON object, or the architecture is unknown.
+    """
+    for part in _parts(files.config):
+        for name in _COUNTS:
+            found = part.get(name)
+            if found is not None and not _is_count(found):
+                raise ModelError(
+                    f"{files.folder / CONFIG}: expected a whole number above 0 as {name}, got "
+                    f"{str(found)[:80]!r}. {_AGAIN}"
+                )
+    if not files.source.trust_remote_code:
+        for name in files.names:
+            if name.endswith(".json") and not name.endswith(".index.json"):
+                require_object(files.folder / name, VOCABULARY_BYTES)
+    with library_folder(files, load_as) as folder:
+        read_config(folder, files)
+
+
+def check_tensors(files: ModelFiles, load_as: str) -> None:
+    """Compare the tensors that the configuration expects with those in the files.
+
+    transformers loads tensors without content into a model without content, and says what is missing, left over or of
+    another shape. Of a quantized model it is only checked that each part of the model has some tensor: how its weights
+    are stored is for the format's own code to read.
+
+    Raises:
+        ModelError: names the tensors.
+    """
+    stored = {name: tensor for held in files.headers.values() for name, tensor in held.items()}
+    _check_size(files, stored)
+    if files.source.trust_remote_code:
+        return  # their code may map names in ways of its own, when it loads them
+    quantized = bool(quantization_of(files.config))
+    if not quantized:
+        _refuse_codes(files, stored)
+    with library_folder(files, load_as) as folder:
+        config = read_config(folder, files)
+        report = _load_empty(_plain(config), stored)
+    if not quantized:
+        refuse_differences(files.name, report)
+    elif missing := sorted(_without_any(report["missing_keys"], stored)):
+        raise ModelError(f"{files.name}: the files lack {shortened(missing)}, which {CONFIG} expects. {_AGAIN}")
+
+
+def _plain(config: Any) -> Any:
+    """Return a configuration without its quantization."""
+    for part in filter(None, (config, getattr(config, "text_config", None))):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    return config
+
+
+def _load_empty(config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """Return what transformers says of loading tensors of these shapes."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
+
+    with torch.device("meta"):
+        kind: Any = type(AutoModelForCausalLM.from_config(config))
+        tensors = {
+            name: torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.uint8))
+            for name, tensor in stored.items()
+        }
+    _, report = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=tensors,
+        device_map={"": "meta"},
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    found: Mapping[str, Any] = report
+    return found
+
+
+def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
+    """Refuse a configuration of more than the files hold, before it is built."""
+    blocks = {index for name in stored if (index := next((part for part in name.split(".") if part.isdecimal()), None))}
+    rows = max((max(tensor.shape, default=0) for tensor in stored.values()), default=0)
+    for part in _parts(files.config):
+        if blocks and (declared := part.get("num_hidden_layers") or 0) > len(blocks):
+            raise ModelError(
+                f"{files.folder / CONFIG} says num_hidden_layers {declared:,}, and the weights have {len(blocks):,} "
+                f"blocks. {_AGAIN}"
+            )
+        if (declared := part.get("vocab_size") or 0) > rows:
+            raise ModelError(
+                f"{files.folder / CONFIG} says vocab_size {declared:,}, and no tensor has more than {rows:,} rows. "
+                f"{_AGAIN}"
+            )
+
+
+def _refuse_codes(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are codes of a quantized model: without its configuration they would be read as numbers."""
+    codes = sorted(name for name, one in stored.items() if name.endswith("weight") and one.dtype not in _FLOATS)
+    if codes:
+        raise ModelError(
+            f"{files.name}: expected weights of {', '.join(sorted(_FLOATS))}, found {stored[codes[0]].dtype} in "
+            f"{shortened(codes)}: a quantized model whose config.json lacks its quantization_config"
+        )
+
+
+def _without_any(missing: set[str], stored: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the missing tensors beside which the files hold nothing."""
+    modules = {name[: match.start()] for name in stored for match in re.finditer(r"\.", name)}
+    yield from (name for name in missing if name.rpartition(".")[0] not in modules)
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a configuration and its text part, where it has one."""
+    yield config
+    if isinstance(nested := config.get("text_config"), dict):
+        yield nested
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,88 @@
+"""JSON files of a model: one object each, of bounded size and depth, with every key once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.user_files import CONFIG_BYTES, read_file
+
+_DEEPEST = 100
+"""Objects and lists within one another; those of a real configuration are five deep."""
+
+_AGAIN = "fetch the model again"
+
+
+def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
+    """Return the object of a JSON file.
+
+    Raises:
+        ModelError: the file cannot be read, is too large or too deep, is not one JSON object, or names a key twice,
+            of which some readers take the first value and others the last.
+    """
+    try:
+        found = json.loads(read_file(path, most_bytes), object_pairs_hook=_once)
+    except OSError as problem:
+        raise ModelError(f"{path} cannot be read: {problem.strerror}; {_AGAIN}") from None
+    except RecursionError:
+        raise _too_deep(path) from None
+    except ValueError as problem:
+        raise ModelError(f"{path} is damaged: expected a JSON object, {_reason(problem)}; {_AGAIN}") from None
+    if _is_deeper(found, _DEEPEST):
+        raise _too_deep(path)
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is damaged: expected a JSON object, found {str(found)[:40]!r}; {_AGAIN}")
+    return found
+
+
+def require_object(path: Path, most_bytes: int) -> None:
+    """Check that a file that may be large is one JSON object; nothing is kept of it.
+
+    Raises:
+        ModelError: it is not, or cannot be read.
+    """
+    try:
+        msgspec.json.decode(read_file(path, most_bytes), type=dict[str, msgspec.Raw])
+    except OSError as problem:
+        raise ModelError(f"{path} cannot be read: {problem.strerror}; {_AGAIN}") from None
+    except (ValueError, RecursionError) as problem:  # msgspec's own errors are ValueErrors
+        raise ModelError(f"{path} is damaged: expected a JSON object ({problem}); {_AGAIN}") from None
+
+
+class _TwiceError(ValueError):
+    """A key that an object has twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(f"found the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _too_deep(path: Path) -> ModelError:
+    return ModelError(f"{path} is nested too deeply: expected a JSON object of at most {_DEEPEST} levels; {_AGAIN}")
+
+
+def _reason(problem: ValueError) -> str:
+    return str(problem) if isinstance(problem, _TwiceError) else f"got text that is none ({problem})"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether objects and lists are nested on more levels."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not layer:
+            return False
+    return True
