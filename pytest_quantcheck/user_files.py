@@ -35,7 +35,10 @@ def stat_file(path: Path) -> os.stat_result:
 
 
 def describe_kind(mode: int) -> str:
-    """Return what a file is by its mode, such as `a named pipe`; a link is one that cannot be followed."""
+    """Return what a mode stands for, such as `a named pipe`.
+
+    Links are followed before: one that is left leads to itself.
+    """
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 

@@ -101,7 +101,7 @@ def test_comparisons_own_profile_decides():
 def test_limit_that_cannot_decide(limit):
     """NaN, infinite and negative limits, those that no value exceeds, and what is no number are refused."""
     with pytest.raises(
-        ProfileError, match=r"limit=: expected a (finite )?limit of at least 0 and below 1 .* for ace_drift"
+        ProfileError, match=r"limit=: expected a (finite )?limit of at least 0 and at most 0.999 .* for ace_drift"
     ):
         assert_ace_drift(comparison("ace_drift"), limit=limit)
 

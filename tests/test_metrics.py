@@ -1,6 +1,7 @@
 """The table of metrics, and one rule for what can be a metric and its limit."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ def test_row_says_everything(metric):
     assert all((metric.title, metric.meaning, metric.definition, metric.needs))
     assert metric.least < metric.most
     assert metric.direction == "max" or (metric.least, metric.most) == (0, 1)
+    assert all(map(math.isfinite, metric.limit_range))
 
 
 def test_every_metric_is_estimated():
@@ -49,14 +51,16 @@ def test_nothing_similar_offers_nothing():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-9])
 def test_limits_that_cannot_decide_are_refused(metric, value):
     """NaN, infinite and negative limits are refused for every metric."""
-    with pytest.raises(ValueError, match=f"expected a (finite )?limit (of at least|above) 0.* for {metric.name}, got "):
+    with pytest.raises(ValueError, match=f"expected a (finite )?limit of at least 0.* for {metric.name}, got "):
         check_limit(metric, value)
 
 
 @pytest.mark.parametrize("value", ["0.1", None, [0.1], 1j, True, 10**400])
 def test_what_is_no_number_is_refused(value):
     """Also True, which would pass for 1, and a whole number beyond all floats."""
-    with pytest.raises(ValueError, match=r"expected a finite limit of at least 0 and below 1 .* for flip_rate, got "):
+    with pytest.raises(
+        ValueError, match=r"expected a finite limit of at least 0 and at most 0.999 .* for flip_rate, got "
+    ):
         check_limit(METRICS["flip_rate"], value)
 
 
@@ -71,13 +75,13 @@ def test_a_limit_is_a_plain_float():
     + [
         ("flip_rate", 0.999),
         ("salient_overlap", 1),
-        ("salient_overlap", 0.0001),
-        ("redundancy_change", 1.9),
-        ("kl_divergence", 1e6),
+        ("salient_overlap", 0.001),
+        ("redundancy_change", 1.999),
+        ("kl_divergence", 10),
     ],
 )
 def test_a_limit_that_some_values_keep_and_others_do_not(metric, value):
-    """A limit equal to the best possible value is the strictest; the KL divergence has no largest value."""
+    """A limit equal to the best possible value is the strictest; the loosest lies before the worst value."""
     assert check_limit(METRICS[metric], value) == value
 
 
@@ -93,10 +97,17 @@ def test_a_limit_that_some_values_keep_and_others_do_not(metric, value):
         ("salient_overlap", 0, ""),
         ("flip_rate", 500, ""),
         ("flip_rate", -5, ""),
+        ("flip_rate", 0.9995, ""),
+        ("redundancy_change", 1.9995, " Did you mean 0.019995?"),
+        ("salient_overlap", 1e-320, ""),
+        ("salient_overlap", 0.0009, ""),
+        ("kl_divergence", 10.01, ""),
+        ("kl_divergence", 100, ""),
+        ("kl_divergence", 1e308, ""),
     ],
 )
 def test_a_limit_that_every_value_keeps_or_none_is_refused(metric, value, guess):
-    """The range is named, and for a percentage the share that was probably meant."""
-    with pytest.raises(ValueError, match=rf"expected a limit .* for {metric}, got {value}") as caught:
+    """The range is named, and for a percentage the share that was probably meant; nats are no share."""
+    with pytest.raises(ValueError, match=rf"expected a limit .* for {metric}, got {re.escape(str(value))}") as caught:
         check_limit(METRICS[metric], value)
     assert str(caught.value).endswith(guess or str(value))

@@ -5,6 +5,7 @@ pytest's command line, its ini file and our own commands are made from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,6 +21,12 @@ _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
 _START_A_GATE = ("model", "candidate", "controls", "only", "dry-run", "calibrate", "update-baseline")
+
+_OURS = "quantcheck"
+"""What every ini key of ours begins with."""
+
+_ALIKE = 0.9
+"""Similarity of that word to itself with one letter left out, doubled or replaced, or with two exchanged."""
 
 
 def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
@@ -298,12 +305,24 @@ def check_ini_keys(config: pytest.Config) -> None:
     Raises:
         SettingsError: names the key and the most similar option.
     """
-    unknown = [key for key in config._get_unknown_ini_keys() if key.startswith("quantcheck_")]  # noqa: SLF001 - no public way
-    if unknown:
+    for key in sorted(config._get_unknown_ini_keys()):  # noqa: SLF001 - no public way
+        if not _is_meant_for_us(key):
+            continue
         from pytest_quantcheck.metrics import nearest  # noqa: PLC0415 - rarely needed
 
         known = [option.dest for option in OPTIONS]
         raise SettingsError(
-            f"{config.inipath}: expected an option of the gate, got {unknown[0]!r}, which is none."
-            f"{nearest(unknown[0], known)} `pytest --help` lists them all."
+            f"{config.inipath or 'the ini settings'}: expected an option of the gate, got {key!r}, which is none."
+            f"{nearest(key, known)} `pytest --help` lists them all."
         )
+
+
+def _is_meant_for_us(key: str) -> bool:
+    """Tell whether a key begins with our name or a misspelling.
+
+    pytest ignores unknown keys, so a gate whose model has a misspelt key would not run, and nobody would notice.
+    """
+    import difflib  # noqa: PLC0415 - rarely needed
+
+    letters = re.sub(r"[^a-z]", "", key.lower())
+    return difflib.SequenceMatcher(None, _OURS, letters[: len(_OURS)]).ratio() >= _ALIKE

@@ -103,14 +103,13 @@ def parse_whole(minimum: int, why: str = "") -> Callable[[str], int]:
     """Make a parser of whole numbers from `minimum` up; `why` explains the minimum."""
 
     def parse(raw: str) -> int:
-        expected = f"expected a whole number of at least {minimum}{why and f' ({why})'}, got {raw!r}{_digits_hint(raw)}"
-        try:
-            value = int(raw)
-        except ValueError:
-            raise ValueError(expected) from None
-        if value < minimum or not raw.isascii():
-            raise ValueError(expected)
-        return value
+        word = raw.strip()
+        if not is_whole(word) or int(word) < minimum:
+            raise ValueError(
+                f"expected a whole number of at least {minimum}{why and f' ({why})'}, got {raw!r:.100}"
+                f"{_whole_hint(raw, minimum)}"
+            )
+        return int(word)
 
     return parse
 
@@ -125,10 +124,10 @@ def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
     if word in _NAMED_LAYERS:
         return _NAMED_LAYERS[word]
     if not all(is_whole(part.strip()) for part in word.split(",")):
-        raise ValueError(f"expected paper, all or block numbers counted from 0, such as 0,14,29, got {raw!r}")
+        raise ValueError(f"expected paper, all or block numbers counted from 0, such as 0,14,29, got {raw!r:.100}")
     layers = sorted(int(part) for part in word.split(","))
     if len(set(layers)) < len(layers):
-        raise ValueError(f"expected each layer once, got {raw!r}")
+        raise ValueError(f"expected each layer once, got {raw!r:.100}")
     return tuple(layers)
 
 
@@ -145,7 +144,7 @@ def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
     if word in _HOW_MANY:
         return _HOW_MANY[word]
     if not is_whole(word) or int(word) < FEWEST_NEURONS:
-        raise ValueError(f"expected auto, all or a whole number of at least {FEWEST_NEURONS}, got {raw!r}")
+        raise ValueError(f"expected auto, all or a whole number of at least {FEWEST_NEURONS}, got {raw!r:.100}")
     return int(word)
 
 
@@ -162,9 +161,10 @@ def parse_limit(raw: str) -> tuple[str, float]:
     """
     name, colon, number = raw.partition(":")
     if not colon:
-        raise ValueError(f"expected METRIC:VALUE, such as ace_drift:0.05, got {raw!r}")
+        raise ValueError(f"expected METRIC:VALUE, such as ace_drift:0.05, got {raw!r:.100}")
     metric = find_metric(name.strip())
-    value = _read_float(number, f"expected a number after {metric.name}:, got {number!r}")
+    expected = f"expected a number after {metric.name}:, got {number!r:.100}"
+    value = _read_float(number, expected, fits=metric.can_limit)
     return metric.name, check_limit(metric, value)
 
 
@@ -180,9 +180,9 @@ def parse_rate(raw: str) -> float:
     >>> parse_rate("0.01")
     0.01
     """
-    expected = f"expected a rate above 0 and at most 0.5, such as 0.01, got {raw!r}"
-    value = _read_float(raw, expected)
-    if not 0 < value <= 0.5:
+    expected = f"expected a rate above 0 and at most 0.5, such as 0.01, got {raw!r:.100}"
+    value = _read_float(raw, expected, fits=_is_rate)
+    if not _is_rate(value):
         raise ValueError(expected)
     return value
 
@@ -203,17 +203,44 @@ def parse_directory(raw: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a text is a number of digits 0 to 9."""
+    """Return whether a text is 1 to 18 digits 0 to 9."""
     return re.fullmatch(r"\d{1,18}", text, re.ASCII) is not None
 
 
-def _read_float(raw: str, expected: str) -> float:
-    if raw.isascii():
-        try:
-            return float(raw)
-        except ValueError:
-            pass
-    raise ValueError(expected + _digits_hint(raw)) from None
+def _is_rate(value: float) -> bool:
+    return 0 < value <= 0.5
+
+
+def _read_float(raw: str, expected: str, *, fits: Callable[[float], bool]) -> float:
+    """Read a number; otherwise say what was expected, and guess what was meant where that `fits`."""
+    value = _to_float(raw)
+    if value is None:
+        raise ValueError(expected + _float_hint(raw, fits))
+    return value
+
+
+def _to_float(text: str) -> float | None:
+    """Return a number, or None; Python's float() also reads 0.0_5 and digits of other scripts."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None
+
+
+def _float_hint(raw: str, fits: Callable[[float], bool]) -> str:
+    text = raw.strip().replace("_", "").replace(",", ".")
+    number = _to_float(text.removesuffix("%"))
+    if number is None:
+        return _digits_hint(raw)
+    meant = number / 100 if text.endswith("%") else number
+    return f". Did you mean {meant:g}?" if fits(meant) else ""
+
+
+def _whole_hint(raw: str, minimum: int) -> str:
+    digits = re.sub(r"[\s_,+]", "", raw)
+    if digits.isdecimal() and len(digits) > 18:
+        return "; at most 18 digits are read"
+    return f". Did you mean {digits}?" if is_whole(digits) and int(digits) >= minimum else _digits_hint(raw)
 
 
 def _digits_hint(raw: str) -> str:

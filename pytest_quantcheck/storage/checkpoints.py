@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from pytest_quantcheck.errors import CheckpointError, StorageError
 from pytest_quantcheck.storage.atomic import write_atomically
+from pytest_quantcheck.user_files import stat_file
 
 _HASH = "sha256"
 _SUFFIX = ".safetensors"
@@ -41,9 +43,10 @@ class Checkpoint:
             CheckpointError: the file cannot be read, or is not what was saved.
         """
         path = self._path(stage)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
+            stat_file(path)
             with safe_open(path, framework="numpy") as file:
                 expected = (file.metadata() or {}).get(_HASH)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

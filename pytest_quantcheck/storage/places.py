@@ -52,7 +52,7 @@ def check_writable(flag: str, directory: Path, *files: str) -> None:
 
 
 def _nearest(path: Path) -> tuple[Path, int]:
-    """Return the path, or the nearest directory above it that can be seen, and its mode."""
+    """Return the path, or the nearest one above that exists; and its mode."""
     return next((one, mode) for one in (path, *path.parents) if (mode := _mode(one)))
 
 

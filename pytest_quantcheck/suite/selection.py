@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import pytest
@@ -12,7 +12,7 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options import OPTIONS
 from pytest_quantcheck.suite.items import SUITE, is_suite, own_nodeid
 
-_NAMES = re.compile(rf"\b{SUITE}\b|{'|'.join(METRICS)}")
+_NAMES = re.compile(rf"\b{SUITE}\b|{'|'.join(METRICS)}", re.IGNORECASE)
 """What an expression of `-k` or `-m` contains that selects packaged tests."""
 
 
@@ -32,35 +32,25 @@ class Selection:
 def take_selection(config: pytest.Config, *, only: bool) -> Selection:
     """Take the packaged suite's node ids out of the command line's arguments.
 
+    Any option of ours asks for the suite. The ini file alone, `only` included, decides where the command line names no
+    other tests: no path, no node id, and no expression that selects them.
+
     The selection is kept among the options, which xdist hands to its workers: they do not see what was taken.
     """
     if not hasattr(config.option, "quantcheck_selection"):
         node_ids = [argument for argument in config.args if is_suite(argument)]
         config.args = [argument for argument in config.args if argument not in node_ids]
-        collect = only or bool(node_ids) or _is_asked_for(config)
+        line = _command_line(config)
+        expressions = [expression for expression in (line.keyword, line.markexpr) if expression]
+        others = bool(expressions) or not all(map(is_suite, line.file_or_dir))
+        only = bool(line.quantcheck_only) or (only and not others)
+        asked = any(config.getoption(option.dest) is not None for option in OPTIONS)
+        collect = only or bool(node_ids) or asked or not others or any(map(_NAMES.search, expressions))
         selection = Selection(collect, tuple(map(own_nodeid, node_ids)), alone=collect and (only or not config.args))
         config.option.quantcheck_selection = asdict(selection)
     return Selection(**config.option.quantcheck_selection)
 
 
-def _is_asked_for(config: pytest.Config) -> bool:
-    """Tell whether the suite is collected beside the tests that are named.
-
-    Any option of ours on the command line asks for it. A model in the ini file alone does where the command line names
-    nothing else: no path, no node id, and no expression that selects other tests.
-    """
-    if any(config.getoption(option.dest) is not None for option in OPTIONS):
-        return True
-    expressions = list(_expressions(config.invocation_params.args))
-    named = config.args_source is pytest.Config.ArgsSource.ARGS
-    return any(map(_NAMES.search, expressions)) or not (named or expressions)
-
-
-def _expressions(arguments: Sequence[object]) -> Iterator[str]:
-    """Yield the expressions of `-k` and `-m`, without those in `addopts`."""
-    words = [str(argument) for argument in arguments]
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word in ("-k", "-m"):
-            yield after
-        elif word.startswith(("-k", "-m")):
-            yield word[2:].removeprefix("=")
+def _command_line(config: pytest.Config) -> argparse.Namespace:
+    """Return what pytest's parser reads in the command line, without `addopts`."""
+    return config._parser.parse_known_args(config.invocation_params.args)  # noqa: SLF001 - no public way

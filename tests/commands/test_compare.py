@@ -179,7 +179,7 @@ def test_report_that_cannot_be_written_costs_no_verdict(stored, capsys):
     """The exit status is that of the verdicts, and a sentence says what to do."""
     assert compare(stored, f"--report={__file__}/report") == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "the verdicts stand" in line)
-    assert line.endswith("check the permissions and the free space, or choose another place.")
+    assert line.endswith("found a regular file; it was left as it is: remove it or choose another place")
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_check_names_the_place_of_each_fault(capsys, file):
     assert "good.toml: valid, 9 limits on accuracy_drop, " in out
     one, two = err.splitlines()
     assert one == (
-        f"{bad[0]}: metrics.flip_rate.max: expected a finite limit of at least 0 and below 1 (it is never above 1) for "
-        "flip_rate, got nan"
+        f"{bad[0]}: metrics.flip_rate.max: expected a finite limit of at least 0 and at most 0.999 (it is never above "
+        "1) for flip_rate, got nan"
     )
     assert two.startswith(f"{bad[1]} is not TOML: ")
 

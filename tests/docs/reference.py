@@ -114,7 +114,7 @@ def names() -> str:
         "What each metric sees and misses: [explanation/metrics.md](../explanation/metrics.md).",
         "## Metrics",
         *_table(
-            ("name", "title", "what it is", "fails", "for each layer", "unit", "range", "needs"),
+            ("name", "title", "what it is", "fails", "for each layer", "unit", "range", "limits", "needs"),
             [
                 (
                     _code(m.name),
@@ -124,6 +124,7 @@ def names() -> str:
                     "yes" if m.layered else "no",
                     m.unit or "-",
                     f"{m.least:g} to {m.most:g}",
+                    "{:g} to {:g}".format(*m.limit_range),
                     ", ".join(m.needs),
                 )
                 for m in METRICS.values()

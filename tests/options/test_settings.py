@@ -253,6 +253,11 @@ BAD = [
     ("template=", "expected auto, chat, raw or a format"),
     ("samples=9", "at least 10 .*ten bins|at least 10 .*ten calibration bins.* got '9'"),
     ("samples=all", "expected a whole number of at least 10"),
+    ("samples=1_0", r"at least 10 .* got '1_0'. Did you mean 10\?$"),
+    ("samples=1,000", r"at least 10 .* got '1,000'. Did you mean 1000\?$"),
+    ("samples=1_", "at least 10 .* got '1_'$"),
+    ("seed=1234567890123456789", "got '1234567890123456789'; at most 18 digits are read$"),
+    ("layers=1_0", "expected paper, all or block numbers .* got '1_0'"),
     ("seed=-1", "at least 0, got '-1'"),
     ("layers=first", "expected paper, all or block numbers .* got 'first'"),
     ("layers=0,-1", "block numbers counted from 0"),
@@ -274,10 +279,18 @@ BAD = [
     ("fail=ace_drift:1e999", "finite limit .* got inf"),
     ("fail=ace_drift:-0.1", "limit of at least 0 .* got -0.1"),
     ("fail=salient_overlap:1.5", "at most 1"),
-    ("fail=salient_overlap:0", "above 0 and at most 1 .* got 0"),
-    ("fail=flip_rate:5", r"at least 0 and below 1 .* for flip_rate, got 5.0. Did you mean 0.05\?"),
-    ("fail=flip_rate:1", r"below 1 .* got 1.0. Did you mean 0.01\?"),
-    ("fail=redundancy_change:2", "below 2 .* got 2.0"),
+    ("fail=salient_overlap:0", "at least 0.001 and at most 1 .* got 0"),
+    ("fail=salient_overlap:1e-320", "at least 0.001 and at most 1 .* got 1e-320"),
+    ("fail=kl_divergence:1e308", r"at least 0 and at most 10 .* for kl_divergence, got 1e\+308$"),
+    ("fail=kl_divergence:100", "at least 0 and at most 10 .* for kl_divergence, got 100.0$"),
+    ("fail=flip_rate:5%", r"expected a number after flip_rate:, got '5%'. Did you mean 0.05\?$"),
+    ("fail=flip_rate:2,5 %", r"got '2,5 %'. Did you mean 0.025\?$"),
+    ("fail=flip_rate:0,05", r"got '0,05'. Did you mean 0.05\?$"),
+    ("fail=flip_rate:0.0_5", r"got '0.0_5'. Did you mean 0.05\?$"),
+    ("fail=flip_rate:500%", "expected a number after flip_rate:, got '500%'$"),
+    ("fail=flip_rate:5", r"at least 0 and at most 0.999 .* for flip_rate, got 5.0. Did you mean 0.05\?"),
+    ("fail=flip_rate:1", r"at most 0.999 .* got 1.0. Did you mean 0.01\?"),
+    ("fail=redundancy_change:2", "at most 1.999 .* got 2.0"),
     ("allow-unmeasured=salient", "unknown metric 'salient'; known metrics are"),
     ("device=gpu", "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ("calibrate=", "expected NAME or NAME@VERSION, such as strict .* got ''"),
@@ -287,6 +300,9 @@ BAD = [
     ("calibrate-rate=0", "expected a rate above 0 and at most 0.5, .* got '0'"),
     ("calibrate-rate=0.6", "expected a rate above 0 and at most 0.5, .* got '0.6'"),
     ("calibrate-rate=nan", "expected a rate above 0 and at most 0.5, .* got 'nan'"),
+    ("calibrate-rate=1%", r"expected a rate .* got '1%'. Did you mean 0.01\?$"),
+    ("calibrate-rate=0.0_1", r"expected a rate .* got '0.0_1'. Did you mean 0.01\?$"),
+    ("calibrate-rate=60%", "expected a rate .* got '60%'$"),
     ("calibrate-rate=few", "expected a rate above 0 and at most 0.5, .* got 'few'"),
     ("calibrate-directory=tox.ini", "expected a directory, got the file"),
     ("batch-size=0", "at least 1, got '0'"),
@@ -377,5 +393,9 @@ def test_digits_are_0_to_9(read, value):
 
 def test_number_of_many_digits(read):
     """It is refused as any other, without a word of Python's own limit."""
-    with pytest.raises(SettingsError, match="expected paper, all or block numbers"):
-        read(f"--quantcheck-layers={'9' * 5000}")
+    for name in ("layers", "samples", "redundancy-neurons", "fail=ace_drift:1.1."):
+        with pytest.raises(
+            SettingsError, match=r"expected .* got '.{98,100}$|expected .* got '.{98,100}; at most 18"
+        ) as error:
+            read(f"--quantcheck-{name}{'' if ':' in name else '='}{'9' * 5000}")
+        assert "limit for integer string conversion" not in str(error.value)

@@ -20,17 +20,22 @@ OPTIONS = {
     "device": ("--quantcheck-device=tpu", "expected auto, cpu, cuda or cuda:N"),
     "limit-nan": (
         "--quantcheck-fail=ace_drift:nan",
-        "finite limit of at least 0 and below 1 (it is never above 1) for ace_drift, got nan",
+        "finite limit of at least 0 and at most 0.999 (it is never above 1) for ace_drift, got nan",
     ),
     "limit-infinite": (
         "--quantcheck-fail=ace_drift:inf",
-        "finite limit of at least 0 and below 1 (it is never above 1) for ace_drift, got inf",
+        "finite limit of at least 0 and at most 0.999 (it is never above 1) for ace_drift, got inf",
     ),
     "limit-negative": (
         "--quantcheck-fail=ace_drift:-0.1",
-        "limit of at least 0 and below 1 (it is never above 1) for ace_drift, got -0.1",
+        "limit of at least 0 and at most 0.999 (it is never above 1) for ace_drift, got -0.1",
     ),
     "limit-percent": ("--quantcheck-fail=flip_rate:5", "for flip_rate, got 5.0. Did you mean 0.05?"),
+    "limit-percent-sign": ("--quantcheck-fail=flip_rate:5%", "a number after flip_rate:, got '5%'. Did you mean 0.05?"),
+    "limit-too-loose": (
+        "--quantcheck-fail=kl_divergence:100",
+        "of at least 0 and at most 10 (a model that only guesses",
+    ),
     "metric": ("--quantcheck-fail=ace_drfit:0.1", "Did you mean 'ace_drift'?"),
     "metric-unmeasured": ("--quantcheck-allow-unmeasured=ace", "unknown metric 'ace'"),
     "calibrate-path": ("--quantcheck-calibrate=../mine", "expected NAME or NAME@VERSION"),

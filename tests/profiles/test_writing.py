@@ -12,7 +12,7 @@ from pytest_quantcheck.profiles.writing import profile_text, toml_string
 
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 SAID = ANY.filter(str.strip)
-LIMITS = st.floats(0, 1, exclude_min=True, exclude_max=True)
+LIMITS = st.floats(0.001, 0.999)  # of every metric
 
 
 def rule(metric, value, evidence, label, **case):

@@ -1,6 +1,7 @@
 """A cache keeps one measurement for each key, whoever asks for it and whatever happened to who made it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -125,6 +126,15 @@ def test_an_entry_without_its_key_is_set_aside(entry, left):
     with entry.locked():
         assert sorted(path.name for path in entry.directory.iterdir()) == ["key.json"]
     assert "cannot read" in entry.remarks[0]
+
+
+def test_a_pipe_in_the_place_of_the_key_is_set_aside(entry):
+    """It is not waited for; the entry is measured again."""
+    (entry.directory / "key.json").unlink()
+    os.mkfifo(entry.directory / "key.json")
+    with entry.locked():
+        assert entry.load_or_set_aside() is None
+    assert "key.json: expected a regular file, found a named pipe" in entry.remarks[0]
 
 
 def test_an_entry_of_another_key_in_this_ones_place_is_refused(cache, entry):

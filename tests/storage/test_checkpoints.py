@@ -1,12 +1,13 @@
 """What is kept of work under way comes back bit for bit, or is refused by the file's name."""
 
+import os
 import resource
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.errors import CheckpointError, StorageError
 from pytest_quantcheck.storage import Checkpoint
 
 ARRAYS = {
@@ -71,6 +72,16 @@ def test_a_truncated_file_is_refused(checkpoint, size):
     path = checkpoint.directory / "forward.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(StorageError, match=r"forward\.safetensors cannot be read.*Delete it"):
+        checkpoint.load("forward")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "dangling"])
+def test_what_is_no_file_is_refused(checkpoint, kind):
+    """A named pipe is not waited for, and a link that leads nowhere is not taken for a stage that was not saved."""
+    path = checkpoint.directory / "forward.safetensors"
+    path.unlink()
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(path.name if kind == "loop" else "nowhere")
+    with pytest.raises(CheckpointError, match=r"forward\.safetensors cannot be read .*Delete it"):
         checkpoint.load("forward")
 
 

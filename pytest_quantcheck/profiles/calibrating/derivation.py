@@ -39,7 +39,7 @@ class DerivedLimit(NamedTuple):
     @property
     def can_fail(self) -> bool:
         """Whether some value is on the bad side of the limit."""
-        return self.shift < METRICS[self.metric].largest_shift
+        return METRICS[self.metric].can_limit(self.limit)
 
 
 def derive_limits(

@@ -73,7 +73,7 @@ def _prompts(derived: DerivedLimit) -> str:
 def _without_limit(limits: Iterable[DerivedLimit]) -> Mapping[str, str]:
     found = {derived.metric: derived for derived in limits}
     unmeasured = {metric: "not measured in any harmless model" for metric in METRICS if metric not in found}
-    useless = {name: "chance alone covers its whole range" for name, one in found.items() if not one.can_fail}
+    useless = {name: "its limit would be too loose to fail" for name, one in found.items() if not one.can_fail}
     return unmeasured | useless
 
 
