@@ -84,7 +84,7 @@ def verify(files: ModelFiles, most_bytes: float = math.inf) -> list[str] | None:
 
 
 def describe_files(files: ModelFiles) -> str:
-    """Say the hash of a model's files, what confirms them, and what was not read."""
+    """Describe a model's files: hash, checksums, and what was not read."""
     hashed, sums = f"the sha256 {files.content_hash}", read_sums(files.folder)
     if files.is_one_file:
         known = _describe_one(files.names[0], sums)

@@ -48,7 +48,7 @@ _AGAIN = "Check that the files are complete and belong together."
 
 
 def check_configuration(files: ModelFiles, load_as: str) -> None:
-    """Check that transformers knows the configuration, and that the other JSON files are whole.
+    """Check that transformers knows the configuration, and other JSON files are whole.
 
     Raises:
         ModelError: a count is no positive number, a file is no JSON object, or the architecture is unknown.
@@ -126,7 +126,7 @@ def _load_empty(config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
 
 
 def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
-    """Refuse a configuration of more than the files hold, before it is built."""
+    """Refuse a configuration of more than the files hold."""
     blocks = {index for name in stored if (index := next((part for part in name.split(".") if part.isdecimal()), None))}
     rows = max((max(tensor.shape, default=0) for tensor in stored.values()), default=0)
     for part in _parts(files.config):

@@ -84,7 +84,7 @@ def _is_reference(files: ModelFiles, load_as: str) -> bool:
 
 
 def _has_headers(files: ModelFiles, _load_as: str) -> bool:
-    return not (files.is_one_file or files.is_pickled)
+    return not (files.is_one_file or files.is_pickled)  # a GGUF file's header is its format's
 
 
 def _is_released(_files: ModelFiles, load_as: str) -> bool:

@@ -136,12 +136,12 @@ class ModelFiles:
 
     @cached_property
     def headers(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The tensors of each file of weights, from the files' headers.
+        """The tensors of each file of weights, from the files' headers; none of pickled weights.
 
         Raises:
             ModelError: a header is damaged, or its file is longer or shorter than it says.
         """
-        return {name: _read_header(self.folder / name) for name in self.weights}
+        return {name: _read_header(self.folder / name) for name in self.weights if name.endswith(".safetensors")}
 
     @contextmanager
     def linked(self) -> Iterator[Path]:

@@ -24,6 +24,7 @@ from pytest_quantcheck.models.pretrained import (
     read_config,
     read_model,
     read_tokenizer,
+    shortened,
 )
 from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
 from pytest_quantcheck.models.source import Source, quantized_already
@@ -133,6 +134,7 @@ def _check_quantization(
     Raises:
         ModelError: a reference is quantized, or a candidate is not.
     """
+    _refuse_codes_as_weights(model, files)
     name, types, quantized = files.name, module_types(model), has_quantized(model)
     if checkpoint and not quantized:
         return _describe_dequantized(model, files, types, checkpoint)
@@ -142,6 +144,20 @@ def _check_quantization(
         raise ModelError(f"{name} loaded as {load_as} has not one quantized layer; its modules are {types}")
     config = getattr(model.config, "quantization_config", None)
     return types, None if config is None else plain_values(config if isinstance(config, dict) else config.to_dict())
+
+
+def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
+    """Refuse a model whose plain layers hold codes of a quantized weight.
+
+    transformers does so where the configuration excepts a layer that the files hold quantized.
+    """
+    codes = {name for held in files.headers.values() for name, tensor in held.items() if tensor.dtype in {"I8", "U8"}}
+    plain = [name for name, module in model.named_modules() if f"{name}.weight" in codes and find_layer(module) is None]
+    if plain:
+        raise ModelError(
+            f"{files.name}: the files hold codes of a quantized weight for {shortened(plain)}, and config.json says "
+            "that it is not quantized. Check which layers its quantization_config excepts, and how it was saved"
+        )
 
 
 def _describe_dequantized(

@@ -137,6 +137,24 @@ def test_index_that_leads_to_the_single_file(folder):
     assert check(folder).weights == (WEIGHTS,)
 
 
+@pytest.mark.parametrize("beside", ["consolidated.safetensors", "pytorch_model.bin"])
+def test_other_files_of_a_hub_id(folder, beside, tmp_path, monkeypatch):
+    """What another program fetched into the hub's cache is not read, and that is said."""
+    before = resolve_files(Source(str(folder))).content_hash
+    repository = tmp_path / "hub" / "models--example--small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    snapshot = shutil.copytree(folder, repository / "snapshots" / ("a" * 40))
+    (snapshot / beside).write_text("other weights")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    files = check("example/small")
+    assert files.content_hash == before
+    assert files.unread == (beside,)
+    with load(Source("example/small", device="cpu")) as loaded:
+        assert loaded.content_hash == before
+
+
 def test_adapter(folder):
     """Whether it is applied depends on what is installed."""
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
@@ -286,3 +304,21 @@ def test_index_without_metadata(folder):
     shard(folder)
     change(folder / INDEX, metadata=None)
     assert 'add "metadata": {}' in refusal(folder)
+
+
+@pytest.mark.parametrize("excepted", [["model"], ["up_proj", "lm_head"]])
+def test_quantized_layer_that_the_configuration_excepts(released, excepted):
+    """Its codes would be taken for weights."""
+    config = json.loads((released / "config.json").read_text())["quantization_config"]
+    change(released / "config.json", quantization_config=config | {"llm_int8_skip_modules": excepted})
+    with pytest.raises(ModelError, match=r"the files hold codes of a quantized weight for model\.layers\.0\."):
+        load(Source(str(released), device="cpu"), "released")
+
+
+def test_flags_of_another_kind(released):
+    """Weights in 8 bits that are said to be in 4: the tensors that would be left out are named."""
+    config = json.loads((released / "config.json").read_text())["quantization_config"]
+    four = {"load_in_8bit": False, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    change(released / "config.json", quantization_config=config | four)
+    with pytest.raises(ModelError, match=r"the files hold .*down_proj\.SCB.*does not take"):
+        load(Source(str(released), device="cpu"), "released")
