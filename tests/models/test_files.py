@@ -14,6 +14,7 @@ from pytest_quantcheck.models.file_checks import CHECKS
 from pytest_quantcheck.models.files import INDEX, WEIGHTS, resolve_files
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
+from tests.tiny_models import CONFIGS, UNUSUAL
 
 
 @pytest.fixture
@@ -81,6 +82,15 @@ def test_shards_pass(folder):
     files = check(folder)
     assert set(files.names) == {path.name for path in folder.iterdir()}
     assert files.weights == ("model-1.safetensors", "model-2.safetensors")
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *UNUSUAL])
+@pytest.mark.parametrize("sharded", [True, False])
+def test_every_architecture_passes(name, sharded, tiny, tokenizer, tmp_path):
+    """As it is saved, with tensors that are tied, fused or renamed on loading."""
+    tiny(name).save_pretrained(tmp_path, max_shard_size="50kB" if sharded else "5GB")
+    tokenizer.save_pretrained(tmp_path)
+    assert (len(check(tmp_path).weights) > 1) == sharded
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.sft", "pytorch_model.bin", "model-2.SAFETENSORS"])

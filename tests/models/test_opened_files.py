@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantcheck.models.file_checks import CHECKS
 from pytest_quantcheck.models.files import resolve_files
 from pytest_quantcheck.models.loading import load_files
 from pytest_quantcheck.models.source import Source
@@ -50,7 +51,10 @@ def mapped(monkeypatch):
 
 
 def check(files, load_as, opened, mapped):
-    """Load a model; what was opened where its files are is what is listed."""
+    """Check and load a model; what is opened then where its files are is what is listed."""
+    for one in CHECKS:
+        if one.applies(files, load_as):
+            one.run(files, load_as)
     listed = {os.path.realpath(path) for path in files.paths}
     opened.clear()
     load_files(files, load_as).close()
