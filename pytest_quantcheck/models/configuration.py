@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ _COUNTS = (
     "vocab_size",
     "max_position_embeddings",
 )
-"""Fields of a configuration that count something, where an architecture has them."""
+"""Fields of a configuration that count something, where an architecture has them; some have a list by block."""
+
+_OF_THE_WHOLE = {"num_hidden_layers", "vocab_size"}
 
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -56,7 +59,8 @@ def check_configuration(files: ModelFiles, load_as: str) -> None:
     for part in _parts(files.config):
         for name in _COUNTS:
             found = part.get(name)
-            if found is not None and not _is_count(found):
+            by_block = found if isinstance(found, list) and found and name not in _OF_THE_WHOLE else [found]
+            if found is not None and not all(map(_is_count, by_block)):
                 raise ModelError(
                     f"{files.folder / CONFIG}: expected a whole number above 0 as {name}, got "
                     f"{str(found)[:80]!r}. {_AGAIN}"
@@ -88,11 +92,14 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
         _refuse_codes(files, stored)
     with library_folder(files, load_as) as folder:
         config = read_config(folder, files)
-        report = _load_empty(_plain(config), stored)
-    if not quantized:
-        refuse_differences(files.name, report)
-    elif missing := sorted(_without_any(report["missing_keys"], stored)):
-        raise ModelError(f"{files.name}: the files lack {shortened(missing)}, which {CONFIG} expects. {_AGAIN}")
+        kind = _class_of(_plain(config))
+        if not quantized:
+            refuse_differences(files.name, _load_empty(kind, config, stored))
+            return
+        with suppress(RuntimeError):  # packed weights that are fused on loading cannot be without content
+            missing = sorted(_without_any(_load_empty(kind, config, stored)["missing_keys"], stored))
+            if missing:
+                raise ModelError(f"{files.name}: the files lack {shortened(missing)}, which {CONFIG} expects. {_AGAIN}")
 
 
 def _plain(config: Any) -> Any:
@@ -103,16 +110,20 @@ def _plain(config: Any) -> Any:
     return config
 
 
-def _load_empty(config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
-    """Return what transformers says of loading tensors of these shapes."""
+def _class_of(config: Any) -> Any:
+    """Return the class of a configuration's model, once one could be built."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
     with torch.device("meta"):
-        kind: Any = type(AutoModelForCausalLM.from_config(config))
-        tensors = {
-            name: torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.uint8))
-            for name, tensor in stored.items()
-        }
+        return type(AutoModelForCausalLM.from_config(config))
+
+
+def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """Return what transformers says of loading tensors of these shapes."""
+    tensors = {
+        name: torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
+        for name, tensor in stored.items()
+    }
     _, report = kind.from_pretrained(
         None,
         config=config,

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -176,7 +176,8 @@ def resolve_files(source: Source, folder: Path | None = None) -> ModelFiles:
         return ModelFiles(source, root.parent, {}, root.name, (root.name,), {}, (root.name,))
     config = _read_config(source, root)
     if fetched:
-        fetch(source, _weights_to_fetch(source, root, config))
+        commit = replace(source, revision=root.name)  # the folder's name; a branch may have moved meanwhile
+        fetch(commit, _weights_to_fetch(source, root, config))
     entry = _find_entry(source, root, config)
     index = _read_index(root / entry) if entry.endswith(".json") else {}
     weights = tuple(sorted(set(index.values()))) or (entry,)

@@ -204,6 +204,8 @@ def test_tensor_in_two_files(folder):
         ({"vocab_size": 10**12}, "says vocab_size 1,000,000,000,000, and no tensor has more than"),
         ({"num_attention_heads": 0}, "expected a whole number above 0 as num_attention_heads, got '0'"),
         ({"num_attention_heads": True}, "expected a whole number above 0 as num_attention_heads, got 'True'"),
+        ({"vocab_size": [5]}, "expected a whole number above 0 as vocab_size, got '[5]'"),
+        ({"intermediate_size": [344, -1]}, "expected a whole number above 0 as intermediate_size, got '[344, -1]'"),
         ({"model_type": "bert"}, "the files lack bert"),
         ({"model_type": "no-such-type"}, "no-such-type"),
         ({"model_type": None}, "model_type"),
