@@ -256,14 +256,14 @@ def _read_index(path: Path) -> dict[str, str]:
     weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(name, str) for name in weight_map.values())):
         raise ModelError(f"{path}: expected a weight_map with the file of each tensor, found none. {_AGAIN}")
-    if not isinstance(found.get("metadata"), dict):
-        raise ModelError(f'{path}: expected an object as metadata, which transformers needs; add "metadata": {{}}')
     for name in dict.fromkeys(weight_map.values()):
         if not _beside(path, name).endswith(suffix):
             raise ModelError(
                 f"{path}: expected files that end in {suffix}, got {name!r}, which would be read as something else. "
                 f"{_AGAIN}"
             )
+    if not isinstance(found.get("metadata"), dict):
+        raise ModelError(f'{path}: expected an object as metadata, which transformers needs; add "metadata": {{}}')
     return {str(tensor): str(name) for tensor, name in weight_map.items()}
 
 

@@ -23,6 +23,15 @@ _LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in F
 """The packages of which a release may change a number."""
 
 
+_ORIGIN = ("content_hash", "bits", "prompt_hash", "readout", "seed", "batch_size")
+"""Fields that a measurement's provenance holds as the key does; others are resolved while it is made."""
+
+
+def origin_of(key: dict[str, Any]) -> dict[str, Any]:
+    """Return what the provenance of a key's measurement must say, by field."""
+    return {name: key["provenance"][name] for name in _ORIGIN}
+
+
 def cache_key(
     files: ModelFiles, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
 ) -> dict[str, Any]:

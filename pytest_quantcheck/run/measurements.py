@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_quantcheck.errors import CheckpointError, ModelError
+from pytest_quantcheck.errors import CheckpointError, ModelError, StorageError
 from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
@@ -83,11 +83,17 @@ class Measurements:
         """Yield measurements from the cache, or made now."""
         entries = self._entries(target, references)
         with ExitStack() as locks:
+            found = {}
             for name, entry in sorted(entries.items(), key=lambda pair: pair[1].directory):  # one order everywhere
-                with self._reporting(f"{target.name} on {name}") as reporter:
-                    waiting = partial(reporter.say, "waiting for another process that measures it", log=True)
-                    locks.enter_context(entry.locked(waiting))
-            found = {name: cached for name, entry in entries.items() if (cached := entry.load_or_set_aside())}
+                try:
+                    with self._reporting(f"{target.name} on {name}") as reporter:
+                        waiting = partial(reporter.say, "waiting for another process that measures it", log=True)
+                        locks.enter_context(entry.locked(waiting))
+                    if cached := entry.load_or_set_aside():
+                        found[name] = cached
+                except StorageError as problem:
+                    self._remark(target, name, *entry.remarks, _without_cache(problem))
+                    del entries[name]
             for name, measurement in found.items():
                 yield name, _renamed(measurement, target, name)
             missing = [name for name in self._prompt_sets if name not in found]
@@ -116,9 +122,13 @@ class Measurements:
                     )
                     measurement = _measure_and_save(make, entry) if entry else make()
                 if entry:
-                    label = f"{target.name} on {name}"
-                    self.remarks[target.name, name] = tuple(f"{label}: {remark}" for remark in entry.remarks)
+                    self._remark(target, name, *entry.remarks)
                 yield name, measurement
+
+    def _remark(self, target: Target, prompt_set: str, *remarks: str) -> None:
+        """Keep what happened to a cache entry."""
+        label = f"{target.name} on {prompt_set}"
+        self.remarks[target.name, prompt_set] = tuple(f"{label}: {remark}" for remark in remarks)
 
     def _load(self, target: Target, references: References) -> LoadedModel:
         if target.kind == "control":
@@ -154,24 +164,36 @@ class Measurements:
         """Find the cache's entry for each prompt set; controls are never cached, as they test the gate."""
         if self._cache is None or target.kind == "control":
             return {}
-        from pytest_quantcheck.run.cache_key import cache_key  # noqa: PLC0415 - heavy
+        from pytest_quantcheck.run.cache_key import cache_key, origin_of  # noqa: PLC0415 - heavy
 
         files, plan = self._models.files(target), plan_of(self._settings)
-        return {
-            name: self._cache.entry(cache_key(files, target.load_as, prompts, plan, references.get(name)))
+        keys = {
+            name: cache_key(files, target.load_as, prompts, plan, references.get(name))
             for name, prompts in self._prompt_sets.items()
         }
+        return {name: self._cache.entry(key, origin_of(key)) for name, key in keys.items()}
 
 
 def _measure_and_save(make: Callable[..., Measurement], entry: Entry) -> Measurement:
-    """Continue and save a measurement; a damaged checkpoint is set aside."""
+    """Continue and save a measurement.
+
+    A damaged checkpoint is set aside; where nothing can be written the measurement is made without the cache.
+    """
+    measurement = None
     try:
-        measurement = make(checkpoint=entry.checkpoint)
-    except CheckpointError as problem:
-        entry.set_checkpoint_aside(problem)
-        measurement = make(checkpoint=entry.checkpoint)
-    entry.save(measurement)
-    return measurement
+        try:
+            measurement = make(checkpoint=entry.checkpoint)
+        except CheckpointError as problem:
+            entry.set_checkpoint_aside(problem)
+            measurement = make(checkpoint=entry.checkpoint)
+        entry.save(measurement)
+    except StorageError as problem:
+        entry.remarks.append(_without_cache(problem))
+    return measurement or make()
+
+
+def _without_cache(problem: StorageError) -> str:
+    return f"measured without the cache, which could not be used: {problem}"
 
 
 def plan_of(settings: Settings) -> Plan:

@@ -52,13 +52,17 @@ class Cache:
         write_atomically(probe, bytes(_PROBE))
         probe.unlink(missing_ok=True)
 
-    def entry(self, key: Mapping[str, Any]) -> Entry:
+    def entry(self, key: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> Entry:
         """Return the entry of a key of JSON types; nothing is read or written yet.
+
+        Args:
+            key: all that decides the measurement.
+            origin: what its provenance must say, by field.
 
         Raises:
             ValueError: a key that JSON cannot hold.
         """
-        return Entry(self.directory, _canonical(key))
+        return Entry(self.directory, _canonical(key), origin or {})
 
 
 class Entry:
@@ -73,11 +77,11 @@ class Entry:
 
     What is damaged or belongs to another key is set aside under another name, which `remarks` say, and measured again.
 
-    `key`: the canonical JSON of all that the measurement depends on.
+    `key`: the canonical JSON of all that the measurement depends on. `origin`: what its provenance must say, by field.
     """
 
-    def __init__(self, cache: Path, key: bytes) -> None:
-        self._key = key
+    def __init__(self, cache: Path, key: bytes, origin: Mapping[str, Any]) -> None:
+        self._key, self._origin = key, origin
         self.directory = cache / hashlib.sha256(key).hexdigest()
         self.remarks: list[str] = []
 
@@ -109,7 +113,14 @@ class Entry:
         if not holds_measurement(self.directory):
             return None
         self._check_key()
-        return load_measurement(self.directory)
+        found = load_measurement(self.directory)
+        for name, expected in self._origin.items():
+            if (obtained := getattr(found.provenance, name)) != expected:
+                raise StorageError(
+                    f"{self.directory / FILE} is another measurement: expected {name} {expected!r}, found "
+                    f"{obtained!r}; delete {self.directory}."
+                )
+        return found
 
     def load_or_set_aside(self) -> Measurement | None:
         """Return the measurement; None where there is none, or a damaged one, which is set aside.

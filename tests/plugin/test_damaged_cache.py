@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.run.gate import Gate
 from tests.gates import settings
 
@@ -58,7 +59,13 @@ def leave_others_checkpoint(entry, _other):
     Checkpoint(entry / "checkpoint").save("forward", {})
 
 
+def take_measurement(entry, other):
+    """Put another entry's measurement, which is whole, in the place of this one's."""
+    shutil.copy(other / FILE, entry)
+
+
 DAMAGE = {
+    "another's measurement": take_measurement,
     "truncated": lambda entry, _other: (entry / FILE).write_bytes((entry / FILE).read_bytes()[:-1000]),
     "empty": lambda entry, _other: (entry / FILE).write_bytes(b""),
     "byte of the header": lambda entry, _other: flip(entry / FILE, 200),
@@ -73,6 +80,39 @@ DAMAGE = {
     "checkpoint": leave_checkpoint,
     "another's checkpoint": leave_others_checkpoint,
 }
+
+
+def replace_by_file(entry, _outside):
+    """A file where the entry's folder was."""
+    shutil.rmtree(entry)
+    entry.write_text("not a folder")
+
+
+def lock_by_folder(entry, _outside):
+    """A folder in the place of the lock."""
+    entry.with_suffix(".lock").unlink(missing_ok=True)
+    entry.with_suffix(".lock").mkdir()
+
+
+def lock_by_link(entry, _outside):
+    """A lock that leads to itself."""
+    entry.with_suffix(".lock").unlink(missing_ok=True)
+    entry.with_suffix(".lock").symlink_to(entry.with_suffix(".lock").name)
+
+
+def link_to_itself(entry, _outside):
+    """An entry that leads to itself."""
+    shutil.rmtree(entry)
+    entry.symlink_to(entry.name)
+
+
+def link_elsewhere(entry, outside):
+    """An entry that leads out of the cache."""
+    entry.rename(outside)
+    entry.symlink_to(outside)
+
+
+IN_THE_WAY = [replace_by_file, lock_by_folder, lock_by_link, link_to_itself, link_elsewhere]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +156,33 @@ def test_damaged_entry_is_set_aside_and_measured_again(cache, gate, damage, warn
     assert (again.status, count_remarks(again)) == (0, 0)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another entry", "checkpoint"])
+@pytest.mark.parametrize("put", IN_THE_WAY)
+def test_entry_that_cannot_be_used_costs_time_alone(cache, gate, tmp_path, put):
+    """It is measured without the cache, one line says why, and nothing is changed."""
+    place, entry, _ = cache
+    put(entry, tmp_path / "outside")
+    found = gate(*QUICK, f"--quantcheck-cache={place}")
+    assert found.status == 0, found.text
+    words = " ".join(found.text.split())
+    assert words.count("- int8 on builtin: measured without the cache, which could not be used: ") == 1
+    assert "error" not in found.lines[-1]
+
+
+def test_disk_that_is_full_when_an_entry_is_saved(cache, filled, monkeypatch):
+    """The measurement is not lost."""
+    place, entry, _ = cache
+    shutil.rmtree(entry)
+
+    def full(*_):
+        raise StorageError("cannot write measurement.safetensors: No space left on device")
+
+    monkeypatch.setattr("pytest_quantcheck.storage.cache.save_measurement", full)
+    found = Gate(settings(cache=str(place))).compare("int8")
+    assert found.estimates == filled[1].estimates
+    assert any("measured without the cache" in note and "No space left" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another entry", "checkpoint", "another's measurement"])
 def test_numbers_are_those_of_a_cache_without_damage(cache, filled, damage):
     """Bit for bit, and nothing of the damaged entry is lost."""
     place, entry, other = cache
