@@ -121,9 +121,10 @@ def test_loaded_model_has_what_the_table_asks_of_a_release():
 def test_cache_key_has_each_field_that_the_table_names():
     """A field that a cached measurement must share is in the key, and no name is."""
     from pytest_quantcheck.measuring import Plan
+    from pytest_quantcheck.models.files import resolve_files
     from pytest_quantcheck.models.source import Source
     from pytest_quantcheck.run.cache_key import cache_key
 
-    key = cache_key(Source("builtin", device="cpu"), "int8", SimpleNamespace(hash="c"), Plan(), None)
+    key = cache_key(resolve_files(Source("builtin", device="cpu")), "int8", SimpleNamespace(hash="c"), Plan(), None)
     assert tuple(key["provenance"]) == fields("cache", Meaning.REFUSED)
     assert set(key["plan"]) == set(asdict(Plan())) - set(TABLE)
