@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.files import SUMS, ModelFiles
 from pytest_quantcheck.models.hashing import sha256_of
-from pytest_quantcheck.plurals import counted, plural
+from pytest_quantcheck.plurals import counted, plural, shortened
 from pytest_quantcheck.user_files import SUMS_BYTES, read_file, stat_file
 
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<sum>[0-9a-f]{64}) [ *]?(?P<name>.+)", re.IGNORECASE)
@@ -89,7 +89,7 @@ def describe_files(files: ModelFiles) -> str:
     if files.is_one_file:
         known = _describe_one(files.names[0], sums)
         return f"its file has {hashed}{',' if sums is None else ';'} {known}"
-    unread = f"; not read: {_shortened(list(files.unread))}" if files.unread else ""
+    unread = f"; not read: {shortened(files.unread, most=2)}" if files.unread else ""
     if sums is None:
         return f"its files have {hashed}, and no {SUMS} beside them says whether they were changed{unread}"
     return f"its files have {hashed}; {SUMS} beside them {_describe_coverage(files.names, sums)}{unread}"
@@ -108,14 +108,9 @@ def _describe_coverage(files: Collection[str], sums: Collection[str]) -> str:
     if not missing:
         return f"covers all {counted(len(files), 'file')}, and each has the hash that it names"
     return (
-        f"covers {len(files) - len(missing)} of {counted(len(files), 'file')}; {_shortened(missing)} "
+        f"covers {len(files) - len(missing)} of {counted(len(files), 'file')}; {shortened(missing, most=2)} "
         f"{plural(len(missing), 'is', 'are')} not covered"
     )
-
-
-def _shortened(names: list[str]) -> str:
-    named, more = names[:2], len(names) - 2
-    return f"{', '.join(named)} and {more} more" if more > 0 else " and ".join(named)
 
 
 def _file_size(path: Path) -> int | None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.files import CONFIG, ModelFiles, Tensor
+from pytest_quantcheck.models.files import CHECK_THE_FILES, CONFIG, ModelFiles, Tensor
 from pytest_quantcheck.models.json_objects import require_object
-from pytest_quantcheck.models.pretrained import library_folder, read_config, refuse_differences, shortened
+from pytest_quantcheck.models.pretrained import library_folder, read_config, refuse_differences
 from pytest_quantcheck.models.source import quantization_of
+from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.user_files import VOCABULARY_BYTES
 
 _COUNTS = (
@@ -47,7 +48,6 @@ _DTYPES: dict[str, torch.dtype] = {
 """Types of tensors by the names of safetensors; others are read as bytes here."""
 
 _FLOATS = {"F16", "BF16", "F32", "F64"}
-_AGAIN = "Check that the files are complete and belong together."
 
 
 def check_configuration(files: ModelFiles, load_as: str) -> None:
@@ -63,7 +63,7 @@ def check_configuration(files: ModelFiles, load_as: str) -> None:
             if found is not None and not all(map(_is_count, by_block)):
                 raise ModelError(
                     f"{files.folder / CONFIG}: expected a whole number above 0 as {name}, got "
-                    f"{str(found)[:80]!r}. {_AGAIN}"
+                    f"{str(found)[:80]!r}. {CHECK_THE_FILES}"
                 )
     if not files.source.trust_remote_code:
         for name in files.names:
@@ -83,7 +83,7 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
     Raises:
         ModelError: names the tensors.
     """
-    stored = {name: tensor for held in files.headers.values() for name, tensor in held.items()}
+    stored = files.tensors
     _check_size(files, stored)
     if files.source.trust_remote_code:
         return  # their code may map names in ways of its own, when it loads them
@@ -99,7 +99,9 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
         with suppress(RuntimeError):  # packed weights that are fused on loading cannot be without content
             missing = sorted(_without_any(_load_empty(kind, config, stored)["missing_keys"], stored))
             if missing:
-                raise ModelError(f"{files.name}: the files lack {shortened(missing)}, which {CONFIG} expects. {_AGAIN}")
+                raise ModelError(
+                    f"{files.name}: the files lack {shortened(missing)}, which {CONFIG} expects. {CHECK_THE_FILES}"
+                )
 
 
 def _plain(config: Any) -> Any:
@@ -144,12 +146,12 @@ def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
         if blocks and (declared := part.get("num_hidden_layers") or 0) > len(blocks):
             raise ModelError(
                 f"{files.folder / CONFIG} says num_hidden_layers {declared:,}, and the weights have {len(blocks):,} "
-                f"blocks. {_AGAIN}"
+                f"blocks. {CHECK_THE_FILES}"
             )
         if (declared := part.get("vocab_size") or 0) > rows:
             raise ModelError(
                 f"{files.folder / CONFIG} says vocab_size {declared:,}, and no tensor has more than {rows:,} rows. "
-                f"{_AGAIN}"
+                f"{CHECK_THE_FILES}"
             )
 
 

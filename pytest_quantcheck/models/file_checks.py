@@ -8,14 +8,13 @@ from typing import Literal, NamedTuple
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.checksums import has_sums, verify
 from pytest_quantcheck.models.configuration import check_configuration, check_tensors
-from pytest_quantcheck.models.files import ModelFiles
+from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
 from pytest_quantcheck.models.pretrained import choose_device, library_folder, read_tokenizer
 from pytest_quantcheck.models.released import read_header, recognise
 from pytest_quantcheck.models.source import quantization_of, quantized_already
 from pytest_quantcheck.records import RELEASED
 
 _FEWEST_TOKENS = 16
-_AGAIN = "Check that the files are complete and belong together."
 
 
 class Check(NamedTuple):
@@ -49,7 +48,9 @@ def _check_tokenizer(files: ModelFiles, load_as: str) -> None:
     with library_folder(files, load_as) as folder:
         n_tokens = len(read_tokenizer(folder, files).get_vocab())
     if n_tokens < _FEWEST_TOKENS:
-        raise ModelError(f"{files.name}: expected a tokenizer, found {n_tokens} tokens, as without its files. {_AGAIN}")
+        raise ModelError(
+            f"{files.name}: expected a tokenizer, found {n_tokens} tokens, as without its files. {CHECK_THE_FILES}"
+        )
 
 
 def _check_headers(files: ModelFiles, _load_as: str) -> None:
@@ -57,11 +58,13 @@ def _check_headers(files: ModelFiles, _load_as: str) -> None:
     for name, held in files.headers.items():
         expected = {tensor for tensor, file in files.index.items() if file == name}
         if lacking := sorted(expected.difference(held)):
-            raise ModelError(f"{files.folder / name} lacks {lacking[0]}, which {files.entry} says is in it. {_AGAIN}")
+            raise ModelError(
+                f"{files.folder / name} lacks {lacking[0]}, which {files.entry} says is in it. {CHECK_THE_FILES}"
+            )
     for tensor, (first, second) in _held_twice(files.headers):
         raise ModelError(
             f"{files.folder / first} and {second} beside it both hold {tensor}, and programs differ in which they "
-            f"take. {_AGAIN}"
+            f"take. {CHECK_THE_FILES}"
         )
 
 

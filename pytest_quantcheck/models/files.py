@@ -55,7 +55,8 @@ _OF_OWN_CODE = ("*.py", "*.json", "*.jinja", "*.txt")
 _WORTH_A_NOTE = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".json", ".txt", ".jinja"}
 """Endings of files of which somebody may think that they were gated."""
 
-_AGAIN = "Check that the files are complete and belong together."
+CHECK_THE_FILES = "Check that the files are complete and belong together."
+"""What to do about files that contradict one another."""
 
 
 class Tensor(NamedTuple):
@@ -143,6 +144,11 @@ class ModelFiles:
         """
         return {name: _read_header(self.folder / name) for name in self.weights if name.endswith(".safetensors")}
 
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The tensors of all files of weights, by name; errors as of `headers`."""
+        return {name: tensor for held in self.headers.values() for name, tensor in held.items()}
+
     @contextmanager
     def linked(self) -> Iterator[Path]:
         """Yield a folder that holds these files, by links, and nothing else."""
@@ -224,7 +230,7 @@ def _find_entry(source: Source, root: Path, config: Mapping[str, Any]) -> str:
         if not (isinstance(named, str) and named.endswith((".safetensors", ".safetensors.index.json"))):
             raise ModelError(
                 f"{root / CONFIG}: expected the name of a safetensors file or index as transformers_weights, got "
-                f"{str(named)[:80]!r}. {_AGAIN}"
+                f"{str(named)[:80]!r}. {CHECK_THE_FILES}"
             )
         return _beside(root / CONFIG, str(named))
     pickled = [_PICKLED, _PICKLED_INDEX] if source.allow_pickle else []
@@ -255,12 +261,12 @@ def _read_index(path: Path) -> dict[str, str]:
     found = read_object(path, INDEX_BYTES)
     weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(name, str) for name in weight_map.values())):
-        raise ModelError(f"{path}: expected a weight_map with the file of each tensor, found none. {_AGAIN}")
+        raise ModelError(f"{path}: expected a weight_map with the file of each tensor, found none. {CHECK_THE_FILES}")
     for name in dict.fromkeys(weight_map.values()):
         if not _beside(path, name).endswith(suffix):
             raise ModelError(
                 f"{path}: expected files that end in {suffix}, got {name!r}, which would be read as something else. "
-                f"{_AGAIN}"
+                f"{CHECK_THE_FILES}"
             )
     if not isinstance(found.get("metadata"), dict):
         raise ModelError(f'{path}: expected an object as metadata, which transformers needs; add "metadata": {{}}')
@@ -269,7 +275,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _beside(path: Path, name: str) -> str:
     if Path(name).name != name:
-        raise ModelError(f"{path}: expected the name of a file beside it, got {name!r}. {_AGAIN}")
+        raise ModelError(f"{path}: expected the name of a file beside it, got {name!r}. {CHECK_THE_FILES}")
     return name
 
 
@@ -294,4 +300,4 @@ def _read_header(path: Path) -> dict[str, Tensor]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return {name: Tensor(str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
     except Exception as error:  # the library's own class, and the system's
-        raise ModelError(f"{path} is damaged: {' '.join(str(error).split())[:200]}. {_AGAIN}") from error
+        raise ModelError(f"{path} is damaged: {' '.join(str(error).split())[:200]}. {CHECK_THE_FILES}") from error

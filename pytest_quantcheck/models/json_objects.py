@@ -35,7 +35,7 @@ def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     if _is_deeper(found, _DEEPEST):
         raise _too_deep(path)
     if not isinstance(found, dict):
-        raise ModelError(f"{path} is damaged: expected a JSON object, found {str(found)[:40]!r}; {_AGAIN}")
+        raise ModelError(f"{path} is damaged: expected a JSON object, found {_kind(found)}; {_AGAIN}")
     return found
 
 
@@ -70,7 +70,14 @@ def _too_deep(path: Path) -> ModelError:
 
 
 def _reason(problem: ValueError) -> str:
-    return str(problem) if isinstance(problem, _TwiceError) else f"got text that is none ({problem})"
+    return str(problem) if isinstance(problem, _TwiceError) else f"found text that is no JSON ({problem})"
+
+
+def _kind(value: Any) -> str:
+    """Return what JSON calls a value that is no object."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return "an array" if isinstance(value, list) else "a string" if isinstance(value, str) else "a number"
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

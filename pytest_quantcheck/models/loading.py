@@ -24,10 +24,10 @@ from pytest_quantcheck.models.pretrained import (
     read_config,
     read_model,
     read_tokenizer,
-    shortened,
 )
 from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
 from pytest_quantcheck.models.source import Source, quantized_already
+from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
 
@@ -151,7 +151,7 @@ def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
 
     transformers does so where the configuration excepts a layer that the files hold quantized.
     """
-    codes = {name for held in files.headers.values() for name, tensor in held.items() if tensor.dtype in {"I8", "U8"}}
+    codes = {name for name, tensor in files.tensors.items() if tensor.dtype in {"I8", "U8"}}
     plain = [name for name, module in model.named_modules() if f"{name}.weight" in codes and find_layer(module) is None]
     if plain:
         raise ModelError(
@@ -164,7 +164,11 @@ def _describe_dequantized(
     model: Any, files: ModelFiles, types: dict[str, int], checkpoint: QuantizedCheckpoint
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Return module types and quantization of a model dequantized on loading."""
-    stored = checkpoint.format.stored_types(files.folder, checkpoint.header, model)
+    in_files = {name: tensor.dtype for name, tensor in files.tensors.items()}
+    try:
+        stored = checkpoint.format.stored_types(in_files, checkpoint.header, model)
+    except ValueError as problem:
+        raise ModelError(f"{checkpoint.model}: {problem}") from problem
     if not stored:
         raise ModelError(
             f"{checkpoint.model} says that it is quantized ({checkpoint.name}) and has not one quantized layer; "

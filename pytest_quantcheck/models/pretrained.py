@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.files import ModelFiles
+from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
+from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.records import RELEASED
-
-_AGAIN = "Check that the files are complete and belong together."
 
 
 def choose_device(device: str) -> torch.device:
@@ -69,7 +68,7 @@ def _translated(error: Exception, text: str, name: str, load_as: str) -> ModelEr
 def _next_step(text: str) -> str:
     if "trust_remote_code" in text:
         return "The checkpoint brings code of its own: allow it with --quantcheck-trust-remote-code if you trust it."
-    return "Check that the files are complete and belong together."
+    return CHECK_THE_FILES
 
 
 def read_config(folder: str, files: ModelFiles) -> Any:
@@ -120,21 +119,15 @@ def refuse_differences(name: str, report: Mapping[str, Any]) -> None:
     """
     for tensor, found, expected in sorted(report["mismatched_keys"])[:1]:
         raise ModelError(
-            f"{name}: {tensor} is of shape {tuple(found)}, and config.json expects {tuple(expected)}. {_AGAIN}"
+            f"{name}: {tensor} is of shape {tuple(found)}, and config.json expects {tuple(expected)}. {CHECK_THE_FILES}"
         )
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{name}: the files lack {shortened(missing)}, which config.json expects. {_AGAIN}")
+        raise ModelError(f"{name}: the files lack {shortened(missing)}, which config.json expects. {CHECK_THE_FILES}")
     if unexpected := sorted(report["unexpected_keys"]):
         raise ModelError(
             f"{name}: the files hold {shortened(unexpected)}, which a model of this config.json does not take: they "
-            f"would be left out without a word. {_AGAIN}"
+            f"would be left out without a word. {CHECK_THE_FILES}"
         )
-
-
-def shortened(names: list[str]) -> str:
-    """Return the first names and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
 
 
 @contextmanager

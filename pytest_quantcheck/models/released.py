@@ -73,8 +73,8 @@ def recognise(files: ModelFiles) -> QuantizedCheckpoint:
         described = found.describe(header)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{files.name}: the quantization_config of config.json is not one of {found.method} "
-            f"({type(error).__name__}: {error}); check how it was made and saved"
+            f"{files.name}: the quantization_config of config.json cannot be understood as {found.method}: "
+            f"{error if type(error) is ValueError else f'{type(error).__name__}: {error}'}. Check how it was saved"
         ) from error
     return QuantizedCheckpoint(described, files.name, found, header)
 

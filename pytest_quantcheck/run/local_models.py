@@ -66,7 +66,7 @@ class LocalModels:
 
         files = self.files(target)
         for check in CHECKS:
-            if check.applies(files, target.load_as):
+            if check.reads != "bytes" and check.applies(files, target.load_as):  # those were verified when found
                 check.run(files, target.load_as)
         self._checked.add(key)
 

@@ -134,6 +134,22 @@ def test_float8_layers_of_a_gpu_are_read_by_their_scales(name):
     assert gradient_path(layer) == "float32 + float8 dequantized"
 
 
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("activation_scale", "up_proj.activation_scale is a static scale of activations, .* nothing here applies it"),
+        ("input_scale", r"the files hold .*up_proj.input_scale, which .* does not take"),
+    ],
+)
+def test_scales_that_are_not_applied_are_an_error(damaged, part, says):
+    """A model of float8 that is dequantized with another scale than its kernel applies is another model."""
+    folder = damaged("fp8")
+    tensors = read_tensors(folder) | {f"model.layers.0.mlp.up_proj.{part}": torch.tensor(0.1)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=says):
+        load(Source(str(folder), device="cpu"), "released")
+
+
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes packs 4-bit weights only with AVX-512 bf16")
 def test_saving_after_running_is_seen(released, tmp_path):
     """Weights that bitsandbytes packed for its CPU kernel come back damaged: the file is what counts, and says so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,8 +73,9 @@ class Format:
     which a release may change a number; they enter the cache key. `needs_gpu`: there is no path for a CPU.
 
     `load(read, device)` returns the model. `layers`: its quantized layers. Where the model has none because its weights
-    were dequantized on loading, `stored_types(files, header, model)` returns how the files hold the weights, by module
-    name, and `record` what the measurement says of the quantization; both take what `describe` takes.
+    were dequantized on loading, `stored_types(types, header, model)` returns how the files hold the weights, by
+    module name, from the types of the files' tensors, and `record` what the measurement says of the quantization; both
+    take what `describe` takes. `describe` and `stored_types` raise ValueError for what they cannot understand.
     """
 
     describe: Callable[[Any], str]
@@ -86,7 +87,7 @@ class Format:
     needs_gpu: bool = False
     layers: tuple[QuantizedLayer, ...] = ()
     load: Callable[[Reader, torch.device], Any] = load_as_stored
-    stored_types: Callable[[Path, Any, nn.Module], dict[str, str]] = lambda *_: {}
+    stored_types: Callable[[Mapping[str, str], Any, nn.Module], dict[str, str]] = lambda *_: {}
     record: Callable[[Any], Config] = mark_dequantized
 
     def matches(self, config: Config) -> bool:

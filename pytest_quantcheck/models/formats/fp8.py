@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.formats.format import Config, Format, QuantizedLayer, class_name
 
 _SCALES = ("weight_scale_inv", "scale", "qscale_weight")
@@ -29,32 +28,26 @@ def _weight(module: Any) -> torch.Tensor:
     return codes * scale
 
 
-def _stored_types(files: Path, _config: Config, _model: nn.Module) -> dict[str, str]:
+def _stored_types(types: Mapping[str, str], _config: Config, _model: nn.Module) -> dict[str, str]:
     """Return the float8 weights' types, such as `F8_E4M3`, by module name.
 
     Raises:
-        ModelError: a weight has no scale beside it; transformers would take its codes for the weights.
+        ValueError: a weight has no scale beside it, and transformers would take its codes for the weights; or the
+            activations have static scales, which transformers leaves out when it dequantizes.
     """
-    types = _tensor_types(files)
     codes = {name.removesuffix(".weight"): kind for name, kind in types.items() if kind.startswith("F8_")}
     bare = [name for name in codes if not any(f"{name}.{scale}" in types for scale in _SCALES)]
     if bare:
-        raise ModelError(
-            f"{files}: {bare[0]} is stored in float8 and has no scale ({' or '.join(_SCALES)}), as "
-            f"{len(bare)} of {len(codes)} layers. Check that the files are complete and belong together"
+        raise ValueError(
+            f"{bare[0]} is stored in float8 and has no scale ({' or '.join(_SCALES)}), as {len(bare)} of {len(codes)} "
+            "layers. Check that the files are complete and belong together"
+        )
+    if static := [name for name in types if name.endswith("activation_scale")]:
+        raise ValueError(
+            f"{static[0]} is a static scale of activations, as {len(static)} of them, and nothing here applies it: the "
+            "weights are dequantized. Measure it on a machine with a GPU, with --quantcheck-device=cuda"
         )
     return codes
-
-
-def _tensor_types(files: Path) -> dict[str, str]:
-    """Read the types of all tensors, by name, from the files' headers."""
-    from safetensors import safe_open  # noqa: PLC0415 - only for this format
-
-    found: dict[str, str] = {}
-    for path in sorted(files.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found |= {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
-    return found
 
 
 _LAYERS = (QuantizedLayer("float8", _matches, _weight),)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _drop_foreign_tokens(tokenizer: Path, n_tokens: int) -> None:
     tokenizer.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _stored_types(_file: Path, header: Header, model: nn.Module) -> dict[str, str]:
+def _stored_types(_types: Mapping[str, str], header: Header, model: nn.Module) -> dict[str, str]:
     """Return the types of quantized weights, such as `Q4_1`, by module name."""
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
     modules = [name for name, _ in model.named_modules()]
