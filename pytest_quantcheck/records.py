@@ -271,6 +271,17 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(estimate for estimate in self.estimates if estimate.metric == metric)
 
 
+class NotRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Packaged tests of one candidate or control that a run left out.
+
+    `tests`: their node ids; `whole`: no test of it was run.
+    """
+
+    candidate: str
+    tests: tuple[str, ...]
+    whole: bool
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A profile's decision on one metric of one candidate and prompt set.
 

@@ -20,8 +20,8 @@ from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import REFERENCE, RELEASED, Comparison, Provenance, Verdict
-from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, summary_lines
-from pytest_quantcheck.reporting.publishing.directory import REPORT, write_report
+from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, nothing_judged, summary_lines
+from pytest_quantcheck.reporting.publishing.directory import REPORT, remove_report, write_report
 from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
 from pytest_quantcheck.storage import load_measurement
 
@@ -36,12 +36,16 @@ def run(asked: argparse.Namespace) -> int:
         QuantcheckError: the two cannot be compared, or nothing in them can be judged.
     """
     given = read(asked, COMPARE)
+    if given["report"]:
+        remove_report(Path(given["report"]))
     profile = load_profile(given["profile"]).with_limits(given["fail"], "--fail").allowing(given["allow_unmeasured"])
     with ignore_library_warnings():
         comparisons = list(_comparisons(Path(asked.reference), Path(asked.candidate), profile))
     verdicts = [verdict for comparison in comparisons for verdict in _verdicts(comparison, profile)]
-    if not verdicts:
-        raise ProfileError(f"{profile.label} has no limit for anything that was measured: nothing can be judged by it")
+    judged = {verdict.prompt_set for verdict in verdicts if verdict.status != "unmeasured"}
+    for one in comparisons:
+        if one.prompt_set not in judged:
+            raise ProfileError(nothing_judged(one.candidate, one.prompt_set, profile.label))
     good = all(verdict.acceptable for verdict in verdicts)
     width = min(shutil.get_terminal_size().columns, WIDEST)
     say(spelled(line) for line, _ in summary_lines(verdicts, comparisons, width=width))

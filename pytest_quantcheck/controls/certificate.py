@@ -63,7 +63,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     created: Annotated[datetime, msgspec.Meta(tz=True)]
     model: str
     profile: str
-    outcome: Literal["passed", "failed"]
+    outcome: Literal["passed", "failed", "partial"]
     conclusion: str
     spreads: tuple[Spread, ...]
     controls: tuple[ControlResult, ...]
@@ -103,17 +103,18 @@ def certify(
 ) -> Certificate:
     """Return the certificate of a run's controls.
 
-    It passes when no control failed and the run is `whole`: not cut short. `created` has a time zone.
+    It passes when no control failed and the run is `whole`: it left no control out, else it is partial. `created` has a
+    time zone.
     """
     controls = in_order(results)
-    passed = whole and all(result.outcome != "failed" for result in controls)
+    failed = any(result.outcome == "failed" for result in controls)
     return Certificate(
         schema=1,
         tool_version=tool_version,
         created=created,
         model=model,
         profile=profile,
-        outcome="passed" if passed else "failed",
+        outcome="failed" if failed else "passed" if whole else "partial",
         conclusion=conclusion(controls),
         spreads=tuple(spreads(controls)),
         controls=controls,

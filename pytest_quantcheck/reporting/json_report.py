@@ -12,21 +12,22 @@ import msgspec
 
 from pytest_quantcheck.controls.certificate import Certificate
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.records import Comparison, NotRun, Verdict
 
 Schema = Literal[2]
 """Version of the report's file format."""
 
-RunOutcome = Literal["passed", "failed", "broken"]
+RunOutcome = Literal["passed", "failed", "broken", "partial"]
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All results of one run; each comparison says where its two measurements come from.
 
-    `outcome`: `passed` where every candidate may be released; `broken` where all that speaks against it is what could
-    not be read or measured; else `failed`. `settings`: the run's options; `profile`: name and version of the threshold
-    profile; `causes`: for each candidate, what went wrong in each test without a verdict; `certificate`: present when
-    controls were run.
+    `outcome` follows the verdicts, whatever marks or plugins made of the tests: `passed` where every candidate may be
+    released; `broken` where all that speaks against it is what could not be read or measured; `partial` where nothing
+    speaks against it and tests were not run; else `failed`. `settings`: the run's options; `profile`: name and version
+    of the threshold profile; `causes`: for each candidate, what went wrong in each test without a verdict; `not_run`:
+    tests that were left out, by candidate or control; `certificate`: present when controls were run.
     """
 
     schema: Schema
@@ -38,6 +39,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[Verdict, ...]
     comparisons: tuple[Comparison, ...]
     causes: dict[str, tuple[str, ...]] = {}
+    not_run: tuple[NotRun, ...] = ()
     certificate: Certificate | None = None
 
 
@@ -58,6 +60,7 @@ def encode_report(
     tool_version: str,
     created: datetime,
     causes: Mapping[str, Iterable[str]] | None = None,
+    not_run: Iterable[NotRun] = (),
     certificate: Certificate | None = None,
 ) -> bytes:
     """Return the report as UTF-8 JSON: the same bytes for the same records.
@@ -77,6 +80,7 @@ def encode_report(
         verdicts=tuple(verdicts),
         comparisons=tuple(comparisons),
         causes={candidate: tuple(found) for candidate, found in (causes or {}).items()},
+        not_run=tuple(not_run),
         certificate=certificate,
     )
     return _encode(found, "report")

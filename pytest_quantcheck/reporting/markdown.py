@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion
 from pytest_quantcheck.errors import printable
-from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
+from pytest_quantcheck.records import Comparison, NotRun, Verdict
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, not_run_sentence, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 
@@ -23,16 +23,18 @@ def markdown_lines(
     comparisons: Iterable[Comparison],
     *,
     causes: Mapping[str, Sequence[str]] | None = None,
+    not_run: Sequence[NotRun] = (),
     controls: Sequence[ControlResult] = (),
     remarks: Iterable[str] = (),
 ) -> Iterator[str]:
     """Yield the terminal's summary as lines of Markdown, without line ends.
 
-    `causes`: for each candidate, what went wrong in tests without a verdict; `remarks`: sentences about the run.
+    `causes`: for each candidate, what went wrong in tests without a verdict; `not_run`: the tests that the run left
+    out; `remarks`: sentences about the run.
     """
     verdicts, comparisons = tuple(verdicts), tuple(comparisons)
     yield from ("", f"## quantcheck: {escaped(model)}", "")
-    for line in gap_sentences(verdicts, comparisons):
+    for line in filter(None, (not_run_sentence(not_run), *gap_sentences(verdicts, comparisons))):
         yield from (f"⚠️ **{escaped(line)}**", "")
     for outcome in outcomes(verdicts, causes or {}):
         yield from _outcome(outcome)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
-from pytest_quantcheck.records import WORST_FIRST, Verdict
+from pytest_quantcheck.plurals import counted, plural, shortened
+from pytest_quantcheck.records import WORST_FIRST, NotRun, Verdict
 from pytest_quantcheck.reporting.wording import (
     bound,
     headline,
@@ -87,3 +87,17 @@ def sentence(verdict: Verdict) -> str:
         why = f"{number(value)}, limit {bound(verdict)} ({METRICS[verdict.metric].meaning})"
     fact = ": ".join(filter(None, (headline(verdict), why)))
     return "; ".join(filter(None, (fact, reason_to_accept(verdict))))
+
+
+def not_run_sentence(not_run: Sequence[NotRun]) -> str:
+    """Say which tests of a gate were not run; empty where all were."""
+    if not not_run:
+        return ""
+    n = sum(len(one.tests) for one in not_run)
+    wholes = [one.candidate for one in not_run if one.whole]
+    tests = [test for one in not_run if not one.whole for test in one.tests]
+    parts = (f"every test of {shortened(wholes)}" if wholes else "", shortened(tests) if tests else "")
+    return printable(
+        f"a part of the gate: {counted(n, 'test')} {plural(n, 'was', 'were')} not run, and no release follows from the "
+        f"others ({'; '.join(filter(None, parts))})"
+    )

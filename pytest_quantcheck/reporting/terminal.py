@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
-from pytest_quantcheck.records import Comparison, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
+from pytest_quantcheck.records import Comparison, NotRun, Verdict
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, not_run_sentence, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only
@@ -34,24 +34,27 @@ def summary_lines(
     comparisons: Iterable[Comparison],
     *,
     causes: Mapping[str, Sequence[str]] | None = None,
+    not_run: Sequence[NotRun] = (),
     width: int = 80,
     verbosity: int = 0,
 ) -> Iterator[Line]:
     """Yield the summary of a run, line by line.
 
-    First comes what the reference's answers to a prompt set cannot show, then each candidate's outcome, candidates that
-    are not fit for release before the others, with a sentence for each objection and what to do. Then comes a line for
-    each prompt set, with what it can show, and a table for each candidate and prompt set, with one row for each metric
-    at its worst layer, and notes.
+    First comes which tests were not run, and what the reference's answers to a prompt set cannot show, then each
+    candidate's outcome, candidates that are not fit for release before the others, with a sentence for each objection
+    and what to do. Then comes a line for each prompt set, with what it can show, and a table for each candidate and
+    prompt set, with one row for each metric at its worst layer, and notes.
 
     Args:
         verdicts: all verdicts of the run.
         comparisons: all comparisons of the run.
         causes: for each candidate, what went wrong in tests without a verdict.
+        not_run: the tests that the run left out.
         width: columns to which sentences are wrapped; a wider table, of at most 80 columns, becomes a list.
         verbosity: as in pytest; below -1 only the outcomes, above 0 a row for each layer.
     """
     verdicts, comparisons = tuple(verdicts), tuple(comparisons)
+    yield from wrapped(not_run_sentence(not_run), width, _BAD)
     for line in gap_sentences(verdicts, comparisons):
         yield from wrapped(line, width, _BAD)
     for outcome in outcomes(verdicts, causes or {}):

@@ -100,11 +100,11 @@ def reason_to_accept(verdict: Verdict) -> str:
     )
 
 
-def nothing_judged(candidate: str, profile: str) -> str:
-    """Say that nothing was judged of a candidate, and what to do."""
+def nothing_judged(candidate: str, prompt_set: str, profile: str) -> str:
+    """Say of what nothing was judged, and what to do."""
     return printable(
-        f"nothing was judged of {candidate}: no selected test reached a verdict by {profile}; measure more prompts "
-        "(--quantcheck-samples), select more tests, or choose a profile with limits for this case"
+        f"nothing was judged of {candidate} on {prompt_set}: no selected test reached a verdict by {profile}; measure "
+        "more prompts (--quantcheck-samples), select more tests, or choose a profile with limits for this case"
     )
 
 

@@ -98,12 +98,12 @@ class AcceptanceItem(PackagedItem):
         """Judge the comparison.
 
         An unmet limit fails with the verdict's text. A metric without a limit in this case is skipped, unless nothing
-        at all is judged of the candidate: then its tests fail.
+        at all is judged of the candidate on this prompt set: then its tests fail.
         """
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         open_case = verdict is None or (verdict.status == "unmeasured" and verdict.acceptable)
         if open_case and not self._is_anything_judged():
-            raise AssertionError(nothing_judged(self.candidate, self.gate.profile.label))
+            raise AssertionError(nothing_judged(self.candidate, self.prompts, self.gate.profile.label))
         if verdict is None:
             case = f"in this case, {self.gate.compare(self.candidate, self.prompts).n_prompts} prompts"
             pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
@@ -114,9 +114,10 @@ class AcceptanceItem(PackagedItem):
         enforce(verdict)
 
     def _is_anything_judged(self) -> bool:
-        """Return whether any selected test of this candidate judges a value."""
+        """Return whether any selected test beside this one judges a value."""
         tests = (item for item in self.session.items if isinstance(item, AcceptanceItem))
-        return any(item.is_judged() for item in tests if item.candidate == self.candidate)
+        own = (self.candidate, self.prompts)
+        return any(item.is_judged() for item in tests if (item.candidate, item.prompts) == own)
 
     def is_judged(self) -> bool:
         """Return whether this test judges a value."""

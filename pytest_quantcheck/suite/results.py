@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pytest_quantcheck.controls.certificate import ControlResult, in_order, without_verdicts
-from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.records import Comparison, NotRun, Verdict
 from pytest_quantcheck.reporting import RunOutcome, nothing_judged, printable
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.suite.items import (
@@ -36,19 +36,23 @@ class Results:
     """Attaches results to tests' reports, and gathers them for the summary.
 
     `outcomes` are those of the packaged tests, `error` where one could not judge; `causes`, by candidate, what went
-    wrong in each test without a verdict; `calibrated` the comparisons of controls from which limits are to be made.
+    wrong in each test without a verdict; `forgiven` the tests whose verdict stands although a mark or a plugin let them
+    pass; `calibrated` the comparisons of controls from which limits are to be made.
     """
 
     def __init__(self, gate: Gate) -> None:
         self.outcomes: set[str] = set()
         self.causes: dict[str, list[str]] = {}
+        self.forgiven: list[str] = []
         self.calibrated: list[Comparison] = []
         self._gate, self._cases = gate, cases_by_nodeid(gate)
         self._verdicts: dict[tuple[int, ...], Verdict] = {}
         self._comparisons: dict[tuple[int, ...], Comparison] = {}
         self._controls: dict[tuple[str, str], ControlResult] = {}
         self._sent: set[tuple[int, ...]] = set()
-        self._selected: set[str] = set()
+        self._selected: set[tuple[str, str]] = set()
+        self._unjudged: set[tuple[str, str]] = set()
+        self._run: set[str] = set()
         self._shown: dict[str, str] = {}
 
     @property
@@ -87,14 +91,20 @@ class Results:
         if not is_suite(report.nodeid):
             return
         self.outcomes.add("error" if report.failed and report.when != "call" else report.outcome)
-        metric, subject, _ = self._cases[own_nodeid(report.nodeid)]
+        nodeid = own_nodeid(report.nodeid)
+        metric, subject, prompts = self._cases[nodeid]
         if metric != CONTROL:
-            self._selected.add(subject)
+            self._selected.add((subject, prompts))
+        if report.when == "call" or report.failed:
+            self._run.add(nodeid)
         carried = getattr(report, _CARRIED, {})
         for kind, text in carried.items():
-            self._keep(kind, msgspec.json.decode(text, type=_RECORDS[kind]))
+            record = msgspec.json.decode(text, type=_RECORDS[kind])
+            self._keep(kind, record)
+            if _speaks_against(record) and not report.failed:
+                self.forgiven.append(nodeid)
         if _lacks_result(report):
-            self._keep_cause(*self._cases[own_nodeid(report.nodeid)], _cause(report))
+            self._keep_cause(metric, subject, prompts, _cause(report))
 
     def refer_to_first(self, report: pytest.TestReport) -> None:
         """Replace a cause that another test has shown by its name."""
@@ -104,22 +114,40 @@ class Results:
             if first != nodeid:
                 report.longrepr = printable(f"could not be judged: the same cause as {first}, see above")
 
-    def outcome(self, *, whole: bool) -> RunOutcome:
-        """Return the outcome of a run; `whole`: no test was left out."""
-        if "failed" not in self.outcomes and "error" in self.outcomes:
+    @property
+    def not_run(self) -> tuple[NotRun, ...]:
+        """The tests that were left out, in the order of the suite."""
+        named: dict[str, list[str]] = {}
+        for nodeid, (_, subject, _) in self._cases.items():
+            named.setdefault(subject, []).append(nodeid)
+        left = ((subject, [one for one in tests if one not in self._run], tests) for subject, tests in named.items())
+        return tuple(
+            NotRun(candidate=subject, tests=tuple(tests), whole=tests == all_tests)
+            for subject, tests, all_tests in left
+            if tests
+        )
+
+    @property
+    def outcome(self) -> RunOutcome:
+        """The outcome of the run: that of verdicts and controls, and no better than that of any test."""
+        unfit = not all(verdict.acceptable for verdict in self._verdicts.values())
+        uncontrolled = any(result.outcome == "failed" for result in self._controls.values())
+        if unfit or uncontrolled or "failed" in self.outcomes:
+            return "failed"
+        if "error" in self.outcomes:
             return "broken"
-        return "passed" if whole and self._verdicts and not self.causes and "failed" not in self.outcomes else "failed"
+        if self.causes or not (self._verdicts or self.not_run):
+            return "failed"
+        return "partial" if self.not_run else "passed"
 
-    def find_unjudged(self) -> list[str]:
-        """Find the candidates with selected tests of which no value was judged.
+    def find_unjudged(self) -> None:
+        """Find candidates of which no value was judged on a prompt set.
 
-        Each gets a cause, if it has none.
+        Those of which a test was selected get a cause, if they have none.
         """
-        judged = {verdict.candidate for verdict in self._verdicts.values() if verdict.status != "unmeasured"}
-        unjudged = [name for name in self._gate.candidates if name in self._selected - judged]
-        for name in unjudged:
-            self.causes.setdefault(name, [nothing_judged(name, self._gate.profile.label)])
-        return unjudged
+        judged = {(one.candidate, one.prompt_set) for one in self._verdicts.values() if one.status != "unmeasured"}
+        for candidate, prompts in sorted(self._selected - judged - self._unjudged):
+            self._keep_cause("", candidate, prompts, nothing_judged(candidate, prompts, self._gate.profile.label))
 
     def _is_news(self, comparison: Any) -> bool:
         place = self._place(comparison)
@@ -144,12 +172,20 @@ class Results:
             self._keep(CONTROL, without_verdicts(subject, prompts, "failed", cause))
         else:
             self.causes.setdefault(subject, []).append(cause)
+            self._unjudged.add((subject, prompts))
 
     def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
         """Where a record stands in the suite."""
         gate = self._gate
         place = gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)
         return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else place
+
+
+def _speaks_against(record: msgspec.Struct) -> bool:
+    """Tell whether a verdict or control fails the gate."""
+    if isinstance(record, Verdict):
+        return not record.acceptable
+    return isinstance(record, ControlResult) and record.outcome == "failed"
 
 
 def _lacks_result(report: pytest.TestReport) -> bool:

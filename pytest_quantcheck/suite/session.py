@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from pytest_quantcheck.controls.certificate import Certificate, certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.plurals import counted, plural
+from pytest_quantcheck.plurals import counted, plural, shortened
 from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (
     WIDEST,
@@ -33,7 +32,7 @@ from pytest_quantcheck.reporting import (
     summary_lines,
 )
 from pytest_quantcheck.reporting.outline import Outline
-from pytest_quantcheck.reporting.publishing.directory import PAGE, REPORT, write_report
+from pytest_quantcheck.reporting.publishing.directory import CERTIFICATE, PAGE, REPORT, remove_report, write_report
 from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
 from pytest_quantcheck.run.dry_run import check_run
 from pytest_quantcheck.run.gate import Gate
@@ -45,7 +44,6 @@ from pytest_quantcheck.suite.progress import Announcer
 from pytest_quantcheck.suite.results import Results
 from pytest_quantcheck.suite.selection import take_selection
 
-CERTIFICATE = "certificate.json"
 _CACHE = "quantcheck_cache"
 _NOT_COLLECTED = (
     "quantcheck: other tests are named, so the gate is not collected; add -m quantcheck or --quantcheck-only"
@@ -120,24 +118,41 @@ class Session:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what packaged tests found, wherever they ran; a cause that they share is shown once."""
         self.results.take(report)
-        if not hasattr(self.config, "workerinput"):
+        if not self._is_worker:
             self.results.refer_to_first(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> None:
+        """Remove an earlier run's report, before this run can be cut."""
+        if self.settings.report and self._selection.collect and not (self._idle or self._is_worker):
+            remove_report(Path(self.settings.report))
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the requested report and profile once all reports have come."""
-        if not self.results.outcomes or hasattr(self.config, "workerinput"):
+        if not self.results.outcomes or self._idle or self._is_worker:
             return
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
-        if not cut and self.results.find_unjudged():
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if not cut:
+            self._end(session)
         if self.settings.report:
-            whole = not (session.shouldfail or session.shouldstop)
-            make, directory = partial(self._files, whole=whole), Path(self.settings.report)
-            self._written = [_CUT] if cut else write_report(directory, make, self.gate.prompt_sets)
+            directory = Path(self.settings.report)
+            self._written += [_CUT] if cut else write_report(directory, self._files, self.gate.prompt_sets)
         if self._label and not cut:
             self._written.append(self._write_profile(session, *self._label))
         problem = append_to_step_summary(self._markdown(cut=cut))
         self._written += [problem] if problem else []
+
+    def _end(self, session: pytest.Session) -> None:
+        """Let the exit status follow the verdicts, whatever marks say."""
+        found = self.results
+        found.find_unjudged()
+        if session.exitstatus == pytest.ExitCode.OK and found.outcome in {"failed", "broken"}:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if found.forgiven:
+            tests = plural(len(found.forgiven), "this test", "these tests")
+            self._written.append(
+                f"the verdicts of {tests} stand, though they did not fail: {shortened(found.forgiven)}"
+            )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the tables, and where the report is."""
@@ -146,7 +161,14 @@ class Session:
             return
         terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
         width, verbosity = min(self._announcer.width, WIDEST), self.config.option.verbose
-        lines = summary_lines(found.verdicts, found.comparisons, causes=found.causes, width=width, verbosity=verbosity)
+        lines = summary_lines(
+            found.verdicts,
+            found.comparisons,
+            causes=found.causes,
+            not_run=found.not_run,
+            width=width,
+            verbosity=verbosity,
+        )
         for line, markup in chain(lines, control_lines(found.controls, width=width)):
             terminalreporter.write_line(line, **markup)
         for remark in self._written:
@@ -160,6 +182,7 @@ class Session:
             found.verdicts,
             found.comparisons,
             causes=found.causes,
+            not_run=found.not_run,
             controls=found.controls,
             remarks=["the run was cut short"] if cut else [],
         )
@@ -188,34 +211,46 @@ class Session:
             return f"no profile {name}@{version} is written: {error}"
         return f"profile: {path}, used with --quantcheck-profile={path}"
 
-    def _files(self, *, whole: bool) -> dict[str, bytes]:
-        certificate = self._certificate(whole=whole) if self.results.controls else None
-        files = {REPORT: self._report(certificate, whole=whole)}
+    def _files(self) -> dict[str, bytes]:
+        certificate = self._certificate() if self.results.controls else None
+        files = {REPORT: self._report(certificate)}
         return files | {CERTIFICATE: encode_certificate(certificate)} if certificate else files
 
-    def _certificate(self, *, whole: bool) -> Certificate:
+    def _certificate(self) -> Certificate:
         return certify(
             self.results.controls,
-            whole=whole,
+            whole=not any(one.candidate in CONTROLS for one in self.results.not_run),
             model=self.gate.model,
             profile=self.gate.profile.label,
             tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=datetime.now(UTC),
         )
 
-    def _report(self, certificate: Certificate | None, *, whole: bool) -> bytes:
+    def _report(self, certificate: Certificate | None) -> bytes:
         found = self.results
         return encode_report(
             found.verdicts,
             found.comparisons,
-            outcome=found.outcome(whole=whole),
+            outcome=found.outcome,
             profile=self.gate.profile.label,
             settings=asdict(self.settings),
             tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=datetime.now(UTC),
             causes=found.causes,
+            not_run=found.not_run,
             certificate=certificate,
         )
+
+    @property
+    def _idle(self) -> bool:
+        """Whether this run carries out no test."""
+        option = self.config.option
+        return bool(self.settings.dry_run or option.collectonly or option.setuponly or option.setupplan)
+
+    @property
+    def _is_worker(self) -> bool:
+        """Whether this is a process of xdist's, which reports to its controller."""
+        return hasattr(self.config, "workerinput")
 
     @property
     def _outline(self) -> Outline:
@@ -245,12 +280,12 @@ def _check_limits(gate: Gate) -> None:
     """Refuse a profile that cannot judge anything on these prompts.
 
     Raises:
-        SettingsError: each metric is gated only from more prompts up than there are.
+        SettingsError: on some prompt set each metric is gated only from more prompts up than there are.
     """
-    most = max(len(prompts) for prompts in gate.prompt_sets.values())
+    name, prompts = min(gate.prompt_sets.items(), key=lambda item: len(item[1]))
     fewest = min((gate.profile.fewest_prompts(metric) for metric in gate.metrics), default=0)
-    if most < fewest or not gate.metrics:
-        few = f"gates from {fewest:,} prompts up, and there are {most:,}"
+    if len(prompts) < fewest or not gate.metrics:
+        few = f"gates from {fewest:,} prompts up, and {name} has {len(prompts):,}"
         why = few if gate.metrics else "limits no metric that is measured"
         raise SettingsError(
             f"nothing would be judged: {gate.profile.label} {why}; measure more prompts (--quantcheck-samples, "

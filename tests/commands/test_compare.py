@@ -205,7 +205,7 @@ def test_profile_without_a_limit_for_what_was_measured_is_refused(refused, store
         'inconclusive = "fail"\n[metrics.salient_overlap]\nmin = 0.5\nevidence = "none"\n'
     )
     sentence = refused("compare", stored / "reference", stored / "int8", "--profile", profile)
-    assert sentence == "overlap@1 has no limit for anything that was measured: nothing can be judged by it"
+    assert sentence.startswith("nothing was judged of int8 on builtin: no selected test reached a verdict by overlap@1")
 
 
 def test_comparing_needs_no_model_library(stored):

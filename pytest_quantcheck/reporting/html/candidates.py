@@ -54,6 +54,8 @@ def release_headline(report: Report, found: Sequence[CandidateSummary]) -> str:
         return f"Not fit for release: {bad}"
     if unjudged := _named(found, "none"):
         return f"Could not be judged: {unjudged}"
+    if report.outcome == "partial":
+        return f"A part of the gate: {_named(found, 'passed') or 'no candidate'} met every limit that was tested"
     if report.certificate and report.certificate.outcome == "failed":
         return "The gate failed its controls, and no verdict stands against a candidate"
     if report.outcome != "passed":

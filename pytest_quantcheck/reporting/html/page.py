@@ -19,6 +19,7 @@ from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
+from pytest_quantcheck.reporting.outcomes import not_run_sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import (
@@ -89,7 +90,7 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         headline=release_headline(report, findings),
         unopposed=unopposed(findings),
-        gaps=[visible(line) for line in gap_sentences(report.verdicts, report.comparisons)],
+        cautions=[visible(line) for line in filter(None, _cautions(report))],
         prompt_sets=[visible(line) for line in evidence_sentences(report.comparisons)],
         candidates=findings,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
@@ -102,6 +103,12 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         margin=MARGIN,
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+def _cautions(report: Report) -> Iterator[str]:
+    """Yield what keeps the run's verdicts from meaning a release; a sentence may be empty."""
+    yield not_run_sentence(report.not_run)
+    yield from gap_sentences(report.verdicts, report.comparisons)
 
 
 def _environment() -> jinja2.Environment:

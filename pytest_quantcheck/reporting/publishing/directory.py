@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.errors import QuantcheckError, StorageError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.reporting import Report
@@ -16,6 +16,14 @@ from pytest_quantcheck.storage import find_target, write_atomically
 
 REPORT = "report.json"
 PAGE = "report.html"
+CERTIFICATE = "certificate.json"
+
+
+def remove_report(directory: Path) -> None:
+    """Remove an earlier run's files: a run that is cut must not leave them to be taken for its own."""
+    for name in (REPORT, PAGE, CERTIFICATE):
+        with suppress(OSError, StorageError):
+            find_target(directory / name).unlink()
 
 
 def write_report(
