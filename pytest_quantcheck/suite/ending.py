@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -13,11 +14,15 @@ from pytest_quantcheck.options import might_be_asked
 from pytest_quantcheck.run.termination import ENDED, Terminated, Termination
 
 _NAME = "quantcheck-ending"
+_WORKER = "PYTEST_XDIST_WORKER"
 
 
 def arm(config: pytest.Config, arguments: Sequence[str]) -> None:
-    """Handle SIGTERM where arguments or ini file may ask for a gate."""
-    if might_be_asked(config, arguments):
+    """Handle SIGTERM where arguments or ini file may ask for a gate.
+
+    xdist's workers are told apart by their environment until `begin`: their arguments are their controller's.
+    """
+    if _WORKER not in os.environ and might_be_asked(config, arguments):
         _ending(config)
 
 

@@ -58,6 +58,12 @@ USERS = ("--quantcheck-model=builtin", "-m", "not quantcheck", "test_users.py")
 QUICK = ("--quantcheck-only", "--quantcheck-bits=8", "--quantcheck-samples=12", "--quantcheck-attribution=off")
 
 
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch):
+    """These runs are nobody's workers, also where the tests themselves run in one."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 @pytest.fixture
 def signalled(pytester):
     """Makes a folder with one test, in which SIGTERM comes at a moment, and runs pytest there in a process or in this.
