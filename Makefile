@@ -4,17 +4,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+MUTANTS ?= judging.py
 
 bin := $(abspath $(VENV))/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 installed := $(VENV)/.installed
 installed_dev := $(VENV)/.installed-dev
 installed_model := $(VENV)/.installed-model
+installed_mutants := $(VENV)/.installed-mutants
 
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-processors test-slow benchmarks lint format check clean
+.PHONY: help demo setup test test-processors test-slow mutants benchmarks lint format check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -39,6 +41,9 @@ test-processors: $(installed_dev) ## compare the outcomes of tests that measure 
 
 test-slow: $(installed_dev) $(installed_model) ## run the tests that take minutes or need the 135M model
 	"$(bin)/pytest" --benchmark-disable -m 'slow or ci' $(PYTEST_ARGS)
+
+mutants: $(installed_mutants) ## change the code in small ways, and list the changes that no test notices
+	"$(bin)/python" -m tests.mutants $(MUTANTS)
 
 benchmarks: $(installed_dev) $(installed_model) ## compare the run time of the analyses with other tools
 	"$(bin)/pytest" tests/benchmarks --benchmark-only --benchmark-json=benchmarks.json $(PYTEST_ARGS)
@@ -65,6 +70,10 @@ $(installed): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(installed_dev): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(pip) --editable '.[test,lint]'
+	@touch $@ $(installed)
+
+$(installed_mutants): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(pip) --editable '.[test,mutants]'
 	@touch $@ $(installed)
 
 # Install without dependencies: they would compile a runtime that is not needed to read the file.

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.options import asked, check_ini_keys, register
+from pytest_quantcheck.suite.ending import arm, begin, disarm
 
 if TYPE_CHECKING:
     from pytest_quantcheck.models.loaded import LoadedModel
@@ -24,9 +25,18 @@ _NO_CANDIDATE = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the `--quantcheck-*` options and their ini twins."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the `--quantcheck-*` options and their ini twins; this is also the first that a plugin hears of a run."""
     register(parser)
+    config = pluginmanager.get_plugin("pytestconfig")
+    if config:
+        arm(config, config.invocation_params.args)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Handle SIGTERM, where the ini file may ask for a gate."""
+    arm(early_config, args)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         check_ini_keys(config)
         settings = _settings(config)
-        if settings is not None:
+        if settings is None:
+            disarm(config)
+        else:
             config.stash[_SESSION] = _session(config, settings)
     except QuantcheckError as error:
         raise pytest.UsageError(str(error)) from error
@@ -158,6 +170,7 @@ def _settings(config: pytest.Config) -> Settings | None:
 def _session(config: pytest.Config, settings: Settings) -> Session:
     from pytest_quantcheck.suite.session import Session
 
+    begin(config)
     session = Session(config, settings)
     config.pluginmanager.register(session, "quantcheck-session")
     return session

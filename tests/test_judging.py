@@ -243,6 +243,12 @@ def test_a_metric_that_was_not_estimated_is_unmeasured():
     assert verdict.estimate.reason == "it was not measured"
 
 
+def test_limit_of_the_first_layer_stands_where_none_remains():
+    """The verdict names the limit of the first gated layer, also where the others have their own."""
+    found = comparison(*(nothing(MIN, layer=n, applicable=False) for n in (0, 6)))
+    assert judge(found, MIN, profile(rule(MIN, 0.5), rule(MIN, 0.6, layer="last"))).limit == 0.5
+
+
 @pytest.mark.parametrize("applicable", [True, False])
 def test_a_layer_that_alone_is_gated_must_be_measured(applicable):
     """A limit for the last layer only: where that one is not applicable, another's good value does not stand in."""

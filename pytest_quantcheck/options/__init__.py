@@ -7,7 +7,7 @@ option is given.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantcheck.options.table import OPTIONS, Option, asked, check_ini_keys, register
+from pytest_quantcheck.options.table import OPTIONS, Option, asked, check_ini_keys, might_be_asked, register
 
 if TYPE_CHECKING:
     from pytest_quantcheck.options.attribution import AttributionMethod
@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "asked",
     "check_ini_keys",
+    "might_be_asked",
     "register",
     "settings_from",
 ]

@@ -6,7 +6,7 @@ pytest's command line, its ini file and our own commands are made from it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -297,6 +297,16 @@ def register(parser: pytest.Parser) -> None:
 def asked(config: pytest.Config) -> bool:
     """Tell whether an option starts a gate, or needs one."""
     return any(option.read(config) for option in OPTIONS if option.name in _START_A_GATE)
+
+
+def might_be_asked(config: pytest.Config, arguments: Sequence[str]) -> bool:
+    """Tell whether a gate may be asked for, before options are read.
+
+    The ini file may not be found yet either.
+    """
+    if any(argument.startswith(f"--{_OURS}-") for argument in arguments):
+        return True
+    return config.inipath is not None and any(config.getini(o.dest) for o in OPTIONS if o.name in _START_A_GATE)
 
 
 def check_ini_keys(config: pytest.Config) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -36,7 +35,6 @@ from pytest_quantcheck.reporting.publishing.directory import CERTIFICATE, PAGE, 
 from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
 from pytest_quantcheck.run.dry_run import check_run
 from pytest_quantcheck.run.gate import Gate
-from pytest_quantcheck.run.termination import interrupt_on_sigterm
 from pytest_quantcheck.storage import check_writable
 from pytest_quantcheck.storage.measurement_files import FILE
 from pytest_quantcheck.suite.items import AcceptanceSuite, check_names
@@ -56,8 +54,6 @@ class Session:
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
-        if not hasattr(config, "workerinput"):
-            _enter_until_exit(config, interrupt_on_sigterm())
         if settings.dry_run:
             config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
         self._announcer = Announcer(config, alone=not settings.cache)
@@ -291,13 +287,6 @@ def _check_limits(gate: Gate) -> None:
             f"nothing would be judged: {gate.profile.label} {why}; measure more prompts (--quantcheck-samples, "
             "--quantcheck-prompts) or choose another profile"
         )
-
-
-def _enter_until_exit(config: pytest.Config, context: AbstractContextManager[None]) -> None:
-    """Enter a context that pytest leaves at its end."""
-    stack = ExitStack()
-    stack.enter_context(context)
-    config.add_cleanup(stack.close)
 
 
 def _with_shared_cache(config: pytest.Config, settings: Settings) -> Settings:

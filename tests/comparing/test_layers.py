@@ -128,6 +128,35 @@ def test_a_sample_of_neurons_widens_the_interval(reference, candidate, sampling,
         assert some.high - some.value == pytest.approx(np.hypot(of_prompts, 1.959964 * error), rel=1e-6)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_bias_of_absolute_changes_extends_the_interval_downward(reference, measured, sampling, correlations_of, layer):
+    """Twice Quenouille's estimate: (groups - 1) times what leaving one group out adds to the change, on average."""
+    models = [model.activations[layer] for model in (reference, measured["nf4"])]
+
+    def change(*left_out):
+        kept = [[g for i, g in enumerate(model.groups) if i not in left_out and g.count] for model in models]
+        r = [correlations_of(pooled(groups)) for groups in kept]
+        return np.abs(r[1] - r[0])[np.triu_indices(len(r[0]), 1)].mean()
+
+    n = len(models[0].groups)
+    bias = 2 * (n - 1) * (np.mean([change(g) for g in range(n)]) - change())
+    found = at(compare(reference, measured["nf4"], sampling), "redundancy_change", layer)
+    rounding = 2 * (n - 1) * ROUNDING
+    assert found.low > 0
+    assert bias > 10 * rounding
+    assert found.details["bias_at_most"] == pytest.approx(bias, abs=rounding)
+    assert found.value - found.low == pytest.approx(bias + (found.high - found.value), abs=rounding)
+
+
+def pooled(groups):
+    """The sums of several groups of prompts in float64, by the textbook formula."""
+    counts = [group.count for group in groups]
+    mean = np.average([group.mean for group in groups], axis=0, weights=counts).astype(np.float64)
+    between = [group.count * np.outer(group.mean - mean, group.mean - mean) for group in groups]
+    comoment = np.sum([group.comoment.astype(np.float64) for group in groups], axis=0) + np.sum(between, axis=0)
+    return dataclasses.replace(groups[0], count=sum(counts), mean=mean, comoment=comoment)
+
+
 def sampled(model, neurons):
     """A measurement that correlates some of its neurons."""
     layers = {

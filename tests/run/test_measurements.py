@@ -196,6 +196,16 @@ def test_other_settings_share_nothing(folder, tmp_path):
         assert other.loads == ["reference"], change
 
 
+def test_control_is_never_taken_from_the_cache(folder, tmp_path):
+    """It tests the gate as it is now: only its reference is kept, and it is made again from a model that is loaded."""
+    asked = settings(model=str(folder), cache=str(tmp_path / "cache"), controls=True)
+    for loads in (2, 1):
+        gate = CountingGate(asked)
+        gate.compare("null-kernels")
+        assert len(gate.loads) == loads
+        assert len(list((tmp_path / "cache").glob("*/measurement.safetensors"))) == 1
+
+
 def test_candidate_of_another_reference_is_not_taken_from_the_cache(folder, tmp_path, released):
     """Its measurement follows the reference's answers."""
     cache, candidate = str(tmp_path / "cache"), (Released(str(released)),)
