@@ -138,15 +138,6 @@ def test_control_that_cannot_be_measured_has_failed(gate, checkpoint):
     assert "model.safetensors is damaged" in certificate["controls"][0]["reason"]
 
 
-@pytest.mark.ci
-def test_workers_controls_arrive_once(gate):
-    """Under pytest-xdist the controller alone prints them, whichever worker measures."""
-    found = gate(*QUICK, NULL, "-n", "1", "--quantcheck-report=report")
-    assert found.status == 0, found.text
-    assert found.lines.count("null    null-batches         passed") == 1
-    assert read(found, "certificate.json")["conclusion"] == "1 of 1 negative control passed"
-
-
 def test_run_that_stopped_early_certifies_nothing(judged_by):
     """Where -x ends the run before the last control."""
     found = judged_by(0, "-x")

@@ -2,10 +2,18 @@
 
 import json
 import os
+import re
+
+import pytest
+
+from tests.plugin.conftest import Run
 
 LOADS = """
 import os
+from pytest_quantcheck.reporting import progress_line
 from pytest_quantcheck.run.local_models import LocalModels
+
+progress_line.REPEAT = 0.0
 
 load = LocalModels.load
 
@@ -19,25 +27,67 @@ LocalModels.load = counted
 QUICK = (
     "--quantcheck-model=builtin",
     "--quantcheck-only",
+    "--quantcheck-controls",
     "--quantcheck-samples=12",
     "--quantcheck-layers=2",
     "--quantcheck-attribution-samples=2",
+    "-k",
+    "not control or null-batches",
 )
+MODELS = ("reference", "int8", "nf4", "null-batches")
+
+pytestmark = pytest.mark.ci
 
 
-def test_two_workers_find_what_one_process_finds(gate, pytester, monkeypatch):
+@pytest.fixture(scope="module")
+def runs():
+    """What `two_workers` has run."""
+    return {}
+
+
+@pytest.fixture
+def two_workers(runs, pytester, monkeypatch):
+    """One run of the whole suite and a control with two workers, made when first needed."""
+    if not runs:
+        pytester.makepyfile(loads=LOADS)
+        monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
+        monkeypatch.setenv("LOADS", str(pytester.path / "loads.txt"))
+        found = pytester.runpytest_subprocess(*QUICK, "--quantcheck-report=report", "-n", "2", "-p", "loads")
+        runs["two"] = Run(int(found.ret), found.outlines + found.errlines, pytester.path)
+    return runs["two"]
+
+
+def test_two_workers_find_what_one_process_finds(two_workers, gate):
     """Each model is loaded once, in whichever worker; every estimate and verdict is the same to the last bit."""
-    pytester.makepyfile(loads=LOADS)
-    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
-    monkeypatch.setenv("LOADS", str(pytester.path / "loads.txt"))
-    many = pytester.runpytest_subprocess(*QUICK, "--quantcheck-report=many", "-n", "2", "-p", "loads")
-    alone = gate(*QUICK, "--quantcheck-report=one")
-    assert sorted((pytester.path / "loads.txt").read_text().split()) == ["int8", "nf4", "reference"]
-    assert many.ret == alone.status
-    found, expected = (json.loads((pytester.path / name / "report.json").read_text()) for name in ("many", "one"))
+    alone = gate(*QUICK, "--quantcheck-report=report")
+    assert sorted((two_workers.directory / "loads.txt").read_text().split()) == sorted(MODELS)
+    assert two_workers.status == alone.status
+    found, expected = (read(run, "report.json") for run in (two_workers, alone))
     assert len(found["verdicts"]) > 10
     for kind in ("comparisons", "verdicts"):
         assert in_order(found[kind]) == in_order(expected[kind])
+    assert found["certificate"]["controls"] == expected["certificate"]["controls"]
+
+
+def test_progress_comes_out_at_the_controller(two_workers):
+    """The worker that measures is heard, and not those that wait for it."""
+    told = re.findall(r"^(.+ on builtin, \w+: \d+) prompts in ", two_workers.text, re.MULTILINE)
+    phases = {"measuring": 12, "attributing": 2}
+    heard = [f"{model} on builtin, {phase}: {n}" for model in MODELS for phase, n in phases.items()]
+    assert sorted(told) == sorted(heard)
+    assert "waiting" not in two_workers.text
+
+
+def test_controls_arrive_once(two_workers):
+    """The controller alone prints them, whichever worker measures."""
+    assert sum(line.startswith("null    null-batches  ") for line in two_workers.lines) == 1
+    (control,) = read(two_workers, "certificate.json")["controls"]
+    assert control["control"] == "null-batches"
+
+
+def read(run, name):
+    """A file of the run's report."""
+    return json.loads((run.directory / "report" / name).read_text())
 
 
 def in_order(records):
