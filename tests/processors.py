@@ -32,10 +32,25 @@ FILES = {
     "controls": ("applying", "nulls", "rewrites"),
     "measuring": ("activations", "readouts", "streams"),
     "models": ("attribution", "gradients", "released"),
-    "plugin": ("controls", "page", "reports", "suite"),
+    "plugin": ("controls",),
     "run": ("gate",),
 }
-PATHS = tuple(f"tests/{room}/test_{name}.py" for room, names in FILES.items() for name in names)
+TESTS = {
+    "page": ("page_is_written_beside_the_report", "page_lists_the_prompts_that_flipped"),
+    "reports": ("report_keeps_to_its_schema", "doubt_is_one_line_among_the_warnings"),
+    "suite": (
+        "outcomes_are_the_verdicts",
+        "failure_is_a_sentence_with_facts",
+        "junit_names_and_properties",
+        "first_failure_stops_and_last_failed_runs_again",
+    ),
+    "fixtures": ("models_and_gate_work", "candidate_fixture_loads_each", "only_the_unmet_limit_fails"),
+}
+"""Of files whose other tests are about words, files and options."""
+PATHS = (
+    *(f"tests/{room}/test_{name}.py" for room, names in FILES.items() for name in names),
+    *(f"tests/plugin/test_{file}.py::test_{name}" for file, names in TESTS.items() for name in names),
+)
 """The tests whose outcome follows from what a model computes; `python -m tests.processors tests/ROOM` runs others."""
 
 WITHOUT_AVX512 = {
@@ -114,10 +129,12 @@ class Outcomes:
     seconds: float
 
 
-def halves(paths: Sequence[str]) -> list[Sequence[str]]:
-    """Return the first half of the paths and the second, none of them empty: files of one room share fixtures."""
-    middle = (len(paths) + 1) // 2
-    return [half for half in (paths[:middle], paths[middle:]) if half]
+def halves(paths: Sequence[str]) -> list[list[str]]:
+    """Return the paths as two parts of about as many files, none of them empty: files of one room share fixtures."""
+    files = list(dict.fromkeys(path.partition("::")[0] for path in paths))
+    first = set(files[: (len(files) + 1) // 2])
+    parts = [[path for path in paths if (path.partition("::")[0] in first) == is_first] for is_first in (True, False)]
+    return [part for part in parts if part]
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:
