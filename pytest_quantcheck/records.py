@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
@@ -142,13 +142,16 @@ class Saliency:
 class Measurement:
     """What one model did on one prompt set.
 
-    Measurements of disjoint shards merge into that of the whole. `texts`: the text of each token that was an answer.
+    Measurements of disjoint shards merge into that of the whole. `golds`: the gold answer of every prompt of the set,
+    also of those that this shard, or a prompt of the same tokens, leaves out; `texts`: the text of each token that was
+    an answer.
     """
 
     provenance: Provenance
     answers: Answers
     activations: dict[int, Activations]
     saliency: dict[int, Saliency]
+    golds: tuple[str, ...]
     texts: dict[int, str] = field(default_factory=dict)
 
 
@@ -216,8 +219,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a prompt set and the reference's answers to it can show.
 
     `prompts`: of the set; `inputs`: those that are different tokens, which are measured; `accuracy`: of the reference,
-    in [0, 1]; `answers`: distinct ones of the reference; `golds`: distinct gold answers; `commonest`: the most frequent
-    gold, and `share` its share of the inputs.
+    in [0, 1]; `answers`: distinct ones of the reference; `golds`: distinct gold answers, whatever their capitals;
+    `commonest`: the most frequent gold, and `share` its share of the inputs; `lacking`: for each metric of answers that
+    this reference cannot show to move, why.
     """
 
     prompts: int
@@ -227,6 +231,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     golds: int
     commonest: str
     share: float
+    lacking: dict[str, str] = {}
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,7 +242,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
     gate that made the comparison judges it by. `conditions`: versions of libraries, device or batches in
-    which the two measurements differ. `evidence` is None where the golds are not at hand.
+    which the two measurements differ. `evidence` is None in a record that `compare` did not make.
     """
 
     candidate: str

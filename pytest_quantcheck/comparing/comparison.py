@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 
+from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
 from pytest_quantcheck.comparing.compatibility import conditions, refusals
 from pytest_quantcheck.comparing.intervals import IntervalSettings
@@ -14,7 +15,7 @@ from pytest_quantcheck.comparing.layer_estimates import convergence, histograms,
 from pytest_quantcheck.comparing.permutations import align
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
-from pytest_quantcheck.records import RELEASED, Comparison, Evidence, Measurement
+from pytest_quantcheck.records import RELEASED, Comparison, Estimate, Evidence, Measurement
 
 
 def compare(
@@ -24,7 +25,6 @@ def compare(
     *,
     name: str | None = None,
     profile: Profile | None = None,
-    golds: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Estimate every metric of a candidate against its reference.
@@ -38,7 +38,6 @@ def compare(
             confidence, where there is a profile, and the reference's seed.
         name: what the candidate is called; its bit-width by default.
         profile: what the comparison will be judged by, for its record.
-        golds: the prompt set's gold answers, for its evidence; none where they are not at hand.
         notes: sentences to add to the comparison's own.
 
     Raises:
@@ -50,12 +49,13 @@ def compare(
         intervals = IntervalSettings(confidence=confidence, seed=reference.provenance.seed)
     aligned = align(reference, candidate)
     layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, intervals))
-    estimates = (*prompt_estimates(reference, candidate, intervals), *layered)
+    evidence = evidence_of(reference.answers, reference.golds)
+    answered = (_without_value(one, evidence) for one in prompt_estimates(reference, candidate, intervals))
     return Comparison(
         candidate=name or candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,
         n_prompts=len(candidate.answers.index),
-        estimates=estimates,
+        estimates=(*answered, *layered),
         identical=identical(reference, candidate),
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
@@ -65,8 +65,8 @@ def compare(
         flips=tuple(flips(reference, candidate)),
         profile=profile,
         conditions=tuple(conditions(reference.provenance, candidate.provenance)),
-        notes=(*_notes(reference, golds), *aligned.notes, *notes),
-        evidence=_evidence(reference, golds) if golds else None,
+        notes=(*_notes(reference, evidence), *aligned.notes, *notes),
+        evidence=evidence,
     )
 
 
@@ -131,32 +131,17 @@ def _array_differences(reference: Measurement, candidate: Measurement) -> Iterat
             yield f"which neurons of layer {layer} are correlated"
 
 
-def _evidence(reference: Measurement, golds: Sequence[str]) -> Evidence:
-    answers = reference.answers
-    counts = Counter(golds[position] for position in answers.index.tolist())
-    commonest, times = min(counts.items(), key=lambda item: (-item[1], item[0]))
-    return Evidence(
-        prompts=len(golds),
-        inputs=len(answers.index),
-        accuracy=float(answers.correct.mean()),
-        answers=len(np.unique(answers.token)),
-        golds=len(counts),
-        commonest=commonest,
-        share=times / len(answers.index),
-    )
+def _without_value(estimate: Estimate, evidence: Evidence) -> Estimate:
+    """Remove the value and interval that the reference's answers cannot support."""
+    reason = evidence.lacking.get(estimate.metric)
+    if reason is None or estimate.value is None:
+        return estimate
+    return msgspec.structs.replace(estimate, value=None, low=None, high=None, method="", reason=reason)
 
 
-def _notes(reference: Measurement, golds: Sequence[str]) -> Iterator[str]:
-    inputs = len(reference.answers.index)
-    if inputs < len(golds):
-        yield f"{len(golds) - inputs:,} of {len(golds):,} prompts are the same tokens as others: each is measured once"
-    if inputs > 1 and len(np.unique(reference.answers.token)) == 1:
-        yield (
-            "the reference gives one answer to every prompt, so flip rate and accuracy drop can resolve little: look "
-            "at template and golds"
-        )
-    if not reference.answers.correct.any():
-        yield "the reference answers no prompt right, so accuracy cannot drop: look at template, readout and golds"
+def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:
+    if repeated := evidence.prompts - evidence.inputs:
+        yield f"{repeated:,} of {evidence.prompts:,} prompts are the same tokens as others: each is measured once"
     if not reference.answers.exact:
         kept = reference.answers.support.shape[1]
         yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"

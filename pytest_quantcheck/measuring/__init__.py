@@ -9,16 +9,18 @@ import msgspec
 import numpy as np
 import torch
 
+from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.errors import MeasurementError, PromptError
 from pytest_quantcheck.measuring.passes import Passes
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.resuming import stage_opener
+from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.encoding import encode, encoding_hash
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.options.attribution import covering
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.records import Measurement, Provenance
+from pytest_quantcheck.records import Evidence, Measurement, Provenance
 from pytest_quantcheck.storage import Checkpoint
 
 __all__ = ["NoProgress", "Plan", "ProgressReporter", "measure"]
@@ -72,11 +74,19 @@ def measure(
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
     with _memory(plan):
         answers, activations = passes.forward(wanted, open_stage("forward"))
+        if reference is None:
+            _announce_gaps(evidence_of(answers, prompts.golds), passes.progress)
         saliency = passes.attribution(passes.targets(answers, wanted), open_stage("attribution"))
     correlated = max(len(layer.correlated) for layer in activations.values())
     provenance = msgspec.structs.replace(provenance, redundancy_neurons=correlated)
     texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
-    return Measurement(provenance=provenance, answers=answers, activations=activations, saliency=saliency, texts=texts)
+    return Measurement(provenance, answers, activations, saliency, prompts.golds, texts)
+
+
+def _announce_gaps(found: Evidence, progress: ProgressReporter) -> None:
+    """Say what the reference's answers cannot show, before anything is attributed."""
+    for metric, reason in found.lacking.items():
+        progress.note(f"{METRICS[metric].title} cannot be measured: {reason}")
 
 
 def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:

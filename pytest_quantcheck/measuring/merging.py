@@ -41,6 +41,7 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         saliency=_merge_saliency(
             [part.saliency for part in parts], adaptive=parts[0].provenance.attribution.startswith("adaptive")
         ),
+        golds=_same("golds", [part.golds for part in parts]),
         texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
     )
 

@@ -41,6 +41,9 @@ class ProgressReporter(Protocol):
     def say(self, what: str, *, log: bool = False) -> None:
         """Report what is done before the first phase; with `log` also where output is not interactive."""
 
+    def note(self, what: str) -> None:
+        """Report something about the measurement that stays to be read."""
+
     def start(self, label: str, total: int, done: int = 0) -> None:
         """Begin a phase.
 
@@ -61,6 +64,9 @@ class NoProgress:
     """A progress reporter that reports nothing."""
 
     def say(self, what: str, *, log: bool = False) -> None:
+        """Report nothing."""
+
+    def note(self, what: str) -> None:
         """Report nothing."""
 
     def start(self, label: str, total: int, done: int = 0) -> None:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.plurals import counted
@@ -45,6 +46,10 @@ class PromptSet:
         if self.format is None:
             return self.prompts
         return tuple(render(self.format, {"prompt": prompt}) for prompt in self.prompts)
+
+    def first(self, n: int) -> Self:
+        """Return the first n prompts: a random sample of the source."""
+        return replace(self, prompts=self.prompts[:n], golds=self.golds[:n], rows=self.rows[:n])
 
     def template_used(self, *, chat: bool) -> str:
         """Return the template as a measurement's provenance names it.

@@ -25,17 +25,23 @@ def read_prompts(source: str, *, template: str = "auto", samples: int = 1000, se
         seed: seed of that order.
 
     Raises:
-        PromptError: the source cannot be read, a row is not valid, equal prompts have different golds, or fewer than
-            ten different prompts are left.
+        PromptError: the source cannot be read, a row is not valid, equal prompts of a file have different golds
+            (whether they are sampled or not), or fewer than ten different prompts are left.
     """
     chosen = _choose_template(source, parse_template(template))
     rows = _read_source(source)
-    numbers = _sample(sorted(rows), samples, seed)
-    if len(numbers) < FEWEST_PROMPTS:
+    numbers = _shuffled(rows, seed)
+    if source.startswith("hf:"):
+        numbers = numbers[:samples]  # nobody can correct the rows of others that are not measured
+    found = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers})
+    found.choose_distinct(found.prompts)
+    sample = found.first(samples)
+    if len(sample) < FEWEST_PROMPTS:
         raise PromptError(
-            f"{source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(numbers)}"
+            f"{source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(sample)}"
         )
-    return _make_prompt_set(source, chosen, {number: rows[number] for number in numbers})
+    sample.choose_distinct(sample.prompts)
+    return sample
 
 
 def _choose_template(source: str, asked: Template) -> Template:
@@ -52,15 +58,16 @@ def _read_source(source: str) -> Mapping[int, Row]:
     return read_rows(BUILTIN if source == "builtin" else Path(source).expanduser())
 
 
-def _sample(numbers: list[int], samples: int, seed: int) -> list[int]:
+def _shuffled(rows: Mapping[int, Row], seed: int) -> list[int]:
+    numbers = sorted(rows)
     random.Random(seed).shuffle(numbers)  # noqa: S311 - a reproducible order, not a secret
-    return numbers[:samples]
+    return numbers
 
 
 def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -> PromptSet:
     _check_fields(source, template, rows)
     deferred = template.format if template.fields == {"prompt"} else None
-    found = PromptSet(
+    return PromptSet(
         name=source.removeprefix("hf:") if source.startswith("hf:") else Path(source).stem,
         prompts=tuple(_prompt(row, template, deferred) for row in rows.values()),
         golds=tuple(row["gold"].strip() for row in rows.values()),
@@ -70,8 +77,6 @@ def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -
         format=deferred,
         chat=template.chat,
     )
-    found.choose_distinct(found.prompts)
-    return found
 
 
 def _prompt(row: Row, template: Template, deferred: str | None) -> str:

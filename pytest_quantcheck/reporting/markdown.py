@@ -7,6 +7,7 @@ from pytest_quantcheck.controls.certificate import ControlResult, conclusion
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
+from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
@@ -29,12 +30,16 @@ def markdown_lines(
 
     `causes`: for each candidate, what went wrong in tests without a verdict; `remarks`: sentences about the run.
     """
-    verdicts = tuple(verdicts)
+    verdicts, comparisons = tuple(verdicts), tuple(comparisons)
     yield from ("", f"## quantcheck: {escaped(model)}", "")
+    for line in gap_sentences(verdicts, comparisons):
+        yield from (f"⚠️ **{escaped(line)}**", "")
     for outcome in outcomes(verdicts, causes or {}):
         yield from _outcome(outcome)
     yield from _controls(controls)
-    for group in groups(verdicts, tuple(comparisons)):
+    for line in evidence_sentences(comparisons):
+        yield from (escaped(line), "")
+    for group in groups(verdicts, comparisons):
         yield from _table(group)
     yield from (f"- {escaped(remark)}" for remark in remarks)
 

@@ -57,6 +57,11 @@ class ProgressLine:
         elif log and not self._alone:
             self._write(f"{line}\n")
 
+    def note(self, what: str) -> None:
+        """Write a line that stays."""
+        self._clear()
+        self._write(f"{ascii_only(f'{self._subject}: {what}')}\n")
+
     def start(self, label: str, total: int, done: int = 0) -> None:
         """Begin a phase: `label` names it, `done` of its `total` prompts are finished already."""
         self._label, self._total = ascii_only(f"{self._subject}, {label}"), total

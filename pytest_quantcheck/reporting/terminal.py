@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Comparison, Verdict
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes, sentence
+from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only
 
@@ -39,9 +39,10 @@ def summary_lines(
 ) -> Iterator[Line]:
     """Yield the summary of a run, line by line.
 
-    First comes each candidate's outcome, candidates that are not fit for release before the others, with a sentence for
-    each objection and what to do. Then comes a line for each prompt set, with what it can show, and a table for each
-    candidate and prompt set, with one row for each metric at its worst layer, and notes.
+    First comes what the reference's answers to a prompt set cannot show, then each candidate's outcome, candidates that
+    are not fit for release before the others, with a sentence for each objection and what to do. Then comes a line for
+    each prompt set, with what it can show, and a table for each candidate and prompt set, with one row for each metric
+    at its worst layer, and notes.
 
     Args:
         verdicts: all verdicts of the run.
@@ -50,10 +51,11 @@ def summary_lines(
         width: columns to which sentences are wrapped; a wider table, of at most 80 columns, becomes a list.
         verbosity: as in pytest; below -1 only the outcomes, above 0 a row for each layer.
     """
-    verdicts = tuple(verdicts)
+    verdicts, comparisons = tuple(verdicts), tuple(comparisons)
+    for line in gap_sentences(verdicts, comparisons):
+        yield from wrapped(line, width, _BAD)
     for outcome in outcomes(verdicts, causes or {}):
         yield from _outcome(outcome, width)
-    comparisons = tuple(comparisons)
     if verbosity > -2:
         for line in evidence_sentences(comparisons):
             yield from wrapped(line, width, _PLAIN)
@@ -62,16 +64,6 @@ def summary_lines(
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():
             yield from wrapped(f"- {note}", width, _PLAIN)
-
-
-def evidence_sentences(comparisons: Iterable[Comparison]) -> Iterator[str]:
-    """Yield a sentence for each prompt set: what it and the reference's answers to it can show."""
-    for prompt_set, found in {one.prompt_set: one.evidence for one in comparisons if one.evidence}.items():
-        yield (
-            f"{prompt_set}: {counted(found.inputs, 'distinct input')} of {counted(found.prompts, 'prompt')}; the "
-            f"reference is right on {found.accuracy:.1%}, with {counted(found.answers, 'distinct answer')}; "
-            f"{counted(found.golds, 'distinct gold')}, {found.commonest!r:.40} is {found.share:.1%} of them"
-        )
 
 
 def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:

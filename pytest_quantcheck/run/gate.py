@@ -178,10 +178,9 @@ class Gate:
         from pytest_quantcheck.comparing import compare  # noqa: PLC0415 - heavy
 
         reference = self.measure(REFERENCE, prompt_set)
-        golds = self.prompt_sets[prompt_set].golds
         notes = (*self._models.notes(target), *self.remarks(target.name, prompt_set))
         with ignore_library_warnings():
-            found = compare(reference, measurement, name=target.name, profile=self.profile, golds=golds, notes=notes)
+            found = compare(reference, measurement, name=target.name, profile=self.profile, notes=notes)
         self._compared[target.name, prompt_set] = found
 
     def _measure_now(self, target: Target, take: Callable[[str, Measurement], None]) -> None:

@@ -65,7 +65,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `arrays`, `arrays_bytes`: SHA-256, in hexadecimal, and size of the arrays in the file; `rounded`: correlations are
     rounded, as in a baseline; `exact`: as in `Answers`; `saliency`: the number of neurons of each layer attributed;
-    `texts`: as in `Measurement`.
+    `golds`, `texts`: as in `Measurement`.
     """
 
     schema: int
@@ -76,6 +76,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact: bool
     activations: dict[int, LayerScalars]
     saliency: dict[int, int]
+    golds: tuple[str, ...]
     texts: dict[int, str] = {}
 
 
@@ -86,6 +87,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
         "exact": measurement.answers.exact,
         "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
         "saliency": {layer: found.salient.shape[-1] for layer, found in measurement.saliency.items()},
+        "golds": measurement.golds,
         "texts": measurement.texts,
     }
 
@@ -125,6 +127,7 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
             for layer, seen in document.activations.items()
         },
         saliency={layer: _saliency(arrays, layer, neurons) for layer, neurons in document.saliency.items()},
+        golds=document.golds,
         texts=document.texts,
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_quantcheck.commands import main
 
-QUICK = ("--samples", "12", "--layers", "2", "--attribution", "off")
+QUICK = ("--samples", "16", "--layers", "2", "--attribution", "off")
 
 
 @pytest.fixture(scope="session")

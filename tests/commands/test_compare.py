@@ -29,7 +29,7 @@ def test_good_candidate_is_0(stored, capsys):
     assert compare(stored) == 0
     out, err = capsys.readouterr()
     assert out.startswith("int8: nothing against it in 7 verdicts\n")
-    assert "\nint8 on builtin: 12 prompts\nmetric " in out
+    assert "\nint8 on builtin: 16 prompts\nmetric " in out
     assert "--quantcheck" not in out
     assert err == ""
 
@@ -44,7 +44,7 @@ def test_candidate_beyond_a_limit_is_1(stored, capsys):
 def test_profile_is_taken_by_name_or_path(copied, tmp_path, capsys):
     """Also one that decides the other way.
 
-    The candidate has the reference's answers and an int8 model's neurons: default@1 fails one flip of 12 prompts, and
+    The candidate has the reference's answers and an int8 model's neurons: default@1 fails one flip of 16 prompts, and
     which prompts flip at int8 depends on the processor.
     """
     reference, int8 = (load_measurement(copied / name / "builtin") for name in ("reference", "int8"))
@@ -116,7 +116,7 @@ def change(directory, **fields):
     """Store the measurement in a directory with another provenance."""
     found = load_measurement(directory)
     provenance = msgspec.structs.replace(found.provenance, **fields)
-    save_measurement(type(found)(provenance, found.answers, found.activations, found.saliency), directory)
+    save_measurement(dataclasses.replace(found, provenance=provenance), directory)
 
 
 def test_candidate_that_is_the_reference_is_refused(refused, stored):

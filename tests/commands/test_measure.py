@@ -67,14 +67,14 @@ def test_candidate_is_measured_against_the_stored_reference(stored):
 
 def test_each_prompt_set_is_said_with_its_place_and_size(tmp_path, capsys):
     """Two prompt sets, two directories, a line for each, and how long it took; nothing on a stderr nobody watches."""
-    rows = "".join(f"What is {n} + {n}?,{n + n}\n" for n in range(12))
+    rows = "".join(f"What is {n} + {n}?,{n + n}\n" for n in range(16))
     (tmp_path / "sums.csv").write_text(f"prompt,gold\n{rows}")
     prompts = ("--prompts", "builtin", "--prompts", str(tmp_path / "sums.csv"))
     assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "out"), *prompts, *QUICK]) == 0
     out, err = capsys.readouterr()
     first, second, last = out.splitlines()
-    assert re.fullmatch(r".*out/builtin: builtin as reference on builtin, 12 prompts, \d+\.\d MB", first)
-    assert re.fullmatch(r".*out/sums: builtin as reference on sums, 12 prompts, \d+\.\d MB", second)
+    assert re.fullmatch(r".*out/builtin: builtin as reference on builtin, 16 prompts, \d+\.\d MB", first)
+    assert re.fullmatch(r".*out/sums: builtin as reference on sums, 16 prompts, \d+\.\d MB", second)
     assert re.fullmatch(r"measured and written in (\d+|less than 1) s", last)
     assert err == ""
     assert [load_provenance(tmp_path / "out" / name).prompt_set for name in ("builtin", "sums")] == ["builtin", "sums"]
@@ -93,7 +93,7 @@ def test_terminal_is_told_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "out"), *QUICK]) == 0
     told = terminal.getvalue()
     assert told.startswith("\rreference: loading\r")
-    assert "\rreference on builtin, measuring: 0/12 prompts" in told
+    assert "\rreference on builtin, measuring: 0/16 prompts" in told
     assert told.endswith(" \r")
     assert "\n" not in told
 

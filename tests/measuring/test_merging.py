@@ -18,6 +18,7 @@ from pytest_quantcheck.records import Activations, Answers, Measurement, Salienc
 from tests.provenance import ANY
 
 PROMPTS, ATTRIBUTED, NEURONS, GROUPS, VOCABULARY, TOP, LAYERS = 14, 6, 7, 4, 30, 5, (0, 5)
+GOLDS = tuple(str(prompt % 3) for prompt in range(PROMPTS))
 SAMPLE = np.array([1, 2, 5])
 
 EPS = float(np.finfo(np.float32).eps)
@@ -52,6 +53,7 @@ def measure(index, *, batch_size=8):
         answers=measure_answers(index),
         activations={layer: measure_activations(index, layer, batch_size) for layer in LAYERS},
         saliency=measure_saliency([prompt for prompt in index if prompt < ATTRIBUTED]),
+        golds=GOLDS,
         texts={token: f" {token}" for token in measure_answers(index).token.tolist()},
     )
 

@@ -152,3 +152,19 @@ def test_two_golds_for_one_prompt_are_refused(tmp_path):
         PromptError, match=r"repeated.jsonl, rows \d+ and \d+ are one input with two golds, 'is \d+' and"
     ):
         read_prompts(repeated(tmp_path, 20, gold="is {}"))
+
+
+def test_two_golds_are_refused_in_rows_that_are_not_sampled(tmp_path):
+    """A file is right as a whole, or another sample would meet what this one missed."""
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": f"question {i}", "gold": "yes"} for i in range(200)]
+    numbers = {read_prompts(_written(path, rows), samples=10).rows[k] for k in range(10)}
+    first, second = [number for number in range(1, 201) if number not in numbers][:2]
+    rows[second - 1] = {**rows[first - 1], "gold": "no"}
+    with pytest.raises(PromptError, match=r"are one input with two golds, '(yes|no)' and '(yes|no)'"):
+        read_prompts(_written(path, rows), samples=10)
+
+
+def _written(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)

@@ -25,6 +25,7 @@ def synthetic(*, prompts, width, correlated, tokens=1024, support=1024, vocabula
         answers=answers(prompts, support, vocabulary, noise),
         activations=layers,
         saliency={layer: saliency(min(prompts, 64), width) for layer in LAYERS},
+        golds=tuple(map(str, range(prompts))),
     )
 
 

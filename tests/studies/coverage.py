@@ -101,8 +101,10 @@ def pair(effect: Effect, n: int, random: Random) -> tuple[Measurement, Measureme
     """Draw n prompts, and what the reference and the candidate do on them."""
     answers, saliency = answered(effect, n, random), salient(effect, ATTRIBUTED.get(n, n // 2), random)
     dead, moved = extremes(effect, n, random), correlated(effect, n, random)
+    golds = tuple(map(str, range(n)))
     reference, candidate = (
-        Measurement(PROVENANCE, answers[i], {EXTREMES: dead[i], PAIRS: moved[i]}, {PAIRS: saliency[i]}) for i in (0, 1)
+        Measurement(PROVENANCE, answers[i], {EXTREMES: dead[i], PAIRS: moved[i]}, {PAIRS: saliency[i]}, golds)
+        for i in (0, 1)
     )
     return reference, candidate
 
@@ -116,11 +118,12 @@ def answered(effect: Effect, n: int, random: Random) -> tuple[Answers, Answers]:
     chance = random.random(n)
     turned = np.where(right, chance < effect.lost, chance < effect.won)
     flipped = turned | (~right & (chance > 1 - effect.other))
+    token = np.arange(n) % 2
     location = np.log(effect.divergence) - effect.tail**2 / 2
     divergence = np.exp(random.normal(location, effect.tail, n))
     return (
-        _answers(np.zeros(n, dtype=np.int64), before, right, np.full((n, 2), np.log(0.5))),
-        _answers(flipped.astype(np.int64), after, right ^ turned, diverging(divergence)),
+        _answers(token, before, right, np.full((n, 2), np.log(0.5))),
+        _answers(token ^ flipped, after, right ^ turned, diverging(divergence)),
     )
 
 

@@ -19,6 +19,7 @@ from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
+from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import (
     interval_name,
@@ -88,6 +89,8 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         headline=release_headline(report, findings),
         unopposed=unopposed(findings),
+        gaps=[visible(line) for line in gap_sentences(report.verdicts, report.comparisons)],
+        prompt_sets=[visible(line) for line in evidence_sentences(report.comparisons)],
         candidates=findings,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
         paper=[(prompt_set, figures) for prompt_set, figures in _paper(found) if figures],

@@ -1,0 +1,42 @@
+"""Sentences on prompt sets: what each can show, and what the reference's answers to it cannot."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
+from pytest_quantcheck.records import Comparison, Verdict
+
+
+def evidence_sentences(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """Yield a sentence for each prompt set: what it and the reference's answers to it can show."""
+    for name, found in {one.prompt_set: one.evidence for one in comparisons if one.evidence}.items():
+        lacking = ", ".join(METRICS[metric].title for metric in found.lacking)
+        yield (
+            f"{name}: {counted(found.inputs, 'distinct input')} of {counted(found.prompts, 'prompt')}; the reference "
+            f"is right on {found.accuracy:.1%}, with {counted(found.answers, 'distinct answer')}; "
+            f"{counted(found.golds, 'distinct gold')}, {found.commonest!r:.40} is {found.share:.1%} of them"
+            f"{lacking and f'; it cannot show {lacking}'}"
+        )
+
+
+def gap_sentences(verdicts: Sequence[Verdict], comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """Yield a sentence for each prompt set that cannot show a metric.
+
+    It names the gated metrics, the reasons, and where to look.
+    """
+    for name, comparison in {one.prompt_set: one for one in comparisons}.items():
+        gated = {one.metric for one in verdicts if one.prompt_set == name and one.status == "unmeasured"}
+        lacking = comparison.evidence.lacking if comparison.evidence else {}
+        reasons = [f"{METRICS[metric].title}: {reason}" for metric, reason in lacking.items() if metric in gated]
+        if reasons:
+            yield f"{name} cannot show {'; '.join(reasons)}. {_advice(comparison)}"
+
+
+def _advice(comparison: Comparison) -> str:
+    if comparison.evidence and comparison.evidence.accuracy == 1:
+        return "Add prompts that the reference answers wrong"
+    origin = comparison.reference_provenance
+    return (
+        f"Look at the template ({origin.template}, --quantcheck-template), the readout ({origin.readout}, "
+        "--quantcheck-readout) and the gold answers"
+    )
