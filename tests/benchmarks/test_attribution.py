@@ -99,7 +99,7 @@ _FIRST = {}
 
 
 def named_layer(task, name):
-    """The number of the layer: `first` is the first one where all of them converge, looked for once for a model and its prompts."""
+    """The number of the layer: `first` is the first where all prompts converge, looked for once for each task."""
     last = task.loaded.n_layers - 1
     key = last, len(task.targets)
     if name == "first" and key not in _FIRST:
