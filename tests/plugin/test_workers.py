@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.plugin.conftest import Run
+from tests.plugin.test_reports import count_tables
 
 LOADS = """
 import os
@@ -26,7 +27,6 @@ LocalModels.load = counted
 """
 QUICK = (
     "--quantcheck-model=builtin",
-    "--quantcheck-only",
     "--quantcheck-controls",
     "--quantcheck-samples=12",
     "--quantcheck-layers=2",
@@ -47,12 +47,13 @@ def runs():
 
 @pytest.fixture
 def two_workers(runs, pytester, monkeypatch):
-    """One run of the whole suite and a control with two workers, made when first needed."""
+    """One run of the whole suite, a control and a user's test with two workers, made when first needed."""
     if not runs:
-        pytester.makepyfile(loads=LOADS)
+        pytester.makepyfile(loads=LOADS, test_user="def test_user(): pass")
         monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
         monkeypatch.setenv("LOADS", str(pytester.path / "loads.txt"))
-        found = pytester.runpytest_subprocess(*QUICK, "--quantcheck-report=report", "-n", "2", "-p", "loads")
+        files = ("--quantcheck-report=report", "--junitxml=junit.xml")
+        found = pytester.runpytest_subprocess(*QUICK, *files, "-n", "2", "-p", "loads")
         runs["two"] = Run(int(found.ret), found.outlines + found.errlines, pytester.path)
     return runs["two"]
 
@@ -67,6 +68,19 @@ def test_two_workers_find_what_one_process_finds(two_workers, gate):
     for kind in ("comparisons", "verdicts"):
         assert in_order(found[kind]) == in_order(expected[kind])
     assert found["certificate"]["controls"] == expected["certificate"]["controls"]
+
+
+def test_verdicts_arrive_once(two_workers):
+    """The controller alone prints the table and writes the report and JUnit's file, whichever worker measures."""
+    assert count_tables(two_workers) == 1
+    assert [two_workers.lines.count(f"{bits} on builtin: 12 prompts") for bits in ("int8", "nf4")] == [1, 1]
+    verdicts = read(two_workers, "report.json")["verdicts"]
+    judged = {f"test_{one['metric']}[{one['candidate']}-builtin]": one["status"] for one in verdicts}
+    assert len(judged) == len(verdicts)
+    found = {name: facts["quantcheck_status"] for name, facts in two_workers.junit.items() if facts}
+    assert found == judged
+    warnings = [line for line in two_workers.lines if "Warning: " in line]
+    assert all("QuantcheckWarning: " in line for line in warnings), "a worker imports every library within the run"
 
 
 def test_progress_comes_out_at_the_controller(two_workers):
