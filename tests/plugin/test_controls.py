@@ -37,6 +37,9 @@ evidence = "none"
 """
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 def read(run, name):
     """A file of the run's report."""
     return json.loads((run.directory / "report" / name).read_bytes())
