@@ -35,7 +35,7 @@ def take_other(entry, other):
 def change_schema(entry, _other):
     """Write another schema into the header, as another release would."""
     path = entry / FILE
-    path.write_bytes(path.read_bytes().replace(rb"\"schema\":3", rb"\"schema\":4"))
+    path.write_bytes(path.read_bytes().replace(rb"\"schema\":4", rb"\"schema\":5"))
 
 
 def block(path):
