@@ -2,8 +2,8 @@
 
 What a model computes depends on the processor's instruction sets and on the number of threads, by some roundings. A
 test whose outcome depends on them holds on its author's machine only. So the tests that measure models run once at
-each level of `LEVELS`, two levels at a time, and the outcome of each test is compared between the levels. `make test`
-is one level more: this processor's own, with one thread.
+each level of `LEVELS`, in two halves so that two processes always have work, and the outcome of each test is compared
+between the levels. `make test` is one level more: this processor's own, with one thread.
 
 The libraries choose their kernels when they are loaded, and environment variables lower that choice: of torch, oneDNN,
 MKL, OpenBLAS and numpy. bitsandbytes has no such variable: `tests.lowered_bitsandbytes` lowers what Python chooses for
@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -33,10 +32,25 @@ FILES = {
     "controls": ("applying", "nulls", "rewrites"),
     "measuring": ("activations", "readouts", "streams"),
     "models": ("attribution", "gradients", "released"),
-    "plugin": ("controls", "page", "reports", "suite", "terminal"),
+    "plugin": ("controls",),
     "run": ("gate",),
 }
-PATHS = tuple(f"tests/{room}/test_{name}.py" for room, names in FILES.items() for name in names)
+TESTS = {
+    "page": ("page_is_written_beside_the_report", "page_lists_the_prompts_that_flipped"),
+    "reports": ("report_keeps_to_its_schema", "doubt_is_one_line_among_the_warnings"),
+    "suite": (
+        "outcomes_are_the_verdicts",
+        "failure_is_a_sentence_with_facts",
+        "junit_names_and_properties",
+        "first_failure_stops_and_last_failed_runs_again",
+    ),
+    "fixtures": ("models_and_gate_work", "candidate_fixture_loads_each", "only_the_unmet_limit_fails"),
+}
+"""Of files whose other tests are about words, files and options."""
+PATHS = (
+    *(f"tests/{room}/test_{name}.py" for room, names in FILES.items() for name in names),
+    *(f"tests/plugin/test_{file}.py::test_{name}" for file, names in TESTS.items() for name in names),
+)
 """The tests whose outcome follows from what a model computes; `python -m tests.processors tests/ROOM` runs others."""
 
 WITHOUT_AVX512 = {
@@ -115,6 +129,23 @@ class Outcomes:
     seconds: float
 
 
+def halves(paths: Sequence[str]) -> list[list[str]]:
+    """Return the paths as two parts of about as many files, none of them empty: files of one room share fixtures."""
+    files = list(dict.fromkeys(path.partition("::")[0] for path in paths))
+    first = set(files[: (len(files) + 1) // 2])
+    parts = [[path for path in paths if (path.partition("::")[0] in first) == is_first] for is_first in (True, False)]
+    return [part for part in parts if part]
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """Return the outcomes of all parts as one."""
+    return Outcomes(
+        {test: end for part in parts for test, end in part.by_test.items()},
+        {test: reason for part in parts for test, reason in part.reasons.items()},
+        sum(part.seconds for part in parts),
+    )
+
+
 def look(level: Level) -> str:
     """Return which kernels the libraries choose in a process at this level."""
     plugins = level.variables.get("PYTEST_PLUGINS")
@@ -178,9 +209,10 @@ def problems(found: Mapping[str, Outcomes]) -> Iterator[str]:
 
 def report(levels: Mapping[str, Level], paths: Sequence[str]) -> int:
     """Print what differs between the levels; return the exit status, 0 if nothing does and nothing fails."""
-    print(f"{', '.join(paths)} at {len(levels)} levels, two at a time", flush=True)
+    print(f"{', '.join(paths)} at {len(levels)} levels, two processes at a time", flush=True)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        found = dict(zip(levels, pool.map(partial(run, paths=paths), levels.values()), strict=True))
+        parts = {name: [pool.submit(run, level, half) for half in halves(paths)] for name, level in levels.items()}
+        found = {name: joined([part.result() for part in own]) for name, own in parts.items()}
     for name, outcomes in found.items():
         counts = ", ".join(f"{count} {word}" for word, count in sorted(Counter(outcomes.by_test.values()).items()))
         print(f"{name}: {counts} in {outcomes.seconds:.0f} s")

@@ -82,6 +82,11 @@ class PackagedItem(pytest.Item):
             return text.partition("\n")[0] if self.config.option.tbstyle == "line" else text
         return super().repr_failure(excinfo)
 
+    def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+        """Leave one entry of an expected error: pytest formats a traceback after setup that is shown nowhere."""
+        entries = excinfo.traceback
+        return entries[-1:] if isinstance(excinfo.value, QuantcheckError) else entries
+
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where pytest says the item is from."""
         return Path(__file__), 0, f"{SUITE}::{self.name}"  # a line: pytest needs one of a skipped test

@@ -89,15 +89,22 @@ def task(model, prompts, full):
     return Task(model(), prompts(10), 8 if full else 10, PAPER_NODES if full else 24)
 
 
+@pytest.fixture
+def short(model, prompts, full):
+    """The same, but four prompts on the built-in model, for tests that only take times."""
+    return Task(model(), prompts(10), 8 if full else 4, PAPER_NODES if full else 24)
+
+
 _FIRST = {}
 
 
 def named_layer(task, name):
-    """The number of the layer: `first` is the first one where all of them converge, looked for once a model."""
+    """The number of the layer: `first` is the first where all prompts converge, looked for once for each task."""
     last = task.loaded.n_layers - 1
-    if name == "first" and last not in _FIRST:
-        _FIRST[last] = next(n for n in range(last) if task.ours([n], TOLERANCE, pieces=True)[n].converged.all())
-    return {"first": _FIRST.get(last), "middle": last // 2, "last": last}[name]
+    key = last, len(task.targets)
+    if name == "first" and key not in _FIRST:
+        _FIRST[key] = next(n for n in range(last) if task.ours([n], TOLERANCE, pieces=True)[n].converged.all())
+    return {"first": _FIRST.get(key), "middle": last // 2, "last": last}[name]
 
 
 def overlap(saliency, values):
@@ -135,20 +142,20 @@ def test_one_layer(task, race, full, matrix_rate, name):
 
 @pytest.mark.minutes
 @pytest.mark.benchmark(group="attribution")
-def test_three_layers(task, race, full, matrix_rate):
+def test_three_layers(short, race, full, matrix_rate):
     """The first layer that converges, the middle and the last one, each as exact as Captum is there."""
     share = 4 if full else 1
-    layers = [named_layer(task, name) for name in ("first", "middle", "last")]
-    theirs = {layer: task.error(layer, task.captum(layer, share)) for layer in layers}
+    layers = [named_layer(short, name) for name in ("first", "middle", "last")]
+    theirs = {layer: short.error(layer, short.captum(layer, share)) for layer in layers}
     found, _ = race(
-        lambda: {layer: task.ours([layer], max(error, RESOLVED))[layer] for layer, error in theirs.items()},
-        {f"captum, {task.nodes} steps": lambda: [task.captum(layer, share) for layer in layers]},
+        lambda: {layer: short.ours([layer], max(error, RESOLVED))[layer] for layer, error in theirs.items()},
+        {f"captum, {short.nodes} steps": lambda: [short.captum(layer, share) for layer in layers]},
         rounds=1,
         warmup=0,
         share=share,
-        floor=lambda found: operations(task, found) / matrix_rate(),
+        floor=lambda found: operations(short, found) / matrix_rate(),
         layers=layers,
-        n_prompts=len(task.targets),
+        n_prompts=len(short.targets),
         dtype="float32",
     )
     race.info |= {"peer_error": theirs, "error": {layer: f.error.tolist() for layer, f in found.items()}}
@@ -157,20 +164,19 @@ def test_three_layers(task, race, full, matrix_rate):
 
 @pytest.mark.minutes
 @pytest.mark.benchmark(group="attribution")
-def test_every_layer(model, prompts, race, full, matrix_rate):
+def test_every_layer(short, race, full, matrix_rate):
     """All layers of the model, as the gate attributes them; Captum takes each in turn, and every third is timed."""
     share, apart = (8, 3) if full else (1, 1)
-    task = Task(model(), prompts(10), 8 if full else 10, PAPER_NODES if full else 24)
-    layers = range(task.loaded.n_layers)
+    layers = range(short.loaded.n_layers)
     found, _ = race(
-        lambda: task.ours(layers, TOLERANCE, pieces=True),
-        {f"captum, {task.nodes} steps": lambda: [task.captum(layer, share) for layer in layers[::apart]]},
+        lambda: short.ours(layers, TOLERANCE, pieces=True),
+        {f"captum, {short.nodes} steps": lambda: [short.captum(layer, share) for layer in layers[::apart]]},
         rounds=1,
         warmup=0,
         share=share * apart,
-        floor=lambda found: operations(task, found) / matrix_rate(),
+        floor=lambda found: operations(short, found) / matrix_rate(),
         n_layers=len(layers),
-        n_prompts=len(task.targets),
+        n_prompts=len(short.targets),
         dtype="float32",
     )
     race.info |= {"converged": [int(f.converged.sum()) for f in found.values()]}

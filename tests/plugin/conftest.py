@@ -168,6 +168,16 @@ def gate(pytester):
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures out of a report's page: of a short run they take most of the time.
+
+    Not for `whole_run`, whose page `test_page.py` looks at.
+    """
+    for figures in ("group_figures", "paper_figures"):
+        monkeypatch.setattr(f"pytest_quantcheck.reporting.html.page.{figures}", lambda *_: iter(()))
+
+
 @pytest.fixture(scope="session")
 def _runs():
     return {}

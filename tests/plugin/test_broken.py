@@ -31,6 +31,9 @@ DAMAGE = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture
 def run(gate, checkpoint, monkeypatch):
     """Runs a gate and gives all that it says; its model or its candidate may be a checkpoint that cannot be gated."""

@@ -53,6 +53,9 @@ ALLOWED = "--quantcheck-allow-unmeasured=salient_overlap"
 PLAIN = "def test_plain(): pass\n"
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture
 def judged(pytester):
     """Runs a gate and returns its exit status and what every kind of output says."""

@@ -79,15 +79,12 @@ def test_quiet_means_quiet(gate):
     assert "measuring" not in gate(*QUICK, *ONE, "-q").text
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.usefixtures("often_elsewhere")
-@pytest.mark.parametrize("quiet", [[], pytest.param(["-q"], marks=pytest.mark.slow)], ids=["heard", "quiet"])
-def test_workers_lines_come_out_at_the_controller(quiet, gate):
-    """Under xdist the worker that measures is heard, and not those that wait for it; with -q none is."""
-    found = gate(*QUICK, "--quantcheck-only", "--quantcheck-attribution=off", "-n2", *quiet)
-    told = [line.split(" prompts in ")[0] for line in found.lines if " prompts in " in line]
-    models = () if quiet else ("reference", "int8")
-    assert told == [f"{model} on builtin, measuring: 12" for model in models]
+def test_quiet_workers_are_quiet(gate):
+    """Under xdist, too, there is no progress line with -q; `test_workers.py` has what is heard without."""
+    found = gate(*QUICK, "--quantcheck-only", "--quantcheck-attribution=off", "-n2", "-q")
+    assert " prompts in " not in found.text
     assert "waiting" not in found.text
 
 

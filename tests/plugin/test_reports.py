@@ -99,10 +99,8 @@ def test_without_a_terminal_the_report_is_written(gate):
     assert read_report(found, "deep/report")["outcome"] == "partial"
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize(
-    "named", [("test_user.py", TWO[0]), pytest.param(TWO[:2], marks=pytest.mark.slow)], ids=["one", "both"]
-)
+@pytest.mark.slow  # test_workers.py has a run of everything
+@pytest.mark.parametrize("named", [("test_user.py", TWO[0]), TWO[:2]], ids=["one", "both"])
 def test_workers_verdicts_arrive_once(gate, pytester, named):
     """Under pytest-xdist the controller alone prints the table and writes the report, whichever worker measures."""
     pytester.makepyfile(test_user="def test_user(): pass")

@@ -63,6 +63,7 @@ def test_problems_are_differences_and_failures(high, low, expected):
     assert list(problems(found)) == expected
 
 
+@pytest.mark.ci
 def test_lowest_level_is_low():
     """Its process has no vector instructions in torch, and none that bitsandbytes would pack weights for."""
     shown = look(LEVELS["no AVX"])

@@ -1,13 +1,17 @@
 """The number of prompts that an inconclusive verdict names does settle it, and far fewer do not."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
-from pytest_quantcheck.analyses.resampling import paired_shares, prompts_to_settle, share
+from pytest_quantcheck.analyses import resampling
 
 FIRST = 64
+
+share, paired_shares, prompts_to_settle = (  # samples repeat: their intervals depend on a few counts alone
+    cache(getattr(resampling, name)) for name in ("share", "paired_shares", "prompts_to_settle")
+)
 
 
 def flips(true, n, random):
