@@ -122,6 +122,9 @@ class Clock:
     def say(self, _what, *, log=False):
         pass
 
+    def note(self, _what):
+        pass
+
     def start(self, phase, _total, _done=0):
         self.phase, self.began = f"{self.label}, {phase}", time.perf_counter()
 
