@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.records import Comparison, NotRun, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, not_run_sentence, outcomes, sentence
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, in_order, not_run_sentence, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 
@@ -36,12 +36,13 @@ def markdown_lines(
     yield from ("", f"## quantcheck: {escaped(model)}", "")
     for line in filter(None, (not_run_sentence(not_run), *gap_sentences(verdicts, comparisons))):
         yield from (f"⚠️ **{escaped(line)}**", "")
-    for outcome in outcomes(verdicts, causes or {}):
+    found = outcomes(verdicts, comparisons, causes, not_run)
+    for outcome in found:
         yield from _outcome(outcome)
     yield from _controls(controls)
     for line in evidence_sentences(comparisons):
         yield from (escaped(line), "")
-    for group in groups(verdicts, comparisons):
+    for group in groups(verdicts, in_order(found, comparisons)):
         yield from _table(group)
     yield from (f"- {escaped(remark)}" for remark in remarks)
 

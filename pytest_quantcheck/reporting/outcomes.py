@@ -1,12 +1,13 @@
 """Outcome for each candidate: may it be released, what speaks against it, what to do."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted, plural, shortened
-from pytest_quantcheck.records import WORST_FIRST, NotRun, Verdict
+from pytest_quantcheck.records import WORST_FIRST, Comparison, NotRun, Verdict
 from pytest_quantcheck.reporting.wording import (
     bound,
     headline,
@@ -17,11 +18,17 @@ from pytest_quantcheck.reporting.wording import (
 
 
 class CandidateOutcome(NamedTuple):
-    """One candidate's verdicts, and the cause of each test without a verdict."""
+    """One candidate's verdicts, and the cause of each test without a verdict.
+
+    `not_gated`: the number of metrics that were measured and have no limit in this case; `not_run`: of tests that were
+    left out.
+    """
 
     candidate: str
     verdicts: tuple[Verdict, ...]
     causes: tuple[str, ...]
+    not_gated: int = 0
+    not_run: int = 0
 
     @property
     def against(self) -> list[Verdict]:
@@ -34,48 +41,102 @@ class CandidateOutcome(NamedTuple):
         return [verdict for verdict in self.verdicts if verdict.warning]
 
     @property
+    def unfit(self) -> bool:
+        """Whether a measured value speaks against the candidate."""
+        return any(verdict.status != "unmeasured" for verdict in self.against)
+
+    @property
     def fit(self) -> bool:
         """Whether no verdict and no failed test speaks against the candidate."""
         return not (self.against or self.causes)
 
     @property
     def facts(self) -> str:
-        """The numbers of verdicts against the candidate and of tests without one."""
-        judged = counted(len(self.verdicts), "verdict")
-        against = f"{len(self.against)} of {judged} against it" if self.against else ""
-        unjudged = f"{counted(len(self.causes), 'test')} without a verdict" if self.causes else ""
-        nothing = f"nothing against it in {judged}" if self.verdicts and not self.against else ""
-        return ", ".join(filter(None, (against, unjudged, nothing)))
+        """The numbers of tests by how they ended."""
+        ends = Counter("passed with a warning" if v.warning else v.status for v in self.verdicts)
+        counts = {word: ends[word] for word in (*WORST_FIRST, "passed with a warning")}
+        facts = [f"{n:,} {word}" for word, n in counts.items() if n]
+        facts += [f"{counted(len(self.causes), 'test')} without a verdict"] if self.causes else []
+        facts += [f"{self.not_gated:,} not gated"] if self.not_gated else []
+        facts += [f"{self.not_run:,} not run"] if self.not_run else []
+        return ", ".join(facts)
+
+    @property
+    def decision(self) -> str:
+        """What follows for the candidate."""
+        if self.unfit:
+            return "not fit for release"
+        if not self.fit:
+            return "could not be judged"
+        return "met every limit that was tested" if self.not_run else "may be released"
 
     @property
     def title(self) -> str:
         """The outcome in a sentence without its full stop."""
-        if self.fit:
-            return f"{self.candidate}: {self.facts}"
-        return f"{self.candidate} {'is not fit for release' if self.against else 'could not be judged'}: {self.facts}"
+        return f"{self.candidate}: {self.decision} ({self.facts})"
 
     def objections(self) -> Iterator[str]:
         """Yield a sentence for each objection to a release; tests with the same cause share one."""
         yield from dict.fromkeys(map(printable, self.causes))
         yield from map(sentence, self.against)
 
+    def objections_by_name(self) -> Iterator[str]:
+        """Yield the objections where each verdict's own sentence stands elsewhere: a line for each status."""
+        yield from dict.fromkeys(map(printable, self.causes))
+        for status in WORST_FIRST:
+            if named := [_name(verdict) for verdict in self.against if verdict.status == status]:
+                yield f"{status}: {', '.join(named)}"
+
     def steps(self) -> Iterator[str]:
         """Yield what to do about the objections."""
         yield from next_steps(self.against)
 
 
-def outcomes(verdicts: Sequence[Verdict], causes: Mapping[str, Sequence[str]]) -> list[CandidateOutcome]:
-    """Return the outcome for each candidate.
+def outcomes(
+    verdicts: Sequence[Verdict],
+    comparisons: Sequence[Comparison] = (),
+    causes: Mapping[str, Sequence[str]] | None = None,
+    not_run: Sequence[NotRun] = (),
+) -> list[CandidateOutcome]:
+    """Return the outcome for each candidate of which a test was run.
 
     Candidates that are not fit for release come first, then those that could not be judged. `causes`: for each
-    candidate, what went wrong in each test without a verdict.
+    candidate, what went wrong in each test without a verdict; `not_run`: the tests that were left out.
     """
-    candidates = dict.fromkeys((*causes, *(verdict.candidate for verdict in verdicts)))
+    causes = causes or {}
+    left_out = {one.candidate: len(one.tests) for one in not_run}
+    candidates = dict.fromkeys((*(verdict.candidate for verdict in verdicts), *causes))
     found = (
-        CandidateOutcome(name, tuple(v for v in verdicts if v.candidate == name), tuple(causes.get(name, ())))
+        CandidateOutcome(
+            name,
+            tuple(verdict for verdict in verdicts if verdict.candidate == name),
+            tuple(causes.get(name, ())),
+            not_gated=0 if name in left_out else _count_not_gated(name, verdicts, comparisons),
+            not_run=left_out.get(name, 0),
+        )
         for name in candidates
     )
-    return sorted(found, key=lambda outcome: (not outcome.against, outcome.fit))
+    return sorted(found, key=lambda outcome: (not outcome.unfit, outcome.fit))
+
+
+def in_order(outcomes: Sequence[CandidateOutcome], comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Sort comparisons by candidate, as the outcomes are sorted; those of other candidates come last."""
+    places = {outcome.candidate: place for place, outcome in enumerate(outcomes)}
+    return sorted(comparisons, key=lambda comparison: places.get(comparison.candidate, len(places)))
+
+
+def _count_not_gated(candidate: str, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> int:
+    judged = {(verdict.prompt_set, verdict.metric) for verdict in verdicts if verdict.candidate == candidate}
+    own = (comparison for comparison in comparisons if comparison.candidate == candidate)
+    measured = {(one.prompt_set, found.metric) for one in own for found in one.estimates if found.value is not None}
+    return len(measured - judged)
+
+
+def _name(verdict: Verdict) -> str:
+    """Name a verdict's metric, layer and prompt set."""
+    layer = verdict.estimate.layer
+    place = "" if layer is None else f" at layer {layer}"
+    return printable(f"{METRICS[verdict.metric].title} on {verdict.prompt_set}{place}")
 
 
 def sentence(verdict: Verdict) -> str:

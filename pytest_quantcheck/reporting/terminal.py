@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.records import Comparison, NotRun, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, not_run_sentence, outcomes, sentence
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, in_order, not_run_sentence, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only
@@ -35,6 +35,7 @@ def summary_lines(
     *,
     causes: Mapping[str, Sequence[str]] | None = None,
     not_run: Sequence[NotRun] = (),
+    brief: bool = False,
     width: int = 80,
     verbosity: int = 0,
 ) -> Iterator[Line]:
@@ -50,6 +51,7 @@ def summary_lines(
         comparisons: all comparisons of the run.
         causes: for each candidate, what went wrong in tests without a verdict.
         not_run: the tests that the run left out.
+        brief: name objections without their sentences, which the output has above.
         width: columns to which sentences are wrapped; a wider table, of at most 80 columns, becomes a list.
         verbosity: as in pytest; below -1 only the outcomes, above 0 a row for each layer.
     """
@@ -57,12 +59,13 @@ def summary_lines(
     yield from wrapped(not_run_sentence(not_run), width, _BAD)
     for line in gap_sentences(verdicts, comparisons):
         yield from wrapped(line, width, _BAD)
-    for outcome in outcomes(verdicts, causes or {}):
-        yield from _outcome(outcome, width)
+    found = outcomes(verdicts, comparisons, causes, not_run)
+    for outcome in found:
+        yield from _outcome(outcome, width, brief=brief)
     if verbosity > -2:
         for line in evidence_sentences(comparisons):
             yield from wrapped(line, width, _PLAIN)
-    for group in groups(verdicts, comparisons) if verbosity > -2 else ():
+    for group in groups(verdicts, in_order(found, comparisons)) if verbosity > -2 else ():
         yield "", _PLAIN
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():
@@ -75,9 +78,9 @@ def remark_lines(remark: str, *, width: int = 80) -> Iterator[Line]:
         yield line, _PLAIN
 
 
-def _outcome(outcome: CandidateOutcome, width: int) -> Iterator[Line]:
+def _outcome(outcome: CandidateOutcome, width: int, *, brief: bool) -> Iterator[Line]:
     yield from wrapped(outcome.title, width, _GOOD if outcome.fit else _BAD)
-    for objection in outcome.objections():
+    for objection in outcome.objections_by_name() if brief else outcome.objections():
         yield from wrapped(f"- {objection}", width, _PLAIN)
     for step in outcome.steps():
         yield from wrapped(f"- next: {step}", width, _BOLD)

@@ -162,6 +162,7 @@ class Session:
             found.comparisons,
             causes=found.causes,
             not_run=found.not_run,
+            brief=self._failures_are_shown,
             width=width,
             verbosity=verbosity,
         )
@@ -247,6 +248,11 @@ class Session:
     def _is_worker(self) -> bool:
         """Whether this is a process of xdist's, which reports to its controller."""
         return hasattr(self.config, "workerinput")
+
+    @property
+    def _failures_are_shown(self) -> bool:
+        """Whether pytest has printed the text of each failure, above the summary."""
+        return self.config.option.tbstyle not in {"no", "line"} and not self.results.forgiven
 
     @property
     def _outline(self) -> Outline:

@@ -68,7 +68,7 @@ def test_broken_candidate_is_an_error(run, damage, name):
     assert found.status == pytest.ExitCode.TESTS_FAILED
     assert count_junit(found) == (N, 0)
     assert report["outcome"] == "broken"
-    assert f"{name} could not be judged: {N} tests without a verdict" in found.lines
+    assert f"{name}: could not be judged ({N} tests without a verdict)" in found.lines
     assert f"{N} errors in" in found.lines[-1]
     assert len(report["causes"][name]) == N
     cause, section = report["causes"][name][0], found.lines[: found.lines.index(first(found, "= quantcheck:"))]
@@ -89,7 +89,7 @@ def test_unfit_candidate_is_a_failure(run):
     assert found.status == pytest.ExitCode.TESTS_FAILED
     assert count_junit(found) == (0, 1)
     assert report["outcome"] == "failed"
-    assert first(found, "int8 is not fit for release: 1 of")
+    assert first(found, "int8: not fit for release (1 failed")
 
 
 def test_unfit_beside_broken_is_unfit(run):

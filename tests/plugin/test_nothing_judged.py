@@ -117,7 +117,7 @@ def test_skipped_candidate_is_not_judged(judged, pytester):
     result, report = judged()
     assert result.ret == FAILED
     assert report["outcome"] == "failed"
-    result.stdout.fnmatch_lines(["int8 could not be judged*", "- nothing was judged of int8*"])
+    result.stdout.fnmatch_lines(["int8: could not be judged*", "- nothing was judged of int8*"])
 
 
 def test_deselected_gate_leaves_other_tests_alone(judged, pytester):

@@ -142,7 +142,7 @@ def test_report_of_a_candidate_that_cannot_be_loaded_has_not_passed(gate, checkp
     (checkpoint / "model.safetensors").write_bytes(b"")
     report = gate(f"--quantcheck-model={checkpoint}", *QUICK[1:], *TWO, "--quantcheck-report=report")
     assert "1 failed" not in report.text
-    assert "int8 could not be judged: 2 tests without a verdict" in report.lines
+    assert "int8: could not be judged (2 tests without a verdict, 7 not run)" in report.lines
     found = read_report(report)
     assert (found["outcome"], found["verdicts"], [*found["causes"]]) == ("broken", [], ["int8"])
     assert all("model.safetensors is damaged" in cause for cause in found["causes"]["int8"])
@@ -179,7 +179,7 @@ def test_report_behind_a_link_costs_no_verdict(gate, pytester, monkeypatch):
 def test_quietest_run_has_outcomes_alone(gate):
     """-qq --tb=no leaves what stands against each candidate, without a table."""
     found = gate(*QUICK[:-1], *TWO, "-qq", "--tb=no", "--quantcheck-fail=redundancy_change:0.0001")
-    assert "int8 is not fit for release: 1 of 2 verdicts against it" in found.lines
+    assert "int8: not fit for release (1 failed, 1 passed, 7 not run)" in found.lines
     assert not any(line.startswith("metric ") for line in found.lines)
 
 
@@ -200,7 +200,7 @@ def test_step_summary_is_appended_also_without_a_terminal(gate, pytester, monkey
     found = gate(*QUICK, *TWO, "-p", "no:terminal")
     lines = page.read_text(encoding="utf-8").splitlines()
     assert (found.status, lines[0]) == (0, "before")
-    assert lines.count("✅ **int8: nothing against it in 2 verdicts**") == 1
+    assert lines.count("✅ **int8: met every limit that was tested (2 passed, 7 not run)**") == 1
     assert lines.count("### int8 on builtin: 12 prompts") == 1
 
 

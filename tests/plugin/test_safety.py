@@ -51,7 +51,7 @@ def test_pickled_code_does_not_run(gate, checkpoint, allowed):
     torch.save({"lm_head.weight": Hostile()}, checkpoint / "pytorch_model.bin")
     found = gate(f"--quantcheck-model={checkpoint}", *QUICK, *allowed)
     assert found.status == pytest.ExitCode.TESTS_FAILED
-    assert "int8 could not be judged" in found.text
+    assert "int8: could not be judged" in found.text
     assert not ran(found)
 
 
@@ -83,7 +83,7 @@ def test_chat_template_is_sandboxed(gate, checkpoint, template):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
     found = gate(f"--quantcheck-model={checkpoint}", *QUICK, "--quantcheck-template=chat")
     assert found.status == pytest.ExitCode.TESTS_FAILED
-    assert "int8 could not be judged" in found.text
+    assert "int8: could not be judged" in found.text
     assert "Traceback" not in found.text
     assert not ran(found)
 
@@ -95,7 +95,7 @@ def test_control_characters_of_a_model_reach_no_terminal(gate, checkpoint, key):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": None, key: "\x1b[31mred\x07"}))
     found = gate(f"--quantcheck-model={checkpoint}", *QUICK, "--junitxml=junit.xml")
     assert found.status == pytest.ExitCode.TESTS_FAILED
-    assert "int8 could not be judged" in found.text
+    assert "int8: could not be judged" in found.text
     assert not {"\x1b", "\x07"} & set(found.text + (found.directory / "junit.xml").read_text())
 
 

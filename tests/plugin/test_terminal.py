@@ -87,8 +87,8 @@ def test_summary_fits_and_says_first_what_failed(columns, widest, shown):
     rule, *lines = summary(text)
     assert len(rule) <= columns
     assert {line.strip() for line in lines if len(line) > widest} <= {"--quantcheck-fail=redundancy_change:LIMIT"}
-    assert " ".join(lines).startswith("int8 is not fit for release: 1 of 7 verdicts against it - redundancy change")
-    assert "\x1b[31mint8 is not fit" in text
+    assert " ".join(lines).startswith("int8: not fit for release (1 failed, 6 passed, 2 not gated) - redundancy change")
+    assert "\x1b[31mint8: not fit" in text
     assert any("redundancy change at layer 0: " in line for line in lines) == (columns == 40)
 
 
@@ -109,8 +109,8 @@ def test_progress_is_one_line_that_is_taken_away(shown):
 def test_colour_is_where_pytest_has_it(environment, coloured, shown):
     """No escape reaches a terminal that has none of pytest's; the words are the same."""
     text = shown(80, "-q", "--tb=line", **environment)
-    assert ("\x1b[31mint8 is not fit" in text) == ("\x1b[" in text) == coloured
-    assert summary(text)[1] == "int8 is not fit for release: 1 of 7 verdicts against it"
+    assert ("\x1b[31mint8: not fit" in text) == ("\x1b[" in text) == coloured
+    assert summary(text)[1] == "int8: not fit for release (1 failed, 6 passed, 2 not gated)"
 
 
 def test_failure_in_a_line_is_one_sentence(shown):

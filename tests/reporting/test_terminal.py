@@ -5,6 +5,7 @@ import pytest
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
+from pytest_quantcheck.records import NotRun
 from pytest_quantcheck.reporting.terminal import remark_lines, summary_lines
 
 DOUBTS = {"accuracy_drop": 900, "confidence_drift": 2000}
@@ -28,7 +29,8 @@ def test_damaged_candidate(make):
     """A whole summary: what stands against the candidate, what to do, the table at the worst layers, and the notes."""
     verdicts, comparison = make.damaged_run()
     assert texts(verdicts, [comparison]) == [
-        "nf4 is not fit for release: 6 of 8 verdicts against it",
+        "nf4: not fit for release (4 failed, 1 unmeasured, 1 inconclusive, 1 passed, 1",
+        "passed with a warning, 1 not gated)",
         "- ACE drift of nf4 on boolq is above its limit: 0.0731, limit at most 0.0500",
         "  (how far the gap between confidence and accuracy moved)",
         "- KL divergence of nf4 on boolq is above its limit: 0.1902, limit at most 0.1000",
@@ -82,33 +84,52 @@ def test_nothing_to_tell():
 def test_sound_candidate_claims_no_more_than_was_judged(make):
     """A part of the suite (`-k`) can pass without the release being declared fit."""
     verdicts, comparison = make.sound_run()
-    assert texts(verdicts[:1], [comparison])[0] == "int8: nothing against it in 1 verdict"
+    left_out = [NotRun(candidate="int8", tests=("quantcheck::test_flip_rate[int8-boolq]",), whole=False)]
+    first, second, third = texts(verdicts[:1], [comparison], not_run=left_out)[:3]
+    assert f"{first} {second}" == (
+        "a part of the gate: 1 test was not run, and no release follows from the others "
+        "(quantcheck::test_flip_rate[int8-boolq])"
+    )
+    assert third == "int8: met every limit that was tested (1 passed, 1 not run)"
 
 
 def test_each_candidate_has_an_outcome(make):
-    """The candidates' outcomes come first, bad ones before good ones, then their tables, as the comparisons are."""
+    """The candidates' outcomes come first, bad ones before good ones, then their tables in the same order."""
     (bad, nf4), (good, int8) = make.damaged_run(), make.sound_run()
     lines = texts([*good, *bad], [int8, nf4])
-    heads = [line for line in lines if line.startswith(("nf4", "int8"))]
+    heads = [line.partition(" (")[0] for line in lines if line.startswith(("nf4", "int8"))]
     assert heads == [
-        "nf4 is not fit for release: 6 of 8 verdicts against it",
-        "int8: nothing against it in 6 verdicts",
-        "int8 on boolq: 512 prompts",
+        "nf4: not fit for release",
+        "int8: may be released",
         "nf4 on boolq: 512 prompts",
+        "int8 on boolq: 512 prompts",
     ]
 
 
-def test_candidate_without_verdicts_comes_first_with_its_cause(make):
+def test_objections_are_named_where_their_texts_stand_above(make):
+    """Under the texts of pytest's failures a line for each status is enough."""
+    verdicts, comparison = make.damaged_run()
+    first, _, *objections = texts(verdicts, [comparison], brief=True)
+    assert first.startswith("nf4: not fit for release (4 failed")
+    assert objections[:5] == [
+        "- failed: ACE drift on boolq, KL divergence on boolq, flip rate on boolq,",
+        "  redundancy change on boolq at layer 14",
+        "- unmeasured: dead-neuron churn on boolq at layer 0",
+        "- inconclusive: salient-neuron overlap on boolq at layer 14",
+        "- next: release a higher bit-width; or, if the change is acceptable, say so:",
+    ]
+
+
+def test_candidate_without_verdicts_has_its_cause(make):
     """What kept tests from a verdict is said once, however many they were, and says that it was not judged."""
     verdicts, comparison = make.sound_run()
     causes = {"broken": ["broken cannot be loaded: no\nfile"] * 9, "int8": ["out of memory"]}
     lines = texts(verdicts, [comparison], causes=causes)
-    assert lines[:5] == [
-        "broken could not be judged: 9 tests without a verdict",
-        "- broken cannot be loaded: no file",
-        "int8 could not be judged: 1 test without a verdict, nothing against it in 6",
-        "verdicts",
+    assert lines[:4] == [
+        "int8: could not be judged (6 passed, 1 test without a verdict)",
         "- out of memory",
+        "broken: could not be judged (9 tests without a verdict)",
+        "- broken cannot be loaded: no file",
     ]
 
 
@@ -250,7 +271,7 @@ def test_summary_is_ascii(make):
     comparison = make.replace(make.comparison(notes=("naïve\r\nnote",)), candidate="größe")
     lines = texts([verdict], [comparison])
     assert all(line.isascii() and line.isprintable() for line in lines)
-    assert r"gr\xf6\xdfe is not fit for release: 1 of 1 verdict against it" in lines
+    assert r"gr\xf6\xdfe: not fit for release (1 failed)" in lines
 
 
 def test_a_metric_that_gates_from_more_prompts_up_says_from_how_many(make):

@@ -60,7 +60,7 @@ def release_headline(report: Report, found: Sequence[CandidateSummary]) -> str:
         return "The gate failed its controls, and no verdict stands against a candidate"
     if report.outcome != "passed":
         return "The run failed, and no verdict stands against a candidate: see its output"
-    return f"Nothing against a release of {_named(found, 'passed')}"
+    return f"May be released: {_named(found, 'passed')}"
 
 
 def unopposed(found: Sequence[CandidateSummary]) -> str:
@@ -76,13 +76,18 @@ def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list
         report: the run.
         sections: the name of the page's section on each candidate and prompt set.
     """
-    return [_findings(outcome, report, sections) for outcome in outcomes(report.verdicts, report.causes)]
+    return [_findings(outcome, report, sections) for outcome in outcomes_of(report)]
+
+
+def outcomes_of(report: Report) -> list[CandidateOutcome]:
+    """Return the outcome for each candidate of a report."""
+    return outcomes(report.verdicts, report.comparisons, report.causes, report.not_run)
 
 
 def _findings(outcome: CandidateOutcome, report: Report, sections: Mapping[tuple[str, str], str]) -> CandidateSummary:
     return CandidateSummary(
         candidate=visible(outcome.candidate),
-        status="failed" if outcome.against else "passed" if outcome.fit else "none",
+        status="failed" if outcome.unfit else "passed" if outcome.fit else "none",
         sentence=outcome.facts,
         causes=tuple(map(visible, dict.fromkeys(outcome.causes))),
         against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_order)),
@@ -131,15 +136,11 @@ def _amount(verdict: Verdict) -> str:
 
 
 def _beyond_by(verdict: Verdict) -> str:
-    """Say how far beyond its limit a value is; empty below a twentieth."""
-    value, times = verdict.estimate.value, _times(verdict)
-    if value is None or times < 1.05:
+    """Say how far beyond its limit a value is; empty where it is within."""
+    value = verdict.estimate.value
+    if value is None or not _beyond(value, verdict):
         return ""
-    return (
-        f"{times:.2g} times the limit"
-        if verdict.direction == "max"
-        else f"{number(verdict.limit - value)} below the limit"
-    )
+    return f"{number(abs(value - verdict.limit))} {METRICS[verdict.metric].failing_side} the limit"
 
 
 def _where(verdict: Verdict, report: Report) -> str:
