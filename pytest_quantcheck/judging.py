@@ -86,6 +86,7 @@ def _verdict(comparison: Comparison, estimate: Estimate, limit: Limit, profile: 
         profile=profile.label,
         conditions=comparison.conditions,
         prompts_needed=_needed(estimate, limit) if status == "inconclusive" else None,
+        prompts_available=comparison.evidence.available if comparison.evidence else None,
     )
 
 

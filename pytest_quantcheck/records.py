@@ -143,8 +143,8 @@ class Measurement:
     """What one model did on one prompt set.
 
     Measurements of disjoint shards merge into that of the whole. `golds`: the gold answer of every prompt of the set,
-    also of those that this shard, or a prompt of the same tokens, leaves out; `texts`: the text of each token that was
-    an answer.
+    also of those that this shard, or a prompt of the same tokens, leaves out; `available`: prompts of its source, of
+    which the set may be a sample; `texts`: the text of each token that was an answer.
     """
 
     provenance: Provenance
@@ -152,6 +152,7 @@ class Measurement:
     activations: dict[int, Activations]
     saliency: dict[int, Saliency]
     golds: tuple[str, ...]
+    available: int
     texts: dict[int, str] = field(default_factory=dict)
 
 
@@ -218,13 +219,14 @@ class Convergence(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a prompt set and the reference's answers to it can show.
 
-    `prompts`: of the set; `inputs`: those that are different tokens, which are measured; `accuracy`: of the reference,
-    in [0, 1]; `answers`: distinct ones of the reference; `golds`: distinct gold answers, whatever their capitals;
-    `commonest`: the most frequent gold, and `share` its share of the inputs; `lacking`: for each metric of answers that
-    this reference cannot show to move, why.
+    `prompts`: of the set; `available`: of its source; `inputs`: those that are different tokens, which are measured;
+    `accuracy`: of the reference, in [0, 1]; `answers`: distinct ones of the reference; `golds`: distinct gold answers,
+    whatever their capitals; `commonest`: the most frequent gold, and `share` its share of the inputs; `lacking`: for
+    each metric of answers that this reference cannot show to move, why.
     """
 
     prompts: int
+    available: int
     inputs: int
     accuracy: float
     answers: int
@@ -287,7 +289,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     `estimate` is the one that decided (the worst layer). `acceptable` is the outcome after the profile's rule for
     inconclusive verdicts and the user's permission to be unmeasured; `warning` is set where these accept a verdict that
-    is not `passed`; `conditions` are the comparison's.
+    is not `passed`; `prompts_needed`: how many would settle an inconclusive verdict, and `prompts_available` how many
+    the set's source has, None where it is not known; `conditions` are the comparison's.
     """
 
     metric: str
@@ -302,4 +305,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     limit_source: str
     profile: str
     prompts_needed: int | None = None
+    prompts_available: int | None = None
     conditions: tuple[str, ...] = ()

@@ -15,12 +15,13 @@ CHANCE = 0.05
 """The largest probability with which one constant answer may be right as often as a reference that is better."""
 
 
-def evidence_of(answers: Answers, golds: Sequence[str]) -> Evidence:
+def evidence_of(answers: Answers, golds: Sequence[str], available: int) -> Evidence:
     """Return what a prompt set and the reference's answers can show.
 
     Args:
         answers: the reference's.
         golds: the gold answer of every prompt of the set; `answers.index` are positions in it.
+        available: prompts of the set's source.
     """
     right, inputs = answers.correct, len(answers.index)
     texts = {gold.casefold(): gold for gold in reversed(golds)}
@@ -28,6 +29,7 @@ def evidence_of(answers: Answers, golds: Sequence[str]) -> Evidence:
     commonest, times = min(counts.items(), key=lambda item: (-item[1], item[0]))
     facts: dict[str, Any] = {
         "prompts": len(golds),
+        "available": available,
         "inputs": inputs,
         "accuracy": float(right.mean()),
         "answers": len(np.unique(answers.token)),

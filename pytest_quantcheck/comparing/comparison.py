@@ -49,7 +49,7 @@ def compare(
         intervals = IntervalSettings(confidence=confidence, seed=reference.provenance.seed)
     aligned = align(reference, candidate)
     layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, intervals))
-    evidence = evidence_of(reference.answers, reference.golds)
+    evidence = evidence_of(reference.answers, reference.golds, reference.available)
     answered = (_without_value(one, evidence) for one in prompt_estimates(reference, candidate, intervals))
     return Comparison(
         candidate=name or candidate.provenance.bits,

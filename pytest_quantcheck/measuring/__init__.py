@@ -72,15 +72,16 @@ def measure(
     passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
+    available = max(prompts.available, len(prompts))
     with _memory(plan):
         answers, activations = passes.forward(wanted, open_stage("forward"))
         if reference is None:
-            _announce_gaps(evidence_of(answers, prompts.golds), passes.progress)
+            _announce_gaps(evidence_of(answers, prompts.golds, available), passes.progress)
         saliency = passes.attribution(passes.targets(answers, wanted), open_stage("attribution"))
     correlated = max(len(layer.correlated) for layer in activations.values())
     provenance = msgspec.structs.replace(provenance, redundancy_neurons=correlated)
     texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
-    return Measurement(provenance, answers, activations, saliency, prompts.golds, texts)
+    return Measurement(provenance, answers, activations, saliency, prompts.golds, available, texts)
 
 
 def _announce_gaps(found: Evidence, progress: ProgressReporter) -> None:

@@ -42,6 +42,7 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
             [part.saliency for part in parts], adaptive=parts[0].provenance.attribution.startswith("adaptive")
         ),
         golds=_same("golds", [part.golds for part in parts]),
+        available=_same("number of available prompts", [part.available for part in parts]),
         texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
     )
 

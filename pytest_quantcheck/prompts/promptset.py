@@ -24,7 +24,8 @@ class PromptSet:
     prompts are a random sample of it. `format` is applied to each prompt by `texts`; it is None when there is
     none, or when it needed other columns and was applied while reading. `chat`: wrap each text in the tokenizer's
     chat template (True), do not (False), or do when the tokenizer has one (None). `template` is the whole
-    template for people to read.
+    template for people to read. `available`: rows of the source, of which the set may be a sample; 0 if it is all there
+    is.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PromptSet:
     template: str
     format: str | None = None
     chat: bool | None = None
+    available: int = 0
 
     def __len__(self) -> int:
         """Return the number of prompts."""

@@ -33,7 +33,7 @@ def read_prompts(source: str, *, template: str = "auto", samples: int = 1000, se
     numbers = _shuffled(rows, seed)
     if source.startswith("hf:"):
         numbers = numbers[:samples]  # nobody can correct the rows of others that are not measured
-    found = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers})
+    found = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers}, available=len(rows))
     found.choose_distinct(found.prompts)
     sample = found.first(samples)
     if len(sample) < FEWEST_PROMPTS:
@@ -64,7 +64,7 @@ def _shuffled(rows: Mapping[int, Row], seed: int) -> list[int]:
     return numbers
 
 
-def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -> PromptSet:
+def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row], *, available: int) -> PromptSet:
     _check_fields(source, template, rows)
     deferred = template.format if template.fields == {"prompt"} else None
     return PromptSet(
@@ -76,6 +76,7 @@ def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row]) -
         template=str(template),
         format=deferred,
         chat=template.chat,
+        available=available,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Estimate, Verdict
 
 SMALLEST = 1e-4
@@ -157,8 +158,14 @@ def _prompts_step(verdict: Verdict) -> str:
     option = METRICS[verdict.metric].more_evidence
     if verdict.prompts_needed is None:
         return f"measure more prompts (--quantcheck-{option}); the number that would settle it is not known"
-    needed = verdict.prompts_needed
-    return f"about {needed:,} prompts would settle it: add prompts, and --quantcheck-{option}={needed}"
+    needed, available = verdict.prompts_needed, verdict.prompts_available
+    if available is not None and needed > available:
+        return (
+            f"{verdict.prompt_set} cannot settle it: it has {counted(available, 'prompt')}, and about {needed:,} would "
+            "be needed; add a larger set (--quantcheck-prompts)"
+        )
+    more = "add prompts, and " if available is None else ""
+    return f"about {needed:,} prompts would settle it: {more}--quantcheck-{option}={needed}"
 
 
 def _facts(verdict: Verdict) -> dict[str, str]:

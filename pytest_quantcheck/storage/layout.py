@@ -65,7 +65,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `arrays`, `arrays_bytes`: SHA-256, in hexadecimal, and size of the arrays in the file; `rounded`: correlations are
     rounded, as in a baseline; `exact`: as in `Answers`; `saliency`: the number of neurons of each layer attributed;
-    `golds`, `texts`: as in `Measurement`.
+    `golds`, `available`, `texts`: as in `Measurement`.
     """
 
     schema: int
@@ -77,6 +77,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     activations: dict[int, LayerScalars]
     saliency: dict[int, int]
     golds: tuple[str, ...]
+    available: int
     texts: dict[int, str] = {}
 
 
@@ -88,6 +89,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
         "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
         "saliency": {layer: found.salient.shape[-1] for layer, found in measurement.saliency.items()},
         "golds": measurement.golds,
+        "available": measurement.available,
         "texts": measurement.texts,
     }
 
@@ -128,6 +130,7 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
         },
         saliency={layer: _saliency(arrays, layer, neurons) for layer, neurons in document.saliency.items()},
         golds=document.golds,
+        available=document.available,
         texts=document.texts,
     )
 

@@ -22,7 +22,7 @@ def answered(right, token=None):
 
 def lacking(right, golds, token=None):
     """The metrics that cannot be shown to move."""
-    return evidence_of(answered(np.asarray(right, dtype=bool), token), golds).lacking
+    return evidence_of(answered(np.asarray(right, dtype=bool), token), golds, len(golds)).lacking
 
 
 def tail(k, n, p):
@@ -62,5 +62,6 @@ def test_what_cannot_move_is_named(right, golds, token, expected):
 def test_prompts_left_out_count_for_the_set_alone():
     """Golds of repeated prompts are no evidence; golds that differ in capitals are one."""
     answers = answered(np.array([True] * 9 + [False]))
-    found = evidence_of(answers, ["Yes"] * 3 + ["yes"] * 3 + ["no"] * 4 + ["no"] * 20)
-    assert (found.prompts, found.inputs, found.golds, found.commonest, found.share) == (30, 10, 2, "Yes", 0.6)
+    found = evidence_of(answers, ["Yes"] * 3 + ["yes"] * 3 + ["no"] * 4 + ["no"] * 20, 500)
+    assert (found.prompts, found.available) == (30, 500)
+    assert (found.inputs, found.golds, found.commonest, found.share) == (10, 2, "Yes", 0.6)

@@ -54,6 +54,7 @@ def measure(index, *, batch_size=8):
         activations={layer: measure_activations(index, layer, batch_size) for layer in LAYERS},
         saliency=measure_saliency([prompt for prompt in index if prompt < ATTRIBUTED]),
         golds=GOLDS,
+        available=2 * PROMPTS,
         texts={token: f" {token}" for token in measure_answers(index).token.tolist()},
     )
 

@@ -131,6 +131,11 @@ def repeated(folder, different, gold="yes"):
     return str(path)
 
 
+def test_sample_knows_how_many_there_are(source):
+    """So that a verdict does not ask for more than the source has."""
+    assert [read_prompts(source, samples=n).available for n in (10, 30, 1000)] == [30, 30, 30]
+
+
 def test_each_prompt_is_one_unit_of_evidence(tmp_path):
     """Of thirty prompts of which twenty repeat others, ten are measured: the first of each, in their order."""
     prompts = read_prompts(repeated(tmp_path, 10))

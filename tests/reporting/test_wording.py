@@ -103,6 +103,20 @@ def test_inconclusive_says_how_many_prompts_settle_it(make):
     assert "--quantcheck-samples=2100" in text
 
 
+@pytest.mark.parametrize(
+    ("available", "step"),
+    [
+        (10_000, "boolq cannot settle it: it has 10,000 prompts, and about 62,078 would be needed; add a larger set"),
+        (62_078, "about 62,078 prompts would settle it: --quantcheck-samples=62078"),
+        (None, "about 62,078 prompts would settle it: add prompts, and --quantcheck-samples=62078"),
+    ],
+)
+def test_set_that_is_too_small_is_said(make, available, step):
+    """A number that the source does not have is no advice."""
+    doubt = make.verdict(status="inconclusive", prompts_needed=62_078, prompts_available=available)
+    assert step in " ".join(failure_message(doubt).split())
+
+
 def test_overlap_needs_attributed_prompts(make):
     """More prompts for the overlap means more attributions, which have an option of their own."""
     found = make.estimate("salient_overlap", layer=14, n_prompts=64)

@@ -91,6 +91,7 @@ def make(seed):
         activations={layer: activations(generator, rectified=layer == 3) for layer in LAYERS},
         saliency={layer: saliency(generator, answered.token) for layer in LAYERS[1:]},
         golds=("ja", "\n\x00", "“nein”") * 3,
+        available=1000,
         texts={3: " “ja”", 11: "\n\x00", 1: ""},
     )
 

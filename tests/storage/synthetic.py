@@ -26,6 +26,7 @@ def synthetic(*, prompts, width, correlated, tokens=1024, support=1024, vocabula
         activations=layers,
         saliency={layer: saliency(min(prompts, 64), width) for layer in LAYERS},
         golds=tuple(map(str, range(prompts))),
+        available=prompts,
     )
 
 

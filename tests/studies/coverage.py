@@ -103,7 +103,7 @@ def pair(effect: Effect, n: int, random: Random) -> tuple[Measurement, Measureme
     dead, moved = extremes(effect, n, random), correlated(effect, n, random)
     golds = tuple(map(str, range(n)))
     reference, candidate = (
-        Measurement(PROVENANCE, answers[i], {EXTREMES: dead[i], PAIRS: moved[i]}, {PAIRS: saliency[i]}, golds)
+        Measurement(PROVENANCE, answers[i], {EXTREMES: dead[i], PAIRS: moved[i]}, {PAIRS: saliency[i]}, golds, n)
         for i in (0, 1)
     )
     return reference, candidate
