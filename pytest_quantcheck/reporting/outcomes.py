@@ -20,7 +20,7 @@ from pytest_quantcheck.reporting.wording import (
 class CandidateOutcome(NamedTuple):
     """One candidate's verdicts, and the cause of each test without a verdict.
 
-    `not_gated`: the number of metrics that were measured and have no limit in this case; `not_run`: of tests that were
+    `not_gated`: the number of metrics that have no limit in this case; `not_run`: of tests that were
     left out.
     """
 
@@ -128,8 +128,7 @@ def in_order(outcomes: Sequence[CandidateOutcome], comparisons: Sequence[Compari
 def _count_not_gated(candidate: str, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> int:
     judged = {(verdict.prompt_set, verdict.metric) for verdict in verdicts if verdict.candidate == candidate}
     own = (comparison for comparison in comparisons if comparison.candidate == candidate)
-    measured = {(one.prompt_set, found.metric) for one in own for found in one.estimates if found.value is not None}
-    return len(measured - judged)
+    return len({(one.prompt_set, found.metric) for one in own for found in one.estimates} - judged)
 
 
 def _name(verdict: Verdict) -> str:

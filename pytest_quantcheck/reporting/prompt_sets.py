@@ -22,12 +22,14 @@ def evidence_sentences(comparisons: Iterable[Comparison]) -> Iterator[str]:
 def gap_sentences(verdicts: Sequence[Verdict], comparisons: Iterable[Comparison]) -> Iterator[str]:
     """Yield a sentence for each prompt set that cannot show a metric.
 
-    It names the gated metrics, the reasons, and where to look.
+    It names the gated metrics, the reasons, and where to look; where the reference is never right, the others too.
     """
     for name, comparison in {one.prompt_set: one for one in comparisons}.items():
         gated = {one.metric for one in verdicts if one.prompt_set == name and one.status == "unmeasured"}
-        lacking = comparison.evidence.lacking if comparison.evidence else {}
-        reasons = [f"{METRICS[metric].title}: {reason}" for metric, reason in lacking.items() if metric in gated]
+        found = comparison.evidence
+        named = found.lacking if found else {}
+        never_right = found is not None and found.accuracy == 0
+        reasons = [f"{METRICS[one].title}: {why}" for one, why in named.items() if one in gated or never_right]
         if reasons:
             yield f"{name} cannot show {'; '.join(reasons)}. {_advice(comparison)}"
 
