@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from errno import EFBIG, EINVAL
 from pathlib import Path
 
@@ -42,19 +43,17 @@ def describe_kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
-def read_file(path: Path, most: int) -> bytes:
+def read_file(path: Path, most: int = sys.maxsize) -> bytes:
     """Return the content of a regular file of at most `most` bytes.
+
+    No more is read than the file says that it has: one of the kernel's, below /proc, says 0, and may block its reader.
 
     Raises:
         OSError: as `stat_file`, it cannot be read, or it is larger.
     """
     size = stat_file(path).st_size
+    if size > most:
+        found = f"expected at most {most / _MEGABYTE:,.0f} MB, found {size / _MEGABYTE:,.1f} MB"
+        raise OSError(EFBIG, found, str(path))
     with path.open("rb") as file:
-        data = file.read(most + 1) if size <= most else b""
-    if max(size, len(data)) > most:
-        raise OSError(
-            EFBIG,
-            f"expected at most {most / _MEGABYTE:,.0f} MB, found {max(size, len(data)) / _MEGABYTE:,.1f} MB",
-            str(path),
-        )
-    return data
+        return file.read(size)

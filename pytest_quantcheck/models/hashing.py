@@ -41,6 +41,8 @@ def unreadable(path: Path, reason: str | None) -> ModelError:
 
 
 @cache
-def _hash(path: Path, _size: int, _changed: int) -> str:
+def _hash(path: Path, size: int, _changed: int) -> str:
+    if not size:  # a file of the kernel's says so, and may block its reader
+        return hashlib.sha256().hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

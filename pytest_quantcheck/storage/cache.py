@@ -19,7 +19,7 @@ from pytest_quantcheck.storage.atomic import remove_unfinished, write_atomically
 from pytest_quantcheck.storage.checkpoints import Checkpoint
 from pytest_quantcheck.storage.measurement_files import FILE, holds_measurement, load_measurement, save_measurement
 from pytest_quantcheck.storage.places import find_target
-from pytest_quantcheck.user_files import stat_file
+from pytest_quantcheck.user_files import read_file
 
 KEY = "key.json"
 
@@ -186,8 +186,7 @@ class Entry:
     def _check_key(self) -> None:
         path = self.directory / KEY
         try:
-            stat_file(path)
-            found = path.read_bytes()
+            found = read_file(path)
         except OSError as problem:
             raise StorageError(f"cannot read {path}: {problem.strerror}; delete {self.directory}.") from problem
         if found != self._key:

@@ -19,7 +19,7 @@ from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import SCHEMA, Measurement, Provenance
 from pytest_quantcheck.storage.atomic import write_atomically
 from pytest_quantcheck.storage.layout import Document, scalars, to_arrays, to_measurement
-from pytest_quantcheck.user_files import stat_file
+from pytest_quantcheck.user_files import read_file, stat_file
 
 FILE = "measurement.safetensors"
 
@@ -81,8 +81,7 @@ def load_measurement(directory: Path) -> Measurement:
     """
     path = directory / FILE
     try:
-        stat_file(path)
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as problem:
         raise _unreadable(directory, problem) from None
     document = _read_document(path, io.BytesIO(data), len(data))

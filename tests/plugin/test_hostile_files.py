@@ -54,6 +54,8 @@ SPECIAL = {
     "pipe.jsonl": "cannot read prompts from pipe.jsonl: expected a regular file, found a named pipe",
     "zero.toml": "cannot read zero.toml: expected a regular file, found a device",
     "zero.jsonl": "cannot read prompts from zero.jsonl: expected a regular file, found a device",
+    "kernel.jsonl": "kernel.jsonl is empty",
+    "kernel.toml": "kernel.toml",
 }
 
 
@@ -87,10 +89,11 @@ def test_what_is_no_regular_file(read, special, name):
 
 @pytest.fixture
 def special(pytester):
-    """Makes a link to itself, a named pipe and a link to an endless device."""
+    """Makes a link to itself, a named pipe, and links to an endless device and to a file that may block."""
     for suffix in (".toml", ".jsonl", ".gguf", ""):
         (pytester.path / f"loop{suffix}").symlink_to(f"loop{suffix}")
         (pytester.path / f"zero{suffix}").symlink_to("/dev/zero")
+        (pytester.path / f"kernel{suffix}").symlink_to("/proc/self/status")
         os.mkfifo(pytester.path / f"pipe{suffix}")
 
 
