@@ -87,7 +87,9 @@ def test_summary_fits_and_says_first_what_failed(columns, widest, shown):
     rule, *lines = summary(text)
     assert len(rule) <= columns
     assert {line.strip() for line in lines if len(line) > widest} <= {"--quantcheck-fail=redundancy_change:LIMIT"}
-    assert " ".join(lines).startswith("int8: not fit for release (1 failed, 6 passed, 2 not gated) - redundancy change")
+    outcome, _, objection = " ".join(lines).partition(" - ")
+    assert re.fullmatch(r"int8: not fit for release \(1 failed, .*, 2 not gated\)", outcome)
+    assert objection.startswith("redundancy change of int8")
     assert "\x1b[31mint8: not fit" in text
     assert any("redundancy change at layer 0: " in line for line in lines) == (columns == 40)
 
@@ -110,7 +112,7 @@ def test_colour_is_where_pytest_has_it(environment, coloured, shown):
     """No escape reaches a terminal that has none of pytest's; the words are the same."""
     text = shown(80, "-q", "--tb=line", **environment)
     assert ("\x1b[31mint8: not fit" in text) == ("\x1b[" in text) == coloured
-    assert summary(text)[1] == "int8: not fit for release (1 failed, 6 passed, 2 not gated)"
+    assert summary(text)[1].startswith("int8: not fit for release (1 failed, ")
 
 
 def test_failure_in_a_line_is_one_sentence(shown):
