@@ -5,6 +5,7 @@ import stat
 import sys
 from errno import EFBIG, EINVAL
 from pathlib import Path
+from typing import Any
 
 _MEGABYTE = 1 << 20
 PROFILE_BYTES = _MEGABYTE
@@ -57,3 +58,20 @@ def read_file(path: Path, most: int = sys.maxsize) -> bytes:
         raise OSError(EFBIG, found, str(path))
     with path.open("rb") as file:
         return file.read(size)
+
+
+class RepeatedKeyError(ValueError):
+    """A key that a JSON object has twice; some readers take the first value and others the last."""
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs, as `object_pairs_hook` of a JSON reader.
+
+    Raises:
+        RepeatedKeyError: names a key that is there twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedKeyError(f"found the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.user_files import CONFIG_BYTES, read_file
+from pytest_quantcheck.user_files import CONFIG_BYTES, RepeatedKeyError, each_key_once, read_file
 
 _DEEPEST = 100
 """Objects and lists within one another; those of a real configuration are five deep."""
@@ -25,7 +25,7 @@ def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
             of which some readers take the first value and others the last.
     """
     try:
-        found = json.loads(read_file(path, most_bytes), object_pairs_hook=_once)
+        found = json.loads(read_file(path, most_bytes), object_pairs_hook=each_key_once)
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}; {_AGAIN}") from None
     except RecursionError:
@@ -53,24 +53,12 @@ def require_object(path: Path, most_bytes: int) -> None:
         raise ModelError(f"{path} is damaged: expected a JSON object ({problem}); {_AGAIN}") from None
 
 
-class _TwiceError(ValueError):
-    """A key that an object has twice."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(f"found the key {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
-
-
 def _too_deep(path: Path) -> ModelError:
     return ModelError(f"{path} is nested too deeply: expected a JSON object of at most {_DEEPEST} levels; {_AGAIN}")
 
 
 def _reason(problem: ValueError) -> str:
-    return str(problem) if isinstance(problem, _TwiceError) else f"found text that is no JSON ({problem})"
+    return str(problem) if isinstance(problem, RepeatedKeyError) else f"found text that is no JSON ({problem})"
 
 
 def _kind(value: Any) -> str:

@@ -3,14 +3,13 @@
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.user_files import PROMPTS_BYTES, read_file
+from pytest_quantcheck.user_files import PROMPTS_BYTES, each_key_once, read_file
 
 Row = Mapping[str, str]
 REQUIRED = ("prompt", "gold")
@@ -90,7 +89,7 @@ def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
 def _json_row(path: Path, number: int, line: str) -> Row:
     place = f"{path}, line {number}"
     try:
-        row = json.loads(line, object_pairs_hook=_refuse_repeated_keys)
+        row = json.loads(line, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as problem:
         raise PromptError(f"{place}: malformed JSON: {problem}") from None
     if not isinstance(row, dict):
@@ -101,14 +100,6 @@ def _json_row(path: Path, number: int, line: str) -> Row:
     if not isinstance(row["gold"], str | int | None):
         raise PromptError(f"{place}: expected text, true, false or a whole number as gold, got {row['gold']!r:.100}")
     return {name: "" if value is None else str(value) for name, value in row.items()}
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = Counter(name for name, _ in pairs)
-    twice = sorted(name for name, times in names.items() if times > 1)
-    if twice:
-        raise ValueError(f"expected each key once, got {', '.join(map(repr, twice))} more than once")
-    return dict(pairs)
 
 
 def _check_columns(place: str, found: list[str]) -> None:

@@ -29,9 +29,9 @@ class Row(NamedTuple):
             return self.verdict.status
         if not self.estimate.applicable:
             return "n/a"
-        if self.beside and self.estimate.value is not None:
-            return ""
-        return "unmeasured" if self.estimate.value is None else "not gated"
+        if not self.beside:
+            return "not gated"
+        return "unmeasured" if self.estimate.value is None else ""
 
     @property
     def cells(self) -> tuple[str, ...]:

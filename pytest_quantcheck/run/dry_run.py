@@ -11,6 +11,7 @@ from pytest_quantcheck.models.checksums import verify
 from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
+from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.run.targets import Target, Targets
 
 _MOST_BYTES = 2_000_000_000
@@ -83,8 +84,8 @@ def _check_files(findings: Findings, target: Target) -> None:
 def _verify_in_time(findings: Findings, target: Target, files: ModelFiles) -> None:
     """Verify checksums as far as that is quick."""
     if left_out := verify(files, _MOST_BYTES):
-        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        findings.unchecked.append(f"the sha256 of {left_out[0]}{more} of {target.label}, which takes long")
+        names = shortened(left_out, most=1)
+        findings.unchecked.append(f"the sha256 of {names} of {target.label}, which takes long")
 
 
 def _check_device(device: str) -> None:

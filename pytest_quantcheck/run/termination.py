@@ -13,8 +13,8 @@ from typing import Literal
 ENDED = "quantcheck: ended by SIGTERM"
 FINISHED = "quantcheck: SIGTERM came after the last test; the run is finished"
 
-_ONE_ORDER = 2.0
-"""Seconds in which signals are one order: `timeout` sends SIGTERM to its child, and again to the child's group."""
+_TOGETHER = 2.0
+"""Seconds in which signals count as one: `timeout` sends SIGTERM to its child, and again to the child's group."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -30,7 +30,7 @@ class Termination:
     - `running`: `Terminated` is raised, and what is finished is kept.
     - `finishing`: the run goes on to its end, so that its exit status and its report say the same.
 
-    The same order is heeded once. Another one, seconds later, ends the process at once in each phase.
+    Signals within two seconds count as one. A later one ends the process at once, in each phase.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Termination:
             _end_at_once()
             return
         now, before = time.monotonic(), self._came
-        if before is not None and now - before < _ONE_ORDER:
+        if before is not None and now - before < _TOGETHER:
             return
         if self.phase == "starting" or before is not None:
             self.say(ENDED)

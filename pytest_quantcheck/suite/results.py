@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -51,7 +52,7 @@ class Results:
         self._controls: dict[tuple[str, str], ControlResult] = {}
         self._sent: set[tuple[int, ...]] = set()
         self._selected: set[tuple[str, str]] = set()
-        self._unjudged: set[tuple[str, str]] = set()
+        self._explained: set[tuple[str, str]] = set()
         self._run: set[str] = set()
         self._shown: dict[str, str] = {}
 
@@ -117,14 +118,14 @@ class Results:
     @property
     def not_run(self) -> tuple[NotRun, ...]:
         """The tests that were left out, in the order of the suite."""
-        named: dict[str, list[str]] = {}
+        tests: dict[str, list[str]] = {}
         for nodeid, (_, subject, _) in self._cases.items():
-            named.setdefault(subject, []).append(nodeid)
-        left = ((subject, [one for one in tests if one not in self._run], tests) for subject, tests in named.items())
+            tests.setdefault(subject, []).append(nodeid)
+        left_out = {subject: [one for one in own if one not in self._run] for subject, own in tests.items()}
         return tuple(
-            NotRun(candidate=subject, tests=tuple(tests), whole=tests == all_tests)
-            for subject, tests, all_tests in left
-            if tests
+            NotRun(candidate=subject, tests=tuple(left), whole=left == tests[subject])
+            for subject, left in left_out.items()
+            if left
         )
 
     @property
@@ -146,8 +147,11 @@ class Results:
         Those of which a test was selected get a cause, if they have none.
         """
         judged = {(one.candidate, one.prompt_set) for one in self._verdicts.values() if one.status != "unmeasured"}
-        for candidate, prompts in sorted(self._selected - judged - self._unjudged):
-            self._keep_cause("", candidate, prompts, nothing_judged(candidate, prompts, self._gate.profile.label))
+        unjudged = self._selected - judged - self._explained
+        for candidate, prompts in product(self._gate.candidates, self._gate.prompt_sets):
+            if (candidate, prompts) in unjudged:
+                cause = nothing_judged(candidate, prompts, self._gate.profile.label)
+                self.causes.setdefault(candidate, []).append(cause)
 
     def _is_news(self, comparison: Any) -> bool:
         place = self._place(comparison)
@@ -172,7 +176,7 @@ class Results:
             self._keep(CONTROL, without_verdicts(subject, prompts, "failed", cause))
         else:
             self.causes.setdefault(subject, []).append(cause)
-            self._unjudged.add((subject, prompts))
+            self._explained.add((subject, prompts))
 
     def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
         """Where a record stands in the suite."""

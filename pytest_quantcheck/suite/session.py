@@ -129,7 +129,7 @@ class Session:
             return
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         if not cut:
-            self._end(session)
+            self._follow_verdicts(session)
         if self.settings.report:
             directory = Path(self.settings.report)
             self._written += [_CUT] if cut else write_report(directory, self._files, self.gate.prompt_sets)
@@ -138,7 +138,7 @@ class Session:
         problem = append_to_step_summary(self._markdown(cut=cut))
         self._written += [problem] if problem else []
 
-    def _end(self, session: pytest.Session) -> None:
+    def _follow_verdicts(self, session: pytest.Session) -> None:
         """Let the exit status follow the verdicts, whatever marks say."""
         found = self.results
         found.find_unjudged()
@@ -147,7 +147,7 @@ class Session:
         if found.forgiven:
             tests = plural(len(found.forgiven), "this test", "these tests")
             self._written.append(
-                f"the verdicts of {tests} stand, though they did not fail: {shortened(found.forgiven)}"
+                f"the verdicts of {tests} count, whatever a mark or plugin made of them: {shortened(found.forgiven)}"
             )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -37,7 +37,7 @@ def test_accuracy_needs_more_than_the_commonest_gold_has_by_chance(n, data):
     golds = data.draw(st.permutations(["yes"] * commonest + ["no"] * (n - commonest)))
     found = "accuracy_drop" in lacking([i < right for i in range(n)], golds)
     expected = tail(right, n, commonest / n)
-    if abs(expected - CHANCE) > 1e-9:
+    if abs(expected - CHANCE) > 1e-9:  # on the border itself rounding of either sum decides
         assert found == (expected > CHANCE)
 
 

@@ -42,7 +42,7 @@ FILES = {
     "deep.jsonl": (ROWS + '{"prompt": "a", "gold": "b", "x": ' + "[" * 100_000, "line 13: malformed JSON"),
     "twice.jsonl": (
         ROWS + '{"prompt": "a", "gold": "True", "gold": "False"}',
-        "twice.jsonl, line 13: malformed JSON: expected each key once, got 'gold' more than once",
+        "twice.jsonl, line 13: malformed JSON: found the key 'gold' twice",
     ),
     "nul.jsonl": (ROWS + '{"prompt": "a\\u0000b", "gold": "True"}', "row 13: a NUL character in 'prompt'"),
     "nul.csv": ("prompt,gold,more\n" + "a,b,c\0\n" * 12, "row 1: a NUL character in 'more'"),
@@ -55,7 +55,7 @@ SPECIAL = {
     "zero.toml": "cannot read zero.toml: expected a regular file, found a device",
     "zero.jsonl": "cannot read prompts from zero.jsonl: expected a regular file, found a device",
     "kernel.jsonl": "kernel.jsonl is empty",
-    "kernel.toml": "kernel.toml",
+    "kernel.toml": "kernel.toml: top level: Object missing required field `schema`",
 }
 
 

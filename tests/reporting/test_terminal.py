@@ -133,6 +133,15 @@ def test_candidate_without_verdicts_has_its_cause(make):
     ]
 
 
+def test_metric_without_a_limit_is_not_gated_measured_or_not(make):
+    """The outcome counts it, its row says so, and a note says why it has no value."""
+    found = [make.estimate("kl_divergence", 0.01, 0.0, 0.02), make.unmeasured("accuracy_drop", "never right")]
+    lines = texts([make.verdict(found[0], "passed", "int8")], [make.comparison(*found, candidate="int8")])
+    assert lines[0] == "int8: may be released (1 passed, 1 not gated)"
+    assert rows(lines)["accuracy drop"][-2:] == ["not", "gated"]
+    assert "- accuracy drop: unmeasured: never right" in lines
+
+
 def test_one_step_for_many_failures(make):
     """What would help several verdicts is said once: the larger number of prompts, and no metric by name."""
     doubts = [make.verdict(make.estimate(name), "inconclusive", prompts_needed=n) for name, n in DOUBTS.items()]
