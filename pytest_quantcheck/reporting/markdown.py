@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.records import Comparison, NotRun, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, in_order, not_run_sentence, outcomes, sentence
-from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence, sorted_by_outcome
+from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
@@ -34,7 +34,7 @@ def markdown_lines(
     """
     verdicts, comparisons = tuple(verdicts), tuple(comparisons)
     yield from ("", f"## quantcheck: {escaped(model)}", "")
-    for line in filter(None, (not_run_sentence(not_run), *gap_sentences(verdicts, comparisons))):
+    for line in cautions(verdicts, comparisons, not_run):
         yield from (f"⚠️ **{escaped(line)}**", "")
     found = outcomes(verdicts, comparisons, causes, not_run)
     for outcome in found:
@@ -42,7 +42,7 @@ def markdown_lines(
     yield from _controls(controls)
     for line in evidence_sentences(comparisons):
         yield from (escaped(line), "")
-    for group in groups(verdicts, in_order(found, comparisons)):
+    for group in groups(verdicts, sorted_by_outcome(found, comparisons)):
         yield from _table(group)
     yield from (f"- {escaped(remark)}" for remark in remarks)
 

@@ -8,6 +8,7 @@ from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted, plural, shortened
 from pytest_quantcheck.records import WORST_FIRST, Comparison, NotRun, Verdict
+from pytest_quantcheck.reporting.prompt_sets import gap_sentences
 from pytest_quantcheck.reporting.wording import (
     bound,
     headline,
@@ -119,7 +120,7 @@ def outcomes(
     return sorted(found, key=lambda outcome: (not outcome.unfit, outcome.fit))
 
 
-def in_order(outcomes: Sequence[CandidateOutcome], comparisons: Sequence[Comparison]) -> list[Comparison]:
+def sorted_by_outcome(outcomes: Sequence[CandidateOutcome], comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Sort comparisons by candidate, as the outcomes are sorted; those of other candidates come last."""
     places = {outcome.candidate: place for place, outcome in enumerate(outcomes)}
     return sorted(comparisons, key=lambda comparison: places.get(comparison.candidate, len(places)))
@@ -149,10 +150,19 @@ def sentence(verdict: Verdict) -> str:
     return "; ".join(filter(None, (fact, reason_to_accept(verdict))))
 
 
-def not_run_sentence(not_run: Sequence[NotRun]) -> str:
-    """Say which tests of a gate were not run; empty where all were."""
-    if not not_run:
-        return ""
+def cautions(
+    verdicts: Sequence[Verdict], comparisons: Sequence[Comparison], not_run: Sequence[NotRun]
+) -> Iterator[str]:
+    """Yield what keeps good verdicts from meaning a release.
+
+    These are tests that were not run, and metrics that the reference's answers cannot show.
+    """
+    if not_run:
+        yield _not_run_sentence(not_run)
+    yield from gap_sentences(verdicts, comparisons)
+
+
+def _not_run_sentence(not_run: Sequence[NotRun]) -> str:
     n = sum(len(one.tests) for one in not_run)
     wholes = [one.candidate for one in not_run if one.whole]
     tests = [test for one in not_run if not one.whole for test in one.tests]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.records import Comparison, NotRun, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, in_order, not_run_sentence, outcomes, sentence
-from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence, sorted_by_outcome
+from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only
 
@@ -56,8 +56,7 @@ def summary_lines(
         verbosity: as in pytest; below -1 only the outcomes, above 0 a row for each layer.
     """
     verdicts, comparisons = tuple(verdicts), tuple(comparisons)
-    yield from wrapped(not_run_sentence(not_run), width, _BAD)
-    for line in gap_sentences(verdicts, comparisons):
+    for line in cautions(verdicts, comparisons, not_run):
         yield from wrapped(line, width, _BAD)
     found = outcomes(verdicts, comparisons, causes, not_run)
     for outcome in found:
@@ -65,7 +64,7 @@ def summary_lines(
     if verbosity > -2:
         for line in evidence_sentences(comparisons):
             yield from wrapped(line, width, _PLAIN)
-    for group in groups(verdicts, in_order(found, comparisons)) if verbosity > -2 else ():
+    for group in groups(verdicts, sorted_by_outcome(found, comparisons)) if verbosity > -2 else ():
         yield "", _PLAIN
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():

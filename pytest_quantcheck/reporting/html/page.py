@@ -19,8 +19,8 @@ from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.json_report import Report
-from pytest_quantcheck.reporting.outcomes import in_order, not_run_sentence
-from pytest_quantcheck.reporting.prompt_sets import evidence_sentences, gap_sentences
+from pytest_quantcheck.reporting.outcomes import cautions, sorted_by_outcome
+from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import (
     interval_name,
@@ -81,7 +81,7 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         report: the content of `report.json`.
         prompts: the prompt sets by name, for the texts of flipped prompts; the texts of a missing set are left out.
     """
-    found = list(groups(report.verdicts, in_order(outcomes_of(report), report.comparisons)))
+    found = list(groups(report.verdicts, sorted_by_outcome(outcomes_of(report), report.comparisons)))
     named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
     findings = findings_of(report, named)
     page = _environment().from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         headline=release_headline(report, findings),
         unopposed=unopposed(findings),
-        cautions=[visible(line) for line in filter(None, _cautions(report))],
+        cautions=[visible(line) for line in cautions(report.verdicts, report.comparisons, report.not_run)],
         prompt_sets=[visible(line) for line in evidence_sentences(report.comparisons)],
         candidates=findings,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
@@ -103,12 +103,6 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         margin=MARGIN,
     )
     return text.encode("utf-8", "backslashreplace")
-
-
-def _cautions(report: Report) -> Iterator[str]:
-    """Yield what keeps the run's verdicts from meaning a release; a sentence may be empty."""
-    yield not_run_sentence(report.not_run)
-    yield from gap_sentences(report.verdicts, report.comparisons)
 
 
 def _environment() -> jinja2.Environment:
