@@ -168,6 +168,6 @@ def _not_run_sentence(not_run: Sequence[NotRun]) -> str:
     tests = [test for one in not_run if not one.whole for test in one.tests]
     parts = (f"every test of {shortened(wholes)}" if wholes else "", shortened(tests) if tests else "")
     return printable(
-        f"a part of the gate: {counted(n, 'test')} {plural(n, 'was', 'were')} not run, and no release follows from the "
-        f"others ({'; '.join(filter(None, parts))})"
+        f"a part of the gate: {counted(n, 'test')} {plural(n, 'was', 'were')} not run "
+        f"({'; '.join(filter(None, parts))}), and what {plural(n, 'it tests', 'they test')} is not decided"
     )
