@@ -39,6 +39,6 @@ def _advice(comparison: Comparison) -> str:
         return "Add prompts that the reference answers wrong"
     origin = comparison.reference_provenance
     return (
-        f"Look at the template ({origin.template}, --quantcheck-template), the readout ({origin.readout}, "
-        "--quantcheck-readout) and the gold answers"
+        f"Look at the template ({origin.template!r:.60}, --quantcheck-template), the readout ({origin.readout}, "
+        "--quantcheck-readout) and the gold answers; or take prompts that this model can answer (--quantcheck-prompts)"
     )

@@ -39,7 +39,7 @@ def test_golds_that_are_never_given_pass_nothing(pytester, bananas, summary):
     head, _, rest = text.partition("quantcheck: builtin")[2].partition("int8: could not be judged (4 unmeasured, ")
     assert noted < text.index("short test summary")
     assert "bananas cannot show accuracy drop: the reference is right on 0.0%" in " ".join(head.split())
-    assert "Look at the template (raw:{prompt}," in " ".join(head.split())
+    assert "Look at the template ('raw:{prompt}'," in " ".join(head.split())
     assert "it cannot show accuracy drop, ACE drift" in " ".join(rest.split())
     report = json.loads((pytester.path / "out" / "report.json").read_text())
     status = {verdict["metric"]: verdict["status"] for verdict in report["verdicts"]}
