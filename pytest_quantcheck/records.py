@@ -26,7 +26,7 @@ WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "pass
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Where a measurement comes from.
 
-    `comparing/compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as:
+    `compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as:
     `reference`, a bit-width, or `released` for a checkpoint that is already quantized; `format`: how its weights are
     quantized, `none` where they are not; `width`: of the hidden states; the hashes are SHA-256: `content_hash` over the
     model's files, `vocabulary_hash` over its tokens with their numbers, `chat_template_hash` over the template's text,

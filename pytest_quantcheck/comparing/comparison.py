@@ -9,10 +9,10 @@ import numpy as np
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
-from pytest_quantcheck.comparing.compatibility import conditions, refusals
 from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
 from pytest_quantcheck.comparing.permutations import align
+from pytest_quantcheck.compatibility import conditions, refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.records import RELEASED, Comparison, Estimate, Evidence, Measurement

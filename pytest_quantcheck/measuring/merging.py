@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses import correlation_sums
 from pytest_quantcheck.analyses.saliency import PROBES, given_up
-from pytest_quantcheck.comparing.compatibility import refusals
+from pytest_quantcheck.compatibility import refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
 

@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_quantcheck.comparing.compatibility import hash_of_reference, identity
+from pytest_quantcheck.compatibility import identity
 from pytest_quantcheck.errors import CheckpointError
 from pytest_quantcheck.measuring.plan import Plan
+from pytest_quantcheck.measuring.reference_hash import hash_of_reference
 from pytest_quantcheck.records import Measurement, Provenance
 from pytest_quantcheck.storage import Checkpoint
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_quantcheck.compatibility import Meaning, fields
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.models.files import ModelFiles
 from pytest_quantcheck.models.neurons import choose_layers
@@ -91,8 +92,6 @@ def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> 
 
 
 def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iterator[str]:
-    from pytest_quantcheck.comparing.compatibility import Meaning, fields  # noqa: PLC0415 - heavy
-
     allowed = _allowed(found, prompts, asked)
     for name in fields("baseline", Meaning.REFUSED):
         if (stored := getattr(found, name)) not in allowed[name]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_quantcheck.comparing.compatibility import TABLE, Meaning, fields, hash_of_reference
+from pytest_quantcheck.compatibility import TABLE, Meaning, fields
+from pytest_quantcheck.measuring.reference_hash import hash_of_reference
 from pytest_quantcheck.models import LIBRARIES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device

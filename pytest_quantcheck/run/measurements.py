@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_quantcheck.compatibility import release_differences
 from pytest_quantcheck.errors import CheckpointError, ModelError, StorageError
 from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options import Settings
@@ -220,8 +221,6 @@ def _renamed(cached: Measurement, target: Target, prompt_set: str) -> Measuremen
 
 def _refuse_other_model(target: Target, loaded: LoadedModel, reference: Measurement) -> None:
     """Refuse a checkpoint that was not made from the reference."""
-    from pytest_quantcheck.comparing.compatibility import release_differences  # noqa: PLC0415 - heavy
-
     if found := release_differences(reference.provenance, loaded):
         raise ModelError(
             f"{target.label} is not the reference quantized: {'; '.join(found)}. Compare the checkpoint with what it "

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pytest_quantcheck.analyses.saliency import attributable
-from pytest_quantcheck.records import Measurement, Provenance
+if TYPE_CHECKING:
+    from pytest_quantcheck.records import Provenance
 
 Purpose = Literal["comparing", "baseline", "cache", "resuming", "merging", "release"]
 """Comparing a candidate with its reference; taking a stored reference in place of one measured now; finding a
@@ -153,14 +149,3 @@ def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:
     """Return the values that two must share for a purpose. Names are among them only if the content is not known."""
     names = () if provenance.content_hash is not None else (Meaning.NAME,)
     return {name: getattr(provenance, name) for name in fields(purpose, Meaning.REFUSED, *names)}
-
-
-def hash_of_reference(reference: Measurement) -> str:
-    """Return a hash of what a candidate's measurement takes from its reference. It is a SHA-256, in hexadecimal."""
-    answers, digest = reference.answers, hashlib.sha256()
-    attributed = np.array([layer for layer, found in reference.saliency.items() if attributable(found.converged)])
-    parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]
-    parts += [layer.correlated for layer in reference.activations.values()]
-    for part in parts:
-        digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from pytest_quantcheck.comparing.compatibility import (
+from pytest_quantcheck.compatibility import (
     TABLE,
     Meaning,
     Purpose,
