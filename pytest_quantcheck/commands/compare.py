@@ -3,11 +3,9 @@
 import argparse
 import importlib.metadata
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pytest_quantcheck.commands.options import COMPARE, read, spelled
 from pytest_quantcheck.commands.output import FINE, OTHERWISE, say
@@ -20,9 +18,9 @@ from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.records import REFERENCE, RELEASED, Comparison, Provenance, Verdict
-from pytest_quantcheck.reporting import WIDEST, encode_report, markdown_lines, nothing_judged, summary_lines
-from pytest_quantcheck.reporting.publishing.directory import REPORT, remove_report, write_report
-from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
+from pytest_quantcheck.reporting import WIDEST, Report, nothing_judged, summary_lines
+from pytest_quantcheck.reporting.publishing import publish
+from pytest_quantcheck.reporting.publishing.directory import remove_report
 from pytest_quantcheck.storage import load_measurement
 
 
@@ -30,7 +28,6 @@ def run(asked: argparse.Namespace) -> int:
     """Compare two directories of measurements and print what a gate would.
 
     Returns the exit status: 0 where every verdict is acceptable.
-
 
     Raises:
         QuantcheckError: the two cannot be compared, or nothing in them can be judged.
@@ -46,17 +43,21 @@ def run(asked: argparse.Namespace) -> int:
     for one in comparisons:
         if one.prompt_set not in judged:
             raise ProfileError(nothing_judged(one.candidate, one.prompt_set, profile.label))
-    good = all(verdict.acceptable for verdict in verdicts)
+    report = Report(
+        schema=2,
+        tool_version=importlib.metadata.version("pytest-quantcheck"),
+        created=datetime.now(UTC),
+        outcome="passed" if all(verdict.acceptable for verdict in verdicts) else "failed",
+        model=comparisons[0].reference_provenance.model,
+        profile=profile.label,
+        settings={"reference": asked.reference, "candidate": asked.candidate, **given},
+        verdicts=tuple(verdicts),
+        comparisons=tuple(comparisons),
+    )
     width = min(shutil.get_terminal_size().columns, WIDEST)
-    say(spelled(line) for line, _ in summary_lines(verdicts, comparisons, width=width))
-    model = comparisons[0].reference_provenance.model
-    if problem := append_to_step_summary(map(spelled, markdown_lines(model, verdicts, comparisons))):
-        say([problem])
-    if given["report"]:
-        settings = {"reference": asked.reference, "candidate": asked.candidate, **given}
-        make = partial(_files, verdicts, comparisons, profile, settings, good=good)
-        say(write_report(Path(given["report"]), make, {}))
-    return FINE if good else OTHERWISE
+    say(spelled(line) for line, _ in summary_lines(report, width=width))
+    say(publish(report, Path(given["report"]) if given["report"] else None, {}, spell=spelled))
+    return FINE if report.outcome == "passed" else OTHERWISE
 
 
 def _comparisons(reference: Path, candidate: Path, profile: Profile) -> Iterator[Comparison]:
@@ -92,23 +93,3 @@ def _verdicts(comparison: Comparison, profile: Profile) -> Iterator[Verdict]:
         verdict = judge(comparison, metric, profile)
         if verdict is not None:
             yield verdict
-
-
-def _files(
-    verdicts: list[Verdict],
-    comparisons: list[Comparison],
-    profile: Profile,
-    settings: Mapping[str, Any],
-    *,
-    good: bool,
-) -> dict[str, bytes]:
-    report = encode_report(
-        verdicts,
-        comparisons,
-        outcome="passed" if good else "failed",
-        profile=profile.label,
-        settings=settings,
-        tool_version=importlib.metadata.version("pytest-quantcheck"),
-        created=datetime.now(UTC),
-    )
-    return {REPORT: report}

@@ -4,44 +4,14 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from pytest_quantcheck.controls.certificate import Certificate
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.records import Comparison, NotRun, Verdict
-
-Schema = Literal[2]
-"""Version of the report's file format."""
-
-RunOutcome = Literal["passed", "failed", "broken", "partial"]
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All results of one run; each comparison says where its two measurements come from.
-
-    `outcome` follows the verdicts, whatever marks or plugins made of the tests: `passed` where every candidate may be
-    released; `broken` where all that speaks against it is what could not be read or measured; `partial` where nothing
-    speaks against it and tests were not run; else `failed`. `settings`: the run's options; `profile`: name and version
-    of the threshold profile; `causes`: for each candidate, what went wrong in each test without a verdict; `not_run`:
-    tests that were left out, by candidate or control; `certificate`: present when controls were run.
-    """
-
-    schema: Schema
-    tool_version: str
-    created: Annotated[datetime, msgspec.Meta(tz=True)]
-    outcome: RunOutcome
-    profile: str
-    settings: dict[str, Any]
-    verdicts: tuple[Verdict, ...]
-    comparisons: tuple[Comparison, ...]
-    causes: dict[str, tuple[str, ...]] = {}
-    not_run: tuple[NotRun, ...] = ()
-    certificate: Certificate | None = None
-
+from pytest_quantcheck.reporting.report import Report
 
 SCHEMAS: Mapping[str, tuple[type[msgspec.Struct], str]] = {
     "report": (Report, "pytest-quantcheck report"),
@@ -50,40 +20,15 @@ SCHEMAS: Mapping[str, tuple[type[msgspec.Struct], str]] = {
 """Record and title of each file; `NAME.schema.json` beside this module is its schema."""
 
 
-def encode_report(
-    verdicts: Iterable[Verdict],
-    comparisons: Iterable[Comparison],
-    *,
-    outcome: RunOutcome,
-    profile: str,
-    settings: Mapping[str, object],
-    tool_version: str,
-    created: datetime,
-    causes: Mapping[str, Iterable[str]] | None = None,
-    not_run: Iterable[NotRun] = (),
-    certificate: Certificate | None = None,
-) -> bytes:
+def encode_report(report: Report) -> bytes:
     """Return the report as UTF-8 JSON: the same bytes for the same records.
 
-    The order of mappings makes no difference; `created` has a time zone.
+    The order of mappings makes no difference.
 
     Raises:
         StorageError: a number is not finite, which JSON cannot store; names its place.
     """
-    found = Report(
-        schema=2,
-        tool_version=tool_version,
-        created=created,
-        outcome=outcome,
-        profile=profile,
-        settings=dict(settings),
-        verdicts=tuple(verdicts),
-        comparisons=tuple(comparisons),
-        causes={candidate: tuple(found) for candidate, found in (causes or {}).items()},
-        not_run=tuple(not_run),
-        certificate=certificate,
-    )
-    return _encode(found, "report")
+    return _encode(report, "report")
 
 
 def encode_certificate(certificate: Certificate) -> bytes:

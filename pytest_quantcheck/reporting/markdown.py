@@ -1,13 +1,13 @@
 """Summary of a run as Markdown, for a CI job."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion
 from pytest_quantcheck.errors import printable
-from pytest_quantcheck.records import Comparison, NotRun, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence, sorted_by_outcome
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
+from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
@@ -17,32 +17,20 @@ _RULES = ("---", "---:", "---:", "---", "---", "---")
 _CUT = "\n\nThis summary is cut short: there is no room for more.\n"
 
 
-def markdown_lines(
-    model: str,
-    verdicts: Iterable[Verdict],
-    comparisons: Iterable[Comparison],
-    *,
-    causes: Mapping[str, Sequence[str]] | None = None,
-    not_run: Sequence[NotRun] = (),
-    controls: Sequence[ControlResult] = (),
-    remarks: Iterable[str] = (),
-) -> Iterator[str]:
+def markdown_lines(report: Report, remarks: Iterable[str] = ()) -> Iterator[str]:
     """Yield the terminal's summary as lines of Markdown, without line ends.
 
-    `causes`: for each candidate, what went wrong in tests without a verdict; `not_run`: the tests that the run left
-    out; `remarks`: sentences about the run.
+    `remarks`: sentences about the run.
     """
-    verdicts, comparisons = tuple(verdicts), tuple(comparisons)
-    yield from ("", f"## quantcheck: {escaped(model)}", "")
-    for line in cautions(verdicts, comparisons, not_run):
+    yield from ("", f"## quantcheck: {escaped(report.model)}", "")
+    for line in cautions(report):
         yield from (f"⚠️ **{escaped(line)}**", "")
-    found = outcomes(verdicts, comparisons, causes, not_run)
-    for outcome in found:
+    for outcome in outcomes(report):
         yield from _outcome(outcome)
-    yield from _controls(controls)
-    for line in evidence_sentences(comparisons):
+    yield from _controls(report.controls)
+    for line in evidence_sentences(report):
         yield from (escaped(line), "")
-    for group in groups(verdicts, sorted_by_outcome(found, comparisons)):
+    for group in groups(report):
         yield from _table(group)
     yield from (f"- {escaped(remark)}" for remark in remarks)
 

@@ -1,14 +1,15 @@
 """Outcome for each candidate: may it be released, what speaks against it, what to do."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted, plural, shortened
-from pytest_quantcheck.records import WORST_FIRST, Comparison, NotRun, Verdict
+from pytest_quantcheck.records import WORST_FIRST, NotRun, Verdict
 from pytest_quantcheck.reporting.prompt_sets import gap_sentences
+from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.wording import (
     bound,
     headline,
@@ -93,43 +94,30 @@ class CandidateOutcome(NamedTuple):
         yield from next_steps(self.against)
 
 
-def outcomes(
-    verdicts: Sequence[Verdict],
-    comparisons: Sequence[Comparison] = (),
-    causes: Mapping[str, Sequence[str]] | None = None,
-    not_run: Sequence[NotRun] = (),
-) -> list[CandidateOutcome]:
+def outcomes(report: Report) -> list[CandidateOutcome]:
     """Return the outcome for each candidate of which a test was run.
 
-    Candidates that are not fit for release come first, then those that could not be judged. `causes`: for each
-    candidate, what went wrong in each test without a verdict; `not_run`: the tests that were left out.
+    Candidates that are not fit for release come first, then those that could not be judged.
     """
-    causes = causes or {}
-    left_out = {one.candidate: len(one.tests) for one in not_run}
-    candidates = dict.fromkeys((*(verdict.candidate for verdict in verdicts), *causes))
-    found = (
+    left_out = {one.candidate: len(one.tests) for one in report.not_run}
+    candidates = dict.fromkeys((*(verdict.candidate for verdict in report.verdicts), *report.causes))
+    unsorted = (
         CandidateOutcome(
             name,
-            tuple(verdict for verdict in verdicts if verdict.candidate == name),
-            tuple(causes.get(name, ())),
-            not_gated=0 if name in left_out else _count_not_gated(name, verdicts, comparisons),
+            tuple(verdict for verdict in report.verdicts if verdict.candidate == name),
+            tuple(report.causes.get(name, ())),
+            not_gated=0 if name in left_out else _count_not_gated(name, report),
             not_run=left_out.get(name, 0),
         )
         for name in candidates
     )
-    return sorted(found, key=lambda outcome: (not outcome.unfit, outcome.fit))
+    return sorted(unsorted, key=lambda outcome: (not outcome.unfit, outcome.fit))
 
 
-def sorted_by_outcome(outcomes: Sequence[CandidateOutcome], comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Sort comparisons by candidate, as the outcomes are sorted; those of other candidates come last."""
-    places = {outcome.candidate: place for place, outcome in enumerate(outcomes)}
-    return sorted(comparisons, key=lambda comparison: places.get(comparison.candidate, len(places)))
-
-
-def _count_not_gated(candidate: str, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> int:
-    judged = {(verdict.prompt_set, verdict.metric) for verdict in verdicts if verdict.candidate == candidate}
-    own = (comparison for comparison in comparisons if comparison.candidate == candidate)
-    return len({(one.prompt_set, found.metric) for one in own for found in one.estimates} - judged)
+def _count_not_gated(candidate: str, report: Report) -> int:
+    judged = {(verdict.prompt_set, verdict.metric) for verdict in report.verdicts if verdict.candidate == candidate}
+    own = (comparison for comparison in report.comparisons if comparison.candidate == candidate)
+    return len({(one.prompt_set, estimate.metric) for one in own for estimate in one.estimates} - judged)
 
 
 def _name(verdict: Verdict) -> str:
@@ -150,16 +138,14 @@ def sentence(verdict: Verdict) -> str:
     return "; ".join(filter(None, (fact, reason_to_accept(verdict))))
 
 
-def cautions(
-    verdicts: Sequence[Verdict], comparisons: Sequence[Comparison], not_run: Sequence[NotRun]
-) -> Iterator[str]:
+def cautions(report: Report) -> Iterator[str]:
     """Yield what keeps good verdicts from meaning a release.
 
     These are tests that were not run, and metrics that the reference's answers cannot show.
     """
-    if not_run:
-        yield _not_run_sentence(not_run)
-    yield from gap_sentences(verdicts, comparisons)
+    if report.not_run:
+        yield _not_run_sentence(report.not_run)
+    yield from gap_sentences(report)
 
 
 def _not_run_sentence(not_run: Sequence[NotRun]) -> str:

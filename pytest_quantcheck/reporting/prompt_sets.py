@@ -1,15 +1,16 @@
 """Sentences on prompt sets: what each can show, and what the reference's answers to it cannot."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted
-from pytest_quantcheck.records import Comparison, Verdict
+from pytest_quantcheck.records import Comparison
+from pytest_quantcheck.reporting.report import Report
 
 
-def evidence_sentences(comparisons: Iterable[Comparison]) -> Iterator[str]:
+def evidence_sentences(report: Report) -> Iterator[str]:
     """Yield a sentence for each prompt set: what it and the reference's answers to it can show."""
-    for name, found in {one.prompt_set: one.evidence for one in comparisons if one.evidence}.items():
+    for name, found in {one.prompt_set: one.evidence for one in report.comparisons if one.evidence}.items():
         lacking = ", ".join(METRICS[metric].title for metric in found.lacking)
         yield (
             f"{name}: {counted(found.inputs, 'distinct input')} of {counted(found.prompts, 'prompt')}; the reference "
@@ -19,13 +20,13 @@ def evidence_sentences(comparisons: Iterable[Comparison]) -> Iterator[str]:
         )
 
 
-def gap_sentences(verdicts: Sequence[Verdict], comparisons: Iterable[Comparison]) -> Iterator[str]:
+def gap_sentences(report: Report) -> Iterator[str]:
     """Yield a sentence for each prompt set that cannot show a metric.
 
     It names the gated metrics, the reasons, and where to look; where the reference is never right, the others too.
     """
-    for name, comparison in {one.prompt_set: one for one in comparisons}.items():
-        gated = {one.metric for one in verdicts if one.prompt_set == name and one.status == "unmeasured"}
+    for name, comparison in {one.prompt_set: one for one in report.comparisons}.items():
+        gated = {one.metric for one in report.verdicts if one.prompt_set == name and one.status == "unmeasured"}
         found = comparison.evidence
         named = found.lacking if found else {}
         never_right = found is not None and found.accuracy == 0

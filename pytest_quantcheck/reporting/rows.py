@@ -6,6 +6,8 @@ from typing import NamedTuple
 from pytest_quantcheck.metrics import METRICS, Metric
 from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.records import Comparison, Estimate, Verdict
+from pytest_quantcheck.reporting.outcomes import outcomes
+from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.wording import SMALLEST, interval_name, next_step, number, reason_to_accept
 
 _SIGNS = {"max": "<=", "min": ">="}
@@ -114,11 +116,16 @@ def headings(rows: Sequence[Row]) -> tuple[str, ...]:
     return ("metric", "layer", "value", interval, "limit", "verdict")
 
 
-def groups(verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> Iterator[Group]:
-    """Yield groups in the order of comparisons, then those without comparison."""
+def groups(report: Report) -> Iterator[Group]:
+    """Yield a group for each comparison, in the order of the outcomes.
+
+    Those without a comparison come last.
+    """
+    places = {outcome.candidate: place for place, outcome in enumerate(outcomes(report))}
+    comparisons = sorted(report.comparisons, key=lambda comparison: places.get(comparison.candidate, len(places)))
     compared = {(comparison.candidate, comparison.prompt_set): comparison for comparison in comparisons}
     judged: dict[tuple[str, str], dict[str, Verdict]] = {key: {} for key in compared}
-    for verdict in verdicts:
+    for verdict in report.verdicts:
         judged.setdefault((verdict.candidate, verdict.prompt_set), {})[verdict.metric] = verdict
     for key, own in judged.items():
         yield Group(*key, own, compared.get(key))

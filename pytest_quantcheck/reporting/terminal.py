@@ -1,12 +1,13 @@
 """Summary at the end of a run: objections to each candidate, then tables of metrics."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
-from pytest_quantcheck.records import Comparison, NotRun, Verdict
-from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence, sorted_by_outcome
+from pytest_quantcheck.records import Verdict
+from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
+from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only
 
@@ -29,16 +30,7 @@ _RIGHT = {1, 2}
 """Columns that are aligned on the right: layer and value."""
 
 
-def summary_lines(
-    verdicts: Iterable[Verdict],
-    comparisons: Iterable[Comparison],
-    *,
-    causes: Mapping[str, Sequence[str]] | None = None,
-    not_run: Sequence[NotRun] = (),
-    brief: bool = False,
-    width: int = 80,
-    verbosity: int = 0,
-) -> Iterator[Line]:
+def summary_lines(report: Report, *, brief: bool = False, width: int = 80, verbosity: int = 0) -> Iterator[Line]:
     """Yield the summary of a run, line by line.
 
     First comes which tests were not run, and what the reference's answers to a prompt set cannot show, then each
@@ -47,24 +39,20 @@ def summary_lines(
     prompt set, with one row for each metric at its worst layer, and notes.
 
     Args:
-        verdicts: all verdicts of the run.
-        comparisons: all comparisons of the run.
-        causes: for each candidate, what went wrong in tests without a verdict.
-        not_run: the tests that the run left out.
+        report: all results of the run.
         brief: name objections without their sentences, which the output has above.
         width: columns to which sentences are wrapped; a wider table, of at most 80 columns, becomes a list.
         verbosity: as in pytest; below -1 only the outcomes, above 0 a row for each layer.
     """
-    verdicts, comparisons = tuple(verdicts), tuple(comparisons)
-    for line in cautions(verdicts, comparisons, not_run):
+    for line in cautions(report):
         yield from wrapped(line, width, _BAD)
-    found = outcomes(verdicts, comparisons, causes, not_run)
-    for outcome in found:
+    for outcome in outcomes(report):
         yield from _outcome(outcome, width, brief=brief)
-    if verbosity > -2:
-        for line in evidence_sentences(comparisons):
-            yield from wrapped(line, width, _PLAIN)
-    for group in groups(verdicts, sorted_by_outcome(found, comparisons)) if verbosity > -2 else ():
+    if verbosity < -1:
+        return
+    for line in evidence_sentences(report):
+        yield from wrapped(line, width, _PLAIN)
+    for group in groups(report):
         yield "", _PLAIN
         yield from _table(group, width, layers=verbosity > 0)
         for note in group.notes():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
-from pytest_quantcheck.controls.certificate import Certificate, certify
+from pytest_quantcheck.controls.certificate import certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.options import Settings
@@ -22,17 +21,15 @@ from pytest_quantcheck.plurals import counted, plural, shortened
 from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (
     WIDEST,
+    Report,
     control_lines,
-    encode_certificate,
-    encode_report,
-    markdown_lines,
     printable,
     remark_lines,
     summary_lines,
 )
 from pytest_quantcheck.reporting.outline import Outline
-from pytest_quantcheck.reporting.publishing.directory import CERTIFICATE, PAGE, REPORT, remove_report, write_report
-from pytest_quantcheck.reporting.publishing.step_summary import append_to_step_summary
+from pytest_quantcheck.reporting.publishing import publish
+from pytest_quantcheck.reporting.publishing.directory import PAGE, REPORT, remove_report
 from pytest_quantcheck.run.dry_run import check_run
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import check_writable
@@ -46,7 +43,6 @@ _CACHE = "quantcheck_cache"
 _NOT_COLLECTED = (
     "quantcheck: other tests are named, so the gate is not collected; add -m quantcheck or --quantcheck-only"
 )
-_CUT = "no report: the run was cut short"
 
 
 class Session:
@@ -130,13 +126,10 @@ class Session:
         cut = exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         if not cut:
             self._follow_verdicts(session)
-        if self.settings.report:
-            directory = Path(self.settings.report)
-            self._written += [_CUT] if cut else write_report(directory, self._files, self.gate.prompt_sets)
+        directory = Path(self.settings.report) if self.settings.report else None
+        self._written += publish(self._report, directory, self.gate.prompt_sets, cut=cut)
         if self._label and not cut:
             self._written.append(self._write_profile(session, *self._label))
-        problem = append_to_step_summary(self._markdown(cut=cut))
-        self._written += [problem] if problem else []
 
     def _follow_verdicts(self, session: pytest.Session) -> None:
         """Let the exit status follow the verdicts, whatever marks say."""
@@ -152,37 +145,17 @@ class Session:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the tables, and where the report is."""
-        found = self.results
-        if not (found.comparisons or found.causes or found.controls or self._written):
+        report = self._report
+        if not (report.comparisons or report.causes or report.controls or self._written):
             return
-        terminalreporter.write_sep("=", printable(f"quantcheck: {self.gate.model}"))
+        terminalreporter.write_sep("=", printable(f"quantcheck: {report.model}"))
         width, verbosity = min(self._announcer.width, WIDEST), self.config.option.verbose
-        lines = summary_lines(
-            found.verdicts,
-            found.comparisons,
-            causes=found.causes,
-            not_run=found.not_run,
-            brief=self._failures_are_shown,
-            width=width,
-            verbosity=verbosity,
-        )
-        for line, markup in chain(lines, control_lines(found.controls, width=width)):
+        lines = summary_lines(report, brief=self._failures_are_shown, width=width, verbosity=verbosity)
+        for line, markup in chain(lines, control_lines(report.controls, width=width)):
             terminalreporter.write_line(line, **markup)
         for remark in self._written:
             for line, markup in remark_lines(remark, width=width):
                 terminalreporter.write_line(line, **markup)
-
-    def _markdown(self, *, cut: bool) -> Iterator[str]:
-        found = self.results
-        return markdown_lines(
-            self.gate.model,
-            found.verdicts,
-            found.comparisons,
-            causes=found.causes,
-            not_run=found.not_run,
-            controls=found.controls,
-            remarks=["the run was cut short"] if cut else [],
-        )
 
     def _check_calibration(self) -> tuple[str, int] | None:
         """Find the name and version of the profile to write."""
@@ -208,34 +181,32 @@ class Session:
             return f"no profile {name}@{version} is written: {error}"
         return f"profile: {path}, used with --quantcheck-profile={path}"
 
-    def _files(self) -> dict[str, bytes]:
-        certificate = self._certificate() if self.results.controls else None
-        files = {REPORT: self._report(certificate)}
-        return files | {CERTIFICATE: encode_certificate(certificate)} if certificate else files
-
-    def _certificate(self) -> Certificate:
-        return certify(
-            self.results.controls,
-            whole=not any(one.candidate in CONTROLS for one in self.results.not_run),
-            model=self.gate.model,
-            profile=self.gate.profile.label,
-            tool_version=importlib.metadata.version("pytest-quantcheck"),
-            created=datetime.now(UTC),
+    @property
+    def _report(self) -> Report:
+        """All that was found so far."""
+        found, model, profile = self.results, self.gate.model, self.gate.profile.label
+        tool_version, created = importlib.metadata.version("pytest-quantcheck"), datetime.now(UTC)
+        certificate = certify(
+            found.controls,
+            whole=not any(one.candidate in CONTROLS for one in found.not_run),
+            model=model,
+            profile=profile,
+            tool_version=tool_version,
+            created=created,
         )
-
-    def _report(self, certificate: Certificate | None) -> bytes:
-        found = self.results
-        return encode_report(
-            found.verdicts,
-            found.comparisons,
+        return Report(
+            schema=2,
+            tool_version=tool_version,
+            created=created,
             outcome=found.outcome,
-            profile=self.gate.profile.label,
+            model=model,
+            profile=profile,
             settings=asdict(self.settings),
-            tool_version=importlib.metadata.version("pytest-quantcheck"),
-            created=datetime.now(UTC),
-            causes=found.causes,
+            verdicts=tuple(found.verdicts),
+            comparisons=tuple(found.comparisons),
+            causes={candidate: tuple(causes) for candidate, causes in found.causes.items()},
             not_run=found.not_run,
-            certificate=certificate,
+            certificate=certificate if found.controls else None,
         )
 
     @property

@@ -12,6 +12,7 @@ from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Correlations
 from pytest_quantcheck.reporting import summary_lines
+from tests.reporting.runs import run_of
 
 FEW = IntervalSettings(draws=20)
 
@@ -34,9 +35,8 @@ def test_where_the_reference_does_not_converge_a_layer_takes_no_part(reference, 
     assert not found.applicable
     assert found.value is found.low is found.high is None
     assert found.reason.startswith(f"the reference's attributions converge for {settled} of")
-    lines = [
-        line for line, _ in summary_lines([judge(comparison, "ace_drift", load_profile("default@1"))], [comparison])
-    ]
+    verdict = judge(comparison, "ace_drift", load_profile("default@1"))
+    lines = [line for line, _ in summary_lines(run_of([verdict], comparison))]
     assert any(line.startswith("- salient-neuron overlap: layer 0 not applicable") for line in lines)
     assert 0 not in candidate.saliency
 

@@ -16,7 +16,7 @@ BLOCKS = {"td", "th", "tr", "dt", "dd", "li", "p", "h1", "h2", "h3", "div", "sum
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
-def run_of(verdicts, *comparisons, outcome="failed", certificate=None, causes=None, **settings):
+def run_of(verdicts, *comparisons, outcome="failed", certificate=None, causes=None, not_run=(), **settings):
     """The report of a run with these records."""
     candidates = tuple(dict.fromkeys(found.candidate for found in comparisons))
     return Report(
@@ -24,12 +24,14 @@ def run_of(verdicts, *comparisons, outcome="failed", certificate=None, causes=No
         tool_version="0.1.0",
         created=CREATED,
         outcome=outcome,
+        model="SmolLM2",
         profile="default@1",
         settings={"model": "SmolLM2", "bits": candidates, "fail": (("flip_rate", 0.1),), **settings},
         verdicts=tuple(verdicts),
         comparisons=comparisons,
         certificate=certificate,
         causes=causes or {},
+        not_run=tuple(not_run),
     )
 
 
@@ -101,6 +103,11 @@ def certificate_of(make, outcome="passed"):
         judge_control("two-bit-layer", "boolq", [seen if outcome == "passed" else fine], done="layer 2 at 2 bits"),
         without_verdicts("three-bits", "boolq", "not applicable", "the weights are packed"),
     ]
+    return certify_whole(controls)
+
+
+def certify_whole(controls):
+    """The certificate of a whole run of these controls."""
     return certify(controls, whole=True, model="SmolLM2", profile="default@1", tool_version="0.1.0", created=CREATED)
 
 

@@ -15,6 +15,7 @@ from pytest_quantcheck.controls.certificate import Certificate, certify, judge_c
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.reporting import Report, control_lines, control_message, encode_certificate, encode_report
 from pytest_quantcheck.reporting.json_report import schema_text
+from tests.reporting.runs import run_of
 
 SCHEMA_FILE = pathlib.Path(pytest_quantcheck.reporting.__file__).with_name("certificate.schema.json")
 CREATED = dt.datetime(2026, 11, 24, 10, 30, tzinfo=dt.UTC)
@@ -112,8 +113,7 @@ def test_certificate_keeps_to_its_schema(certificate):
 
 def test_report_holds_the_certificate(certificate):
     """The same record stands in the report."""
-    head = {"outcome": "failed", "profile": "default@1", "settings": {}, "tool_version": "0.1.0", "created": CREATED}
-    written = encode_report([], [], **head, certificate=certificate)
+    written = encode_report(run_of([], certificate=certificate))
     assert msgspec.json.decode(written, type=Report).certificate == certificate
 
 

@@ -1,6 +1,5 @@
 """The report for machines, and the schema it keeps to."""
 
-import datetime as dt
 import json
 import pathlib
 import subprocess
@@ -14,15 +13,14 @@ import pytest
 import pytest_quantcheck.reporting
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.reporting import Report, encode_report, schema_text
+from tests.reporting.runs import CREATED, run_of
 
 SCHEMA_FILE = pathlib.Path(pytest_quantcheck.reporting.__file__).with_name("report.schema.json")
-CREATED = dt.datetime(2026, 11, 22, 20, 30, tzinfo=dt.UTC)
 
 
 def encode(verdicts, *comparisons, **head):
     """The report of a failed run."""
-    head = {"outcome": "failed", "profile": "default@1", "settings": {}, "tool_version": "0.1.0", **head}
-    return encode_report(verdicts, comparisons, created=CREATED, **head)
+    return encode_report(msgspec.structs.replace(run_of(verdicts, *comparisons), **head))
 
 
 def valid(data):

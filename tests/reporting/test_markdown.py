@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pytest_quantcheck.controls.certificate import conclusion, judge_control
 from pytest_quantcheck.reporting import markdown_lines, truncate_lines
 from pytest_quantcheck.reporting.markdown import escaped
+from tests.reporting.runs import certify_whole, run_of
 
 HOSTILE = "<script>|`x`|**b**\n# @all #1 [a](b) :x: $x$ \u202e"
 
@@ -19,7 +20,7 @@ ENDS = "4 failed, 1 unmeasured, 1 inconclusive, 1 passed, 1 passed with a warnin
 def test_red_run(make):
     """The outcome with its reasons and steps, then the table, bold where it stops the release."""
     verdicts, comparison = make.damaged_run()
-    lines = list(markdown_lines("SmolLM2", verdicts, [comparison], remarks=["the run was cut short"]))
+    lines = list(markdown_lines(run_of(verdicts, comparison), ["the run was cut short"]))
     assert lines[:5] == [
         "",
         "## quantcheck: SmolLM2",
@@ -54,7 +55,7 @@ def test_controls_have_their_conclusion(make):
         judge_control("null-batches", "boolq", bad[2:3], done="other batches"),
     ]
     for found, mark, named in ((controls[:1], "✅", 0), (controls, "❌", 1)):
-        lines = list(markdown_lines("SmolLM2", verdicts, [comparison], controls=found))
+        lines = list(markdown_lines(run_of(verdicts, comparison, certificate=certify_whole(found))))
         assert "✅ **int8: may be released (6 passed)**" in lines
         assert f"{mark} **{escaped(conclusion(found))}**" in lines
         assert sum(line.startswith("- null-batches on boolq: ") for line in lines) == named
@@ -62,7 +63,7 @@ def test_controls_have_their_conclusion(make):
 
 def test_candidate_without_verdicts(make):
     """What kept a candidate from being judged is there, and no empty table."""
-    lines = list(markdown_lines("SmolLM2", [], [], causes={"nf4": ["no such file"] * 3}))
+    lines = list(markdown_lines(run_of([], causes={"nf4": ("no such file",) * 3})))
     assert lines[3:] == ["❌ **nf4: could not be judged (3 tests without a verdict)**", "", "- no such file", ""]
 
 
@@ -70,7 +71,9 @@ def test_hostile_names_and_notes_are_shown_and_do_nothing(make):
     """No name and no note brings markup, HTML, mentions, another column or another line."""
     verdict = make.verdict(candidate=HOSTILE, prompt_set=HOSTILE)
     comparison = make.replace(make.comparison(notes=(HOSTILE,)), candidate=HOSTILE, prompt_set=HOSTILE)
-    lines = list(markdown_lines(HOSTILE, [verdict], [comparison], causes={HOSTILE: [HOSTILE]}))
+    lines = list(
+        markdown_lines(make.replace(run_of([verdict], comparison, causes={HOSTILE: (HOSTILE,)}), model=HOSTILE))
+    )
     assert not any("\n" in line or "\u202e" in line for line in lines)
     ours = ("**next:**", "❌ **", "**", "## ", "### ")
     for line in lines:

@@ -7,13 +7,15 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import NotRun
 from pytest_quantcheck.reporting.terminal import remark_lines, summary_lines
+from tests.reporting.runs import run_of
 
 DOUBTS = {"accuracy_drop": 900, "confidence_drift": 2000}
 
 
-def texts(verdicts, comparisons, **options):
+def texts(verdicts, comparisons, *, causes=None, not_run=(), **options):
     """The summary's lines without their markup."""
-    return [text for text, _ in summary_lines(verdicts, comparisons, **options)]
+    report = run_of(verdicts, *comparisons, causes=causes, not_run=not_run)
+    return [text for text, _ in summary_lines(report, **options)]
 
 
 def rows(lines):
@@ -185,7 +187,7 @@ def test_narrow_terminal_gets_a_list(make):
 )
 def test_row_has_the_colour_of_its_outcome(state, markup, make):
     """Red fails, yellow is to be looked at, and what passed needs no colour."""
-    lines = summary_lines([make.verdict(**state)], [])
+    lines = summary_lines(run_of([make.verdict(**state)]))
     assert next(dict(colour) for text, colour in lines if text.startswith("ACE drift   ")) == markup
 
 

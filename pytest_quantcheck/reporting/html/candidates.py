@@ -8,8 +8,8 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
-from pytest_quantcheck.reporting.json_report import Report
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes
+from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.wording import (
     bound,
     headline,
@@ -76,12 +76,7 @@ def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list
         report: the run.
         sections: the name of the page's section on each candidate and prompt set.
     """
-    return [_findings(outcome, report, sections) for outcome in outcomes_of(report)]
-
-
-def outcomes_of(report: Report) -> list[CandidateOutcome]:
-    """Return the outcome for each candidate of a report."""
-    return outcomes(report.verdicts, report.comparisons, report.causes, report.not_run)
+    return [_findings(outcome, report, sections) for outcome in outcomes(report)]
 
 
 def _findings(outcome: CandidateOutcome, report: Report, sections: Mapping[tuple[str, str], str]) -> CandidateSummary:

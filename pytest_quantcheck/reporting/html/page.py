@@ -13,14 +13,14 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
-from pytest_quantcheck.reporting.html.candidates import MARKS, findings_of, outcomes_of, release_headline, unopposed
+from pytest_quantcheck.reporting.html.candidates import MARKS, findings_of, release_headline, unopposed
 from pytest_quantcheck.reporting.html.figures import Figure, group_figures, paper_figures
 from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
-from pytest_quantcheck.reporting.json_report import Report
-from pytest_quantcheck.reporting.outcomes import cautions, sorted_by_outcome
+from pytest_quantcheck.reporting.outcomes import cautions
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
+from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.rows import Group, Row, groups
 from pytest_quantcheck.reporting.wording import (
     interval_name,
@@ -81,7 +81,7 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         report: the content of `report.json`.
         prompts: the prompt sets by name, for the texts of flipped prompts; the texts of a missing set are left out.
     """
-    found = list(groups(report.verdicts, sorted_by_outcome(outcomes_of(report), report.comparisons)))
+    found = list(groups(report))
     named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
     findings = findings_of(report, named)
     page = _environment().from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
@@ -90,8 +90,8 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
         headline=release_headline(report, findings),
         unopposed=unopposed(findings),
-        cautions=[visible(line) for line in cautions(report.verdicts, report.comparisons, report.not_run)],
-        prompt_sets=[visible(line) for line in evidence_sentences(report.comparisons)],
+        cautions=[visible(line) for line in cautions(report)],
+        prompt_sets=[visible(line) for line in evidence_sentences(report)],
         candidates=findings,
         sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
         paper=[(prompt_set, figures) for prompt_set, figures in _paper(found) if figures],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import msgspec
 from pytest_quantcheck.errors import QuantcheckError, StorageError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.reporting import Report
+from pytest_quantcheck.reporting import Report, encode_certificate, encode_report
 from pytest_quantcheck.storage import find_target, write_atomically
 
 REPORT = "report.json"
@@ -26,23 +26,15 @@ def remove_report(directory: Path) -> None:
             find_target(directory / name).unlink()
 
 
-def write_report(
-    directory: Path, make: Callable[[], Mapping[str, bytes]], prompt_sets: Mapping[str, PromptSet]
-) -> list[str]:
+def write_report(directory: Path, report: Report, prompt_sets: Mapping[str, PromptSet]) -> list[str]:
     """Write the files and the HTML page of a report.
 
-    An error costs only the files: verdicts and exit status stay as they are.
-
-    Args:
-        directory: where to write; created if it does not exist.
-        make: returns the content of each file by name; `report.json` is one of them.
-        prompt_sets: by name, for the texts of prompts whose answer changed; the page leaves out missing ones.
-
-    Returns:
-        A sentence for each file that says where it is, or why it was not written.
+    Returns a sentence for each that says where it is, or why it was not written.
     """
     try:
-        files = make()
+        files = {REPORT: encode_report(report)}
+        if report.certificate:
+            files[CERTIFICATE] = encode_certificate(report.certificate)
         for name, content in files.items():
             write_atomically(directory / name, content)
     except Exception as error:  # any error: the verdicts are not affected
