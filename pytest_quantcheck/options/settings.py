@@ -14,10 +14,10 @@ from pytest_quantcheck.options.table import OPTIONS
 if TYPE_CHECKING:
     import pytest
 
-_ALONE = ("only", "dry_run", "controls", "calibrate", "update_baseline")
+_ALONE = ("only", "dry_run", "trial", "controls", "calibrate", "update_baseline")
 """Options that mean nothing without a model or a candidate."""
 
-_FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline")
+_FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline", "trial")
 """Options that need the reference itself, not only its stored measurement."""
 
 
@@ -59,6 +59,7 @@ class Settings:
     controls: bool
     only: bool
     dry_run: bool
+    trial: bool
     neurons: str | None
     trust_remote_code: bool
     allow_pickle: bool
@@ -82,6 +83,7 @@ def settings_from(config: pytest.Config) -> Settings | None:
     given = {field for field, option in by_field.items() if values[field] and option.is_given(config)}
     if values["candidate"] and "bits" not in given:
         values["bits"] = ()
+    values["dry_run"] |= values["trial"]
     settings = Settings(**values)
     _check_reference(settings, [by_field[field].flag for field in _FROM_REFERENCE if field in given])
     check_together(settings)

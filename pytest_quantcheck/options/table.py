@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ARGPARSE = {"text": "store", "list": "append", "flag": "store_true"}
 _INI: dict[str, Literal["string", "linelist", "bool"]] = {"text": "string", "list": "linelist", "flag": "bool"}
 
-_START_A_GATE = ("model", "candidate", "controls", "only", "dry-run", "calibrate", "update-baseline")
+_START_A_GATE = ("model", "candidate", "controls", "only", "dry-run", "trial", "calibrate", "update-baseline")
 
 _OURS = "quantcheck"
 """What every ini key of ours begins with."""
@@ -273,6 +273,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("only", "collect the packaged suite and nothing else", kind="flag"),
     Option("dry-run", "check all that shows without weights, say what would be measured, load nothing", kind="flag"),
+    Option(
+        "trial", "dry run that also measures some prompts with each model: how long the run would take", kind="flag"
+    ),
     Option(
         "neurons",
         "path of each FFN's activation module, {} for the block's number, for unknown architectures",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.options import Settings
+from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.prompts import PromptSet
 
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
@@ -22,7 +23,7 @@ class Outline(NamedTuple):
     controls: tuple[str, ...]
     prompt_sets: Mapping[str, PromptSet]
     metrics: tuple[str, ...]
-    profile: str
+    profile: Profile
 
     def header_lines(self) -> Iterator[str]:
         """Yield the lines for the top of pytest's output."""
@@ -33,7 +34,7 @@ class Outline(NamedTuple):
         controls = f" and {len(self.controls)} controls" if self.controls else ""
         stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
         reference, candidates = f"{self.model}{revision} ({asked.dtype}{stored})", ", ".join(self.candidates)
-        yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile}")
+        yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile.label}")
         yield printable(f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}")
         yield printable(f"quantcheck: {versions}")
 
@@ -49,14 +50,24 @@ class Outline(NamedTuple):
         reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
         on = f" on {asked.attribution_samples} prompts" if asked.attribution.method != "off" else ""
         layers = asked.layers if isinstance(asked.layers, str) else ", ".join(map(str, asked.layers))
-        yield f"dry run: nothing is loaded. The reference {self.model} would be {reference}"
+        loaded = "some prompts are measured" if asked.trial else "nothing is loaded"
+        yield f"dry run: {loaded}. The reference {self.model} would be {reference}"
         yield f"candidates: {', '.join(self.candidates)}"
         yield from (f"prompts: {len(p)} of {name} from {p.source}" for name, p in self.prompt_sets.items())
         yield f"attribution: {asked.attribution}{on}; layers: {layers}"
-        yield f"verdicts: {', '.join(self.metrics)} by {self.profile}"
+        yield f"verdicts: {', '.join(self.metrics)} by {self.profile.label}"
+        yield from self._ungated()
         if self.controls:
             yield f"controls: {', '.join(self.controls)}"
         if new_profile:
             yield f"limits would be written as {new_profile}"
         if report:
             yield f"report: {report}"
+
+    def _ungated(self) -> Iterator[str]:
+        """Yield which metrics each prompt set is too small to gate."""
+        for name, prompts in self.prompt_sets.items():
+            wanted = {metric: self.profile.fewest_prompts(metric) for metric in self.metrics}
+            few = [f"{metric} (from {n:,} prompts up)" for metric, n in wanted.items() if n > len(prompts)]
+            if few:
+                yield f"not gated on {name}, which has {len(prompts):,} prompts: {', '.join(few)}"

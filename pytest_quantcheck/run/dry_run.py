@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.models.checksums import verify
@@ -12,39 +13,64 @@ from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.plurals import shortened
+from pytest_quantcheck.reporting.progress_line import duration
+from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.targets import Target, Targets
+
+if TYPE_CHECKING:
+    from pytest_quantcheck.run.measurements import Progress
+    from pytest_quantcheck.run.trial import Duration
 
 _MOST_BYTES = 2_000_000_000
 """Bytes of each model whose checksums are verified in a dry run: some seconds."""
 
-_NEVER = "whether the weights load and fit into memory, and whether each candidate was made from the reference"
+_TRIAL = (
+    "whether the weights load and fit into memory, whether each candidate was made from the reference, and how long "
+    "the run takes (--quantcheck-trial shows all three)"
+)
 
 
 @dataclass
 class Findings:
-    """What was found; `problems` end a run, or what is said of one of its candidates."""
+    """What was found; `problems` end a run, or what is said of one of its candidates.
+
+    `durations`: how long a run would take for each of its models, if that was tried.
+    """
 
     checked: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    durations: list[Duration] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """Yield what was checked, what was not, and each problem."""
+        """Yield what was found, problems last."""
         yield from (f"checked: {what}" for what in self.checked)
-        yield f"not checked: {'; '.join([_NEVER, *self.unchecked])}"
+        if self.durations:
+            each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.durations)
+            whole = sum(one.seconds for one in self.durations)
+            yield f"the run would take about {duration(whole)} on this machine, one model after another: {each}"
+        unchecked = self.unchecked if self.durations else [_TRIAL, *self.unchecked]
+        yield from [f"not checked: {'; '.join(unchecked)}"] if unchecked else []
         yield from (f"problem: {problem}" for problem in self.problems)
 
 
-def check_run(settings: Settings, targets: Targets) -> Findings:
-    """Check the device and the files of a run's models; nothing is fetched from a hub."""
-    findings = Findings()
+def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
+    """Check the device and the files of a run's models; nothing is fetched from a hub.
+
+    A trial then loads them, if nothing is wrong; `progress` makes its progress reporters.
+    """
+    findings, settings = Findings(), gate.settings
     if settings.device.startswith("cuda"):
         _try(findings, lambda: _check_device(settings.device))
-    for target in _with_files(settings, targets):
+    for target in _with_files(settings, gate.targets):
         if local_path(target.source.model) is None and not is_offline():
             findings.unchecked.append(f"the files of {target.label}, which a run fetches from the hub")
             continue
         _try(findings, partial(_check_files, findings, target))
+    if settings.trial and not findings.problems:
+        from pytest_quantcheck.run.trial import time_run  # noqa: PLC0415 - heavy
+
+        _try(findings, lambda: findings.durations.extend(time_run(gate, progress)))
     return findings
 
 

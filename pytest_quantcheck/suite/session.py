@@ -87,7 +87,7 @@ class Session:
         if not self.settings.dry_run:
             return None
         with ignore_library_warnings():
-            findings = check_run(self.settings, self.gate.targets)
+            findings = check_run(self.gate, self._announcer.progress)
         if self._announcer.reporter:
             label = "@".join(map(str, self._label)) if self._label else ""
             plan = self._outline.dry_run_lines(new_profile=label, report=self._report_plan())
@@ -235,7 +235,7 @@ class Session:
             gate.controls,
             gate.prompt_sets,
             gate.metrics,
-            gate.profile.label,
+            gate.profile,
         )
 
     def _report_plan(self) -> str:

@@ -68,6 +68,7 @@ def test_defaults_are_the_documented_ones(read):
         controls=False,
         only=False,
         dry_run=False,
+        trial=False,
         neurons=None,
         trust_remote_code=False,
         allow_pickle=False,
@@ -117,7 +118,7 @@ GIVEN = {
     "report": ("one", "two", "one", "two"),
     "neurons": ("*.a", "*.b", "*.a", "*.b"),
 }
-FLAGS = ["controls", "only", "dry-run", "trust-remote-code", "allow-pickle"]
+FLAGS = ["controls", "only", "dry-run", "trial", "trust-remote-code", "allow-pickle"]
 
 
 def test_the_precedence_tests_cover_every_option():

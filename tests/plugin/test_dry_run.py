@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import time
 from hashlib import sha256
@@ -14,11 +15,16 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pytest_quantcheck.models import builtin
 
-for _module in ("models.file_checks", "run.dry_run"):  # pytester forgets what is first imported within a run
+for _module in (
+    "models.file_checks",
+    "run.dry_run",
+    "run.trial",
+):  # pytester forgets what is first imported within a run
     importlib.import_module(f"pytest_quantcheck.{_module}")
 
 NEVER = (
-    "not checked: whether the weights load and fit into memory, and whether each candidate was made from the reference"
+    "not checked: whether the weights load and fit into memory, whether each candidate was made from the reference, "
+    "and how long the run takes (--quantcheck-trial shows all three)"
 )
 
 
@@ -234,6 +240,32 @@ def test_pickled_weights_are_not_called_checked(dry, checkpoint):
     assert problems == []
     assert f"checked: precision, configuration, tokenizer of {checkpoint}" in found.lines
     assert f"{NEVER}; the pickled weights of {checkpoint}" in found.lines
+
+
+SMALL = ("--quantcheck-trial", "--quantcheck-attribution=off", "--quantcheck-layers=2", "--quantcheck-bits=8")
+
+
+def test_trial_says_how_long_each_model_takes(dry, pytester):
+    """Each is loaded, measured and compared, so that nothing stays unchecked; no test is run, nothing is written."""
+    problems, found = dry(*SMALL, "--quantcheck-samples=20", "--quantcheck-report=out")
+    assert problems == []
+    (line,) = (line for line in found.lines if line.startswith("the run would take about "))
+    assert re.fullmatch(r".* on this machine, one model after another: reference .* s, int8 .* s", line)
+    assert not any(line.startswith("not checked: ") for line in found.lines)
+    assert "passed" not in found.text
+    assert not (pytester.path / "out").exists()
+
+
+def test_trial_meets_a_candidate_of_another_model(dry, candidate):
+    """It is a problem of the run, as it would be an error in one."""
+    tokenizer = json.loads((candidate / "tokenizer.json").read_text())
+    first, second, *_ = tokenizer["model"]["vocab"]
+    names = {first: second, second: first}
+    tokenizer["model"]["vocab"] = {names.get(name, name): n for name, n in tokenizer["model"]["vocab"].items()}
+    (candidate / "tokenizer.json").write_text(json.dumps(tokenizer))
+    problems, _ = dry(*SMALL, "--quantcheck-samples=20", f"--quantcheck-candidate={candidate}")
+    assert len(problems) == 1
+    assert "is not the reference quantized: its vocabulary is another" in problems[0]
 
 
 @pytest.mark.parametrize("offline", [True, False])

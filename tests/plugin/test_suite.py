@@ -93,6 +93,14 @@ def test_dry_run_says_what_would_be_measured(gate):
     assert "passed" not in found.text
 
 
+def test_dry_run_says_what_a_prompt_set_is_too_small_for(gate):
+    """With the number of prompts that the profile wants; other sets are not mentioned."""
+    asked = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-dry-run")
+    found = gate(*asked, "--quantcheck-samples=300")
+    assert "not gated on builtin, which has 300 prompts: accuracy_drop (from 512 prompts up)" in found.lines
+    assert not any(line.startswith("not gated") for line in gate(*asked).lines)
+
+
 def test_dry_run_starts_no_workers(gate):
     """There is nothing to hand out to xdist's workers, and it ends as well as without them."""
     quick = ("--quantcheck-attribution=off", "--quantcheck-layers=0,5")
