@@ -1,4 +1,4 @@
-"""The options of `measure` and `compare`: pytest's without `quantcheck-`, from the same table, and a few more."""
+"""The options of commands: pytest's without `quantcheck-`, from the same table, and a few more."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ MEASURE: tuple[Option, ...] = (
         "neurons",
         "trust-remote-code",
         "allow-pickle",
+    ),
+)
+DEQUANTIZE: tuple[Option, ...] = (
+    _TABLE["baseline"]._replace(name="out", summary="write the checkpoint as this directory, which is new or empty"),
+    _TABLE["dtype"]._replace(
+        summary="float format of its weights: fp32, which adds no rounding, bf16 or fp16", default="fp32"
     ),
 )
 COMPARE = _same("profile", "fail", "allow-unmeasured", "report")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pytest_quantcheck.commands.options import COMPARE, MEASURE, add_options
+from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, add_options
 
 _SPEC = "NAME@VERSION of a published profile, or the path of a .toml file"
 
@@ -17,6 +17,12 @@ _COMPARE = """\
 Compare a candidate's stored measurements with its reference's, judge them by a profile, and print what a gate would.
 No model is loaded. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no
 part. Exit status 1 where the candidate is not fit for release, 2 where it could not be judged."""
+
+_DEQUANTIZE = """\
+Write a GGUF file as a plain checkpoint: configuration, weights, tokenizer and chat template, as the gate reads them
+from the file. Other programs, and whatever quantizes a model anew, need such a directory; the gate itself takes the
+file, too. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no part. Exit
+status 2 where nothing could be written."""
 
 _DOCTOR = """\
 Print the versions of libraries, the devices and instruction sets, memory, disks and threads, which formats of
@@ -53,6 +59,16 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("reference", metavar="REF", help=f"the reference's: {_WHERE}")
     compare.add_argument("candidate", metavar="CAND", help="the candidate's, likewise, on the same prompt sets")
     add_options(compare, COMPARE)
+
+    dequantize = commands.add_parser(
+        "dequantize",
+        help="write a GGUF file as a plain checkpoint",
+        usage="%(prog)s FILE.gguf --out DIR [--dtype DTYPE]",
+        description=_DEQUANTIZE,
+        allow_abbrev=False,
+    )
+    dequantize.add_argument("file", metavar="FILE.gguf", help="the GGUF file, quantized or not")
+    add_options(dequantize, DEQUANTIZE)
 
     profiles = commands.add_parser("profiles", help="look at threshold profiles, and check them")
     _add_verbs(profiles)

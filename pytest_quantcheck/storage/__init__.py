@@ -1,6 +1,6 @@
 """Measurements on disk: written whole or not at all, verified when they are read."""
 
-from pytest_quantcheck.storage.atomic import write_atomically
+from pytest_quantcheck.storage.atomic import write_atomically, write_directory
 from pytest_quantcheck.storage.cache import Cache, Entry
 from pytest_quantcheck.storage.checkpoints import Checkpoint
 from pytest_quantcheck.storage.measurement_files import (
@@ -9,13 +9,14 @@ from pytest_quantcheck.storage.measurement_files import (
     load_provenance,
     save_measurement,
 )
-from pytest_quantcheck.storage.places import check_writable, find_target
+from pytest_quantcheck.storage.places import check_new, check_writable, find_target
 from pytest_quantcheck.storage.thinning import save_baseline
 
 __all__ = [
     "Cache",
     "Checkpoint",
     "Entry",
+    "check_new",
     "check_writable",
     "find_target",
     "holds_measurement",
@@ -24,4 +25,5 @@ __all__ = [
     "save_baseline",
     "save_measurement",
     "write_atomically",
+    "write_directory",
 ]

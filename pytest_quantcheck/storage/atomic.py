@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all: under a temporary name beside the target, synced, renamed."""
+"""Files and directories written whole or not at all: under a temporary name beside the target, synced, renamed."""
 
 import os
 import re
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pytest_quantcheck.errors import StorageError
@@ -24,10 +26,36 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
             unchanged.
     """
     target = find_target(path)
+    with _replacing(path, target) as temporary:
+        _write(temporary, *data)
+
+
+@contextmanager
+def write_directory(path: Path) -> Iterator[Path]:
+    """Yield a folder to be filled with files; afterwards it is the directory.
+
+    The directory must be new or empty (`places.check_new`). Where the block fails, the folder is removed; a process
+    that is killed may leave it, as `write_atomically` says.
+
+    Raises:
+        StorageError: it could not be written; what was there before is unchanged.
+    """
+    target = Path(os.path.realpath(path))
+    with _replacing(path, target) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(temporary.stat().st_mode & 0o666)  # safetensors lets its owner alone read a file
+            _sync(file)
+        _sync(temporary)
+
+
+@contextmanager
+def _replacing(path: Path, target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, *data)
+        yield temporary
         temporary.replace(target)
         _sync(target.parent)
         with suppress(OSError):  # another writer may remove the same file, and this one may lack the permission
@@ -39,7 +67,7 @@ def write_atomically(path: Path, *data: bytes | memoryview) -> None:
         ) from problem
     finally:
         with suppress(OSError):
-            temporary.unlink()
+            _remove(temporary)
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -56,9 +84,9 @@ def _write(path: Path, *data: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(directory: Path) -> None:
-    """Make names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file's content or a directory's names survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -66,8 +94,15 @@ def _sync(directory: Path) -> None:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove temporary files a day older than their target."""
+    """Remove temporary files a day older than their target; directories where it is one."""
     temporary = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
-    for entry in target.parent.iterdir():
-        if temporary.fullmatch(entry.name) and target.stat().st_mtime - entry.stat().st_mtime > _STALE:
-            entry.unlink()
+    for entry in filter(lambda one: temporary.fullmatch(one.name), target.parent.iterdir()):
+        if entry.is_dir() == target.is_dir() and target.stat().st_mtime - entry.stat().st_mtime > _STALE:
+            _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

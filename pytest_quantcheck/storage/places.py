@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.user_files import describe_kind
 
 
@@ -44,11 +45,42 @@ def check_writable(flag: str, directory: Path, *files: str) -> None:
     Raises:
         StorageError: names the nearest directory that exists, or the file's path that cannot be written to.
     """
-    nearest, _ = _nearest(Path(os.path.realpath(directory)))
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
+    _check_access(flag, directory, Path(os.path.realpath(directory)))
     for name in files:
         find_target(directory / name)
+
+
+def check_new(flag: str, directory: Path) -> None:
+    """Refuse a directory that cannot be written as a whole.
+
+    Args:
+        flag: the option that names it.
+        directory: it need not exist yet; an empty one is replaced.
+
+    Raises:
+        StorageError: it holds something, cannot be replaced, or the nearest directory that exists cannot be written.
+    """
+    target = Path(os.path.realpath(directory))
+    is_there = stat.S_ISDIR(_mode(target))
+    _check_access(flag, directory, target.parent if is_there else target)
+    if not is_there:
+        return
+    if found := sorted(path.name for path in target.iterdir()):
+        raise StorageError(
+            f"{flag}={directory}: expected a new or an empty directory, found {shortened(found)} in it; choose another "
+            "one"
+        )
+    if target.is_mount() or target == Path.cwd():
+        raise StorageError(
+            f"{flag}={directory}: expected a directory that can be replaced, found a mount point or the working "
+            "directory; name a new one in it"
+        )
+
+
+def _check_access(flag: str, directory: Path, place: Path) -> None:
+    nearest, _ = _nearest(place)
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
 
 
 def _nearest(path: Path) -> tuple[Path, int]:

@@ -1,6 +1,7 @@
 """Measurements of the built-in model on a few prompts, made by the command itself, once."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,11 @@ def refused(capsys):
         return err.rstrip("\n")
 
     return run
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

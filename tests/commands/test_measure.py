@@ -114,14 +114,6 @@ def test_what_is_there_outlives_a_failure(copied, empty, refused):
     assert files(copied) == before
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_says_so_and_leaves_nothing(stop, tmp_path, monkeypatch, capsys):

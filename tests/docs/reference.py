@@ -12,7 +12,7 @@ import msgspec
 
 import pytest_quantcheck
 from pytest_quantcheck import errors, plugin, records
-from pytest_quantcheck.commands.options import COMPARE, MEASURE, spelled
+from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, spelled
 from pytest_quantcheck.controls import certificate as certifying
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
@@ -56,7 +56,7 @@ def commands() -> str:
     """The options of the commands that work without pytest."""
     parts = [
         part
-        for name, table in (("measure", MEASURE), ("compare", COMPARE))
+        for name, table in (("measure", MEASURE), ("compare", COMPARE), ("dequantize FILE.gguf", DEQUANTIZE))
         for part in (
             f"## `python -m pytest_quantcheck {name}`",
             *_table(
@@ -68,9 +68,10 @@ def commands() -> str:
     return _page(
         "Commands",
         "`python -m pytest_quantcheck COMMAND --help` has the same. Ini files play no part here. `measure` stores what "
-        "a model does; `compare REF CAND` judges two such directories; `profiles show SPEC`, `profiles diff SPEC SPEC` "
-        "and `profiles check [SPEC …]` look at threshold profiles; `doctor` says what this environment offers to a "
-        "gate, and what it lacks. [Exit statuses](exit-statuses.md).",
+        "a model does; `compare REF CAND` judges two such directories; `dequantize FILE.gguf` writes a GGUF file as a "
+        "plain checkpoint; `profiles show SPEC`, `profiles diff SPEC SPEC` and `profiles check [SPEC …]` look at "
+        "threshold profiles; `doctor` says what this environment offers to a gate, and what it lacks. "
+        "[Exit statuses](exit-statuses.md).",
         *parts,
     )
 

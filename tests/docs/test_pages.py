@@ -15,6 +15,7 @@ from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts.sources import BUILTIN
 from tests.docs.pages import PAGES, ROOT, Block, Folder, blocks, check, is_slow, look_at, run
+from tests.models.gguf_files import spell_builtin, write_gguf
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,11 @@ def give_int8(path):
         loaded.model.save_pretrained(path)
 
 
+def give_gguf(path):
+    """Put the built-in model there, as a GGUF file."""
+    write_gguf(spell_builtin(path.parent / "spelled"), path, "Q8_0")
+
+
 def give_questions(path):
     """Put the first 64 of the built-in prompts there, as CSV."""
     rows = [json.loads(line) for line in BUILTIN.read_text(encoding="utf-8").splitlines()[:64]]
@@ -65,7 +71,13 @@ def give_questions(path):
 
 
 PLACE = ROOT / "docs" / "tutorial.md"
-GIVERS = {"hub": give_hub, "my-model": give_model, "my-model-int8": give_int8, "questions.csv": give_questions}
+GIVERS = {
+    "hub": give_hub,
+    "my-model": give_model,
+    "my-model-int8": give_int8,
+    "my-model.gguf": give_gguf,
+    "questions.csv": give_questions,
+}
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""A small measurement made as a real one is: activations through the accumulators, answers from logits."""
+"""A small measurement made as a real one is, and a small disk."""
+
+import subprocess
 
 import msgspec
 import numpy as np
@@ -122,3 +124,15 @@ def plain(record):
     if isinstance(record, tuple):
         return tuple(plain(value) for value in record)
     return plain(vars(record)) if hasattr(record, "__dict__") else record
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 96 KiB, in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(place)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by the system's administrator only")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

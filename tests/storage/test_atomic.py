@@ -13,21 +13,10 @@ from pytest_quantcheck.storage import (
     save_baseline,
     save_measurement,
     write_atomically,
+    write_directory,
 )
 from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.disks import files_of_at_most, read_only
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 96 KiB, in memory."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(place)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a file system can be mounted by the system's administrator only")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def names(directory):
@@ -181,3 +170,61 @@ def test_leavings_that_cannot_be_removed_do_not_matter(tmp_path):
     write_atomically(tmp_path / "saved", b"whole")
     assert (tmp_path / "saved").read_bytes() == b"whole"
     assert stale.is_dir()
+
+
+def fill(directory, content=b"whole"):
+    """Write a directory with one file, whose permissions are too narrow."""
+    with write_directory(directory) as folder:
+        (folder / "file").write_bytes(content)
+        (folder / "file").chmod(0o600)
+
+
+def test_directory_appears_when_it_is_whole(tmp_path):
+    """Until then its name is free; its file may be read by those who may read any new one."""
+    (tmp_path / "plain").touch()
+    with write_directory(tmp_path / "new" / "saved") as folder:
+        assert (folder.parent, names(tmp_path / "new")) == (tmp_path / "new", [folder.name])
+    fill(tmp_path / "new" / "saved")  # over the empty one
+    assert (names(tmp_path / "new"), names(tmp_path / "new" / "saved")) == (["saved"], ["file"])
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "plain", tmp_path / "new" / "saved" / "file")}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_directory_that_fails_leaves_nothing(tmp_path, error):
+    """The error is the writer's own."""
+
+    def fail(folder):
+        (folder / "file").write_bytes(b"half")
+        raise error
+
+    with pytest.raises(error), write_directory(tmp_path / "saved") as folder:
+        fail(folder)
+    assert names(tmp_path) == []
+
+
+def test_directory_on_a_full_disk_leaves_nothing(tmp_path):
+    """One sentence with the directory's name."""
+    with files_of_at_most(3), pytest.raises(StorageError, match=rf"cannot write {tmp_path}/saved: File too large\. "):
+        fill(tmp_path / "saved")
+    assert names(tmp_path) == []
+
+
+def test_directory_that_was_filled_meanwhile_is_kept(tmp_path):
+    """Another writer was faster."""
+    with pytest.raises(StorageError, match="saved: Directory not empty"), write_directory(tmp_path / "saved"):
+        fill(tmp_path / "saved", b"theirs")
+    assert names(tmp_path) == ["saved"]
+    assert (tmp_path / "saved" / "file").read_bytes() == b"theirs"
+
+
+def test_directories_of_killed_writers_are_removed(tmp_path):
+    """Those that are a day older than the one just written; a file of that name is not one."""
+    for name in (".saved.0123abcd.tmp", ".saved.1123abcd.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"half")
+    (tmp_path / ".saved.2123abcd.tmp").write_bytes(b"half")
+    for name in (".saved.0123abcd.tmp", ".saved.2123abcd.tmp"):
+        os.utime(tmp_path / name, (time.time() - 25 * 3600,) * 2)
+    fill(tmp_path / "saved")
+    assert names(tmp_path) == [".saved.1123abcd.tmp", ".saved.2123abcd.tmp", "saved"]

@@ -1,11 +1,13 @@
 """A file is written in the directory that was named; what a link leads to elsewhere stays as it is."""
 
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.storage import Cache, check_writable, find_target, write_atomically
+from pytest_quantcheck.storage import Cache, check_new, check_writable, find_target, write_atomically
 from pytest_quantcheck.storage.measurement_files import FILE
 
 KEY = {"model": "builtin"}
@@ -159,3 +161,39 @@ def test_measurement_that_could_not_be_kept_is_not_made(put, named, obstacle):
         put(obstacle, entry.directory / FILE)
         with pytest.raises(StorageError, match=f"cannot write .*/{FILE}: .*found a link"):
             entry.load_or_set_aside()
+
+
+@pytest.mark.parametrize("name", ["new/deeper", "empty", "link"])
+def test_new_or_empty_directory_may_be_written(tmp_path, name):
+    """A link is the directory that it leads to; nothing is made yet."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    before = everything(tmp_path)
+    check_new("--out", tmp_path / name)
+    assert everything(tmp_path) == before
+
+
+def test_directory_that_holds_something_is_refused(elsewhere):
+    """What is found in it is named."""
+    with pytest.raises(
+        StorageError, match=f"--out={elsewhere}: expected a new or an empty directory, found file in it"
+    ):
+        check_new("--out", elsewhere)
+
+
+def test_directory_that_cannot_be_replaced_is_refused(tmp_path, monkeypatch):
+    """The shell that stands in it would stand nowhere."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match=r"--out=\.: expected a directory that can be replaced, found .*name a new"):
+        check_new("--out", Path())
+
+
+def test_directory_in_one_for_reading_only_is_refused(disk):
+    """Also where it exists itself: a whole one takes its place. A mount point has no place that could be taken."""
+    with pytest.raises(StorageError, match=f"--out={disk}: expected a directory that can be replaced"):
+        check_new("--out", disk)
+    (disk / "empty").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for name in ("new", "empty"):
+        with pytest.raises(StorageError, match=f"{name}: {disk} is not a directory that can be written"):
+            check_new("--out", disk / name)

@@ -46,7 +46,7 @@ def _unpack(path: Path, folder: Path, dtype: torch.dtype, read: Reader) -> None:
     transformers marks what it reads from such a file as quantized, which can neither be saved nor quantized again.
 
     Raises:
-        ModelError: the file is not whole, or holds something that transformers leaves out.
+        ModelError: the file is not whole, transformers leaves out a part of it, or the folder cannot be written.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - heavy, and it prints
 
@@ -57,9 +57,16 @@ def _unpack(path: Path, folder: Path, dtype: torch.dtype, read: Reader) -> None:
     plain = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)  # not .to(): positions stay float32
     plain.load_state_dict(model.state_dict())
     _refuse_leftovers(plain, header, path)
-    plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
-    _drop_foreign_tokens(folder / "tokenizer.json", header.metadata["tokenizer.ggml.tokens"])
+    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    try:
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _drop_foreign_tokens(folder / "tokenizer.json", header.metadata["tokenizer.ggml.tokens"])
+    except Exception as error:  # each library has its own
+        raise ModelError(
+            f"{path}: what it is dequantized into cannot be written in {folder.parent}: {error}. Check the permissions "
+            "and the free space there"
+        ) from error
 
 
 def _dequantize_argument() -> dict[str, Any]:
