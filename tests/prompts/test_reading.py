@@ -96,7 +96,7 @@ def test_hash_changes_with_all_that_the_model_reads(source, tmp_path):
 
 def test_too_few_prompts_are_refused(tmp_path):
     """Nine prompts cannot fill ten calibration bins, whether the file or the sample is short."""
-    with pytest.raises(PromptError, match=r"at least 10 prompts .* got 9"):
+    with pytest.raises(PromptError, match=r"at least 10 prompts \(ten calibration bins\), got 9"):
         read_prompts(write(tmp_path, n=9))
     with pytest.raises(PromptError, match=r"at least 10 prompts .* got 9"):
         read_prompts(write(tmp_path, n=10), samples=9)
