@@ -1,6 +1,6 @@
 """Confidence intervals: of shares, by resampling prompts, by leaving out groups of prompts.
 
-Which metric takes which, and how often each contains the true value: docs/coverage.md.
+Which metric takes which, and how often each contains the true value: docs/evidence/coverage.md.
 """
 
 import math

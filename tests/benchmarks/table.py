@@ -1,4 +1,4 @@
-"""Print what a benchmark file says as the table in docs/performance.md: `python tests/benchmarks/table.py FILE...`."""
+"""Print a benchmark file as the table of docs/evidence/performance.md: `python tests/benchmarks/table.py FILE...`."""
 
 import json
 import sys

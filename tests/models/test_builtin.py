@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_quantcheck.models import builtin
-from pytest_quantcheck.models.builtin import make
-from pytest_quantcheck.models.builtin.statements import (
+from tests.builtin_model import make
+from tests.builtin_model.statements import (
     FAMILIES,
     is_held_out,
     prompt_questions,

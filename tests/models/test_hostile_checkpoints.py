@@ -27,16 +27,16 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", SUMS])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "vocab.txt", SUMS])
 @pytest.mark.parametrize(("make", "said"), KINDS.items(), ids=["loop", "nowhere", "device", "pipe", "directory"])
 def test_file_that_is_no_file(folder, name, make, said):
-    """Weights, configuration and checksums are refused by name before they are read."""
+    """Weights, configuration, tokenizer and checksums are refused by name before they are read."""
     (folder / name).unlink(missing_ok=True)
     if isinstance(make, str):
         (folder / name).symlink_to(make.format(name=name))
     else:
         make(folder / name)
-    with pytest.raises(ModelError, match=f"{name} cannot be read: {said}; "):
+    with pytest.raises(ModelError, match=f"{name} cannot be read: {said}; (check the|fetch the) model"):
         verify(resolve_files(Source(str(folder))))
 
 

@@ -219,7 +219,8 @@ def refused(gate):
     """Runs pytest and demands exit status 4 with one sentence, before anything is collected; gives the sentence."""
 
     def run(*arguments, model="builtin"):
-        found = gate(f"--quantcheck-model={model}", "--quantcheck-only", *arguments)
+        named = [f"--quantcheck-model={model}"] if model else []
+        found = gate(*named, "--quantcheck-only", *arguments)
         assert found.status == pytest.ExitCode.USAGE_ERROR, found.text
         assert not re.search("INTERNALERROR|Traceback|collected|session starts", found.text)
         (sentence,) = (line.removeprefix("ERROR: ") for line in found.lines if line)

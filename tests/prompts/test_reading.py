@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.prompts import read_prompts
-from pytest_quantcheck.prompts.sources import BUILTIN
 
 
 def write(folder, n=30, **columns):
@@ -97,7 +96,7 @@ def test_hash_changes_with_all_that_the_model_reads(source, tmp_path):
 
 def test_too_few_prompts_are_refused(tmp_path):
     """Nine prompts cannot fill ten calibration bins, whether the file or the sample is short."""
-    with pytest.raises(PromptError, match=r"at least 10 prompts .* got 9"):
+    with pytest.raises(PromptError, match=r"at least 10 prompts \(ten calibration bins\), got 9"):
         read_prompts(write(tmp_path, n=9))
     with pytest.raises(PromptError, match=r"at least 10 prompts .* got 9"):
         read_prompts(write(tmp_path, n=10), samples=9)
@@ -114,7 +113,6 @@ def test_template_is_checked_before_the_source(tmp_path):
         read_prompts(str(tmp_path / "none.csv"), template="chta")
 
 
-@pytest.mark.skipif(not BUILTIN.exists(), reason="the built-in prompts are made by models/builtin/make.py")
 def test_builtin_prompts_are_raw_and_enough():
     """The built-in set has at least 400 prompts and is not wrapped in a chat template."""
     prompts = read_prompts("builtin")

@@ -44,9 +44,11 @@ def test_wheel_carries_the_whole_package(wheel):
 
 
 def test_wheel_carries_nothing_but_the_package(wheel):
-    """Tests and documents are not installed at the top of a user's site-packages."""
+    """Tests and documents are not installed at the top of a user's site-packages, nor the built-in model's making."""
     tops = {name.partition("/")[0] for name in wheel}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"pytest_quantcheck"}
+    model = "pytest_quantcheck/models/builtin/"
+    assert [name for name in wheel if name.startswith(model) and name.endswith(".py")] == [f"{model}__init__.py"]
 
 
 def test_wheel_registers_the_plugin_and_has_its_licence(wheel):

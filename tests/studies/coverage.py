@@ -3,7 +3,8 @@
     python -m tests.studies.coverage [--repeats N] [--sizes 32 64 128 512] [--real REFERENCE CANDIDATE]
 
 Records are drawn from a generative model and handed to `compare`, as a gate does. The tables stand in
-docs/coverage.md. With `--real` the prompts of two saved measurements are the population, and samples of them the data.
+docs/evidence/coverage.md. With `--real` the prompts of two saved measurements are the population, and samples of them
+the data.
 """
 
 from __future__ import annotations

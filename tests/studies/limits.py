@@ -2,7 +2,7 @@
 
     python tests/studies/limits.py MODEL PROMPTS [--samples N] [--attribution-samples N] [--template T]
 
-The limits of the default profile come from its tables; the numbers stand in the profile's evidence.
+The limits of `default@1` come from its tables; the numbers stand in the evidence of that profile and of `default@2`.
 """
 
 from __future__ import annotations

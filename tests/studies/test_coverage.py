@@ -12,8 +12,8 @@ from tests.studies.coverage import EFFECTS, cell, pair, population, remembered_d
 PROMPTS, REPEATS, DRAWS = 64, 100, 100
 
 LEAST = dict.fromkeys(METRICS, 0.9) | {"kl_divergence": 0.84}
-"""Of 100 intervals of 95 %, made with a twentieth of the draws. docs/coverage.md has 400 of each, and says what it is
-that keeps the divergence below 95 %."""
+"""Of 100 intervals of 95 %, made with a twentieth of the draws. docs/evidence/coverage.md has 400 of each, and says
+what it is that keeps the divergence below 95 %."""
 
 
 @pytest.fixture(scope="module", params=EFFECTS, ids=lambda effect: effect.name)

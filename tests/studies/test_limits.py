@@ -1,4 +1,4 @@
-"""The study behind the limits, reduced: the profile tells models that are the same from models that are broken."""
+"""The study behind `default@1`, reduced: it tells models that are the same from models that are broken."""
 
 import pytest
 

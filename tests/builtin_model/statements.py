@@ -1,6 +1,6 @@
 """Statements for the built-in model: true or false, by family, from a seed."""
 
-# ruff: noqa: FBT001, S311, SIM905 - a family takes a truth value; random numbers come from a seed; word lists are easier to read
+# ruff: noqa: SIM905 - a family takes a truth value; random numbers come from a seed; word lists are easier to read
 
 import hashlib
 from collections.abc import Callable, Iterator

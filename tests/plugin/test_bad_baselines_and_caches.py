@@ -1,21 +1,20 @@
-"""A damaged entry of the cache costs time and nothing else: set aside, said in a line, measured again."""
+"""Bad baselines end a run before a model is loaded; a bad entry of the cache costs time and nothing else.
+
+A damaged entry is set aside, said in a line, and measured again.
+"""
 
 import shutil
+import subprocess
 
 import pytest
 
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.run.gate import Gate
+from pytest_quantcheck.run.local_models import LocalModels
 from tests.gates import settings
 
-QUICK = (
-    "--quantcheck-model=builtin",
-    "--quantcheck-only",
-    "--quantcheck-bits=8",
-    "--quantcheck-samples=12",
-    "--quantcheck-layers=2",
-    "--quantcheck-attribution=off",
-)
+SIZE = ("--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-attribution=off")
+QUICK = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-bits=8", *SIZE)
 FILE = "measurement.safetensors"
 
 
@@ -24,6 +23,91 @@ def flip(path, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """The bytes of a good baseline."""
+    place = tmp_path_factory.mktemp("stored")
+    Gate(settings(baseline=str(place), update_baseline=True)).measure()
+    return (place / "builtin" / FILE).read_bytes()
+
+
+@pytest.fixture
+def stored(baseline, tmp_path):
+    """A copy of it, to be damaged."""
+    path = tmp_path / "stored" / "builtin" / FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(baseline)
+    return path
+
+
+def refuse_baseline(refused, path, *arguments, **model):
+    """Demand exit status 4, a sentence that names the file and says what to do, and the file as it was."""
+    before = path.read_bytes()
+    sentence = refused(f"--quantcheck-baseline={path.parents[1]}", *SIZE, *arguments, **model)
+    assert str(path) in sentence
+    assert "measure again" in sentence
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:100]),
+        lambda path: flip(path, -1),
+        lambda path: flip(path, 1000),
+        lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["one byte short", "cut in the header", "byte of the arrays", "byte of the header", "length", "empty"],
+)
+@pytest.mark.parametrize("dry", [(), ("--quantcheck-dry-run",)], ids=["run", "dry"])
+def test_damaged_baseline(refused, stored, damage, dry):
+    """Whatever byte it is, and in a dry run alike."""
+    damage(stored)
+    refuse_baseline(refused, stored, "--quantcheck-bits=8", *dry)
+
+
+def test_damaged_baseline_without_its_reference(refused, stored, checkpoint):
+    """Where only a candidate is named beside it."""
+    flip(stored, -1)
+    refuse_baseline(refused, stored, f"--quantcheck-candidate={checkpoint}", model=None)
+
+
+def test_baseline_that_is_a_link_elsewhere(refused, tmp_path):
+    """Found out before anything is loaded; the file that it leads to is another one's."""
+    stored = tmp_path / "stored" / "builtin" / FILE
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    said = refused(f"--quantcheck-baseline={tmp_path / 'stored'}", "--quantcheck-update-baseline")
+    assert f"cannot write {stored}: expected a regular file or nothing there, found a link to " in said
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
+@pytest.fixture
+def unwritable(tmp_path):
+    """A folder that cannot be written to, for root too: a read-only file system."""
+    path = tmp_path / "read-only"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting takes root")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.parametrize(("option", "more"), [("cache", ()), ("baseline", ("--quantcheck-update-baseline",))])
+def test_place_that_cannot_be_written(refused, unwritable, option, more, monkeypatch):
+    """Found out before anything is loaded."""
+    loaded = []
+    monkeypatch.setattr(LocalModels, "load", lambda _models, target: loaded.append(target.name))
+    said = refused(f"--quantcheck-{option}={unwritable}", "--quantcheck-bits=8", *more)
+    assert str(unwritable) in said
+    assert "written" in said or "Read-only file system" in said
+    assert not loaded
 
 
 def take_other(entry, other):

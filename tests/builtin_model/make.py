@@ -1,6 +1,6 @@
 """Make the built-in model, its tokenizer and its prompts from a seed.
 
-    python -m pytest_quantcheck.models.builtin.make --out DIRECTORY
+    python -m tests.builtin_model.make --out DIRECTORY
 
 Training uses one thread and deterministic kernels: the same seed, steps and library versions on the same kind of
 processor give the same bytes. The loss counts every token of true statements, so that the model learns the facts, and
@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pytest_quantcheck.analyses.calibration import adaptive_calibration_error
-from pytest_quantcheck.models.builtin.statements import FAMILIES, Question, prompt_questions, training_questions
+from tests.builtin_model.statements import FAMILIES, Question, prompt_questions, training_questions
 
 SEED = 0
 STEPS = 2_200
@@ -111,7 +111,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - part of the interface
+    def step(self, closure: None = None) -> None:  # noqa: ARG002 - part of the interface
         """Take one step against the gradients."""
         for group in self.param_groups:
             for weight in group["params"]:
@@ -154,7 +154,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
     started = time.perf_counter()
     for step, (tokens, weights) in enumerate(islice(batches(tokenizer, seed), steps), 1):
         value = loss(model, tokens, weights)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
