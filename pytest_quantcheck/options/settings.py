@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.options.table import OPTIONS
@@ -45,8 +46,8 @@ class Settings:
     attribution_tokens: int
     redundancy_neurons: Literal["auto", "all"] | int
     profile: str
-    fail: tuple[tuple[str, float], ...]
-    allow_unmeasured: tuple[str, ...]
+    fail: tuple[tuple[MetricName, float], ...]
+    allow_unmeasured: tuple[MetricName, ...]
     calibrate: str | None
     calibrate_rate: float
     calibrate_directory: str

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_quantcheck.controls.certificate import ControlResult
 from pytest_quantcheck.errors import QuantcheckError
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.reporting import control_message, nothing_judged, printable, verdict_properties
 from pytest_quantcheck.run.gate import Gate
 
@@ -94,6 +95,8 @@ class PackagedItem(pytest.Item):
 
 class AcceptanceItem(PackagedItem):
     """One metric of one candidate on one prompt set."""
+
+    metric: MetricName
 
     def setup(self) -> None:
         """Measure what is missing and compare; what cannot be read or measured is an error, not a failure."""

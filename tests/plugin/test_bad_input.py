@@ -37,7 +37,7 @@ OPTIONS = {
         "of at least 0 and at most 10 (a model that only guesses",
     ),
     "metric": ("--quantcheck-fail=ace_drfit:0.1", "Did you mean 'ace_drift'?"),
-    "metric-unmeasured": ("--quantcheck-allow-unmeasured=ace", "unknown metric 'ace'"),
+    "metric-unmeasured": ("--quantcheck-allow-unmeasured=ace", "), got 'ace'"),
     "calibrate-path": ("--quantcheck-calibrate=../mine", "expected NAME or NAME@VERSION"),
     "calibrate-rate": ("--quantcheck-calibrate-rate=1", "expected a rate above 0 and at most 0.5"),
     "profile": ("--quantcheck-profile=strict@1", "strict@1"),
