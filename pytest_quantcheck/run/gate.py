@@ -237,8 +237,8 @@ class Gate:
         if name is None and len(known) == 1:
             return known[0]
         if name not in self.prompt_sets:
-            names = ", ".join(nearest_first(str(name), known))
-            hint = nearest(str(name), known) or ONE_OF_THESE
+            word = str(name or "")
+            names, hint = ", ".join(nearest_first(word, known)), nearest(word, known) or ONE_OF_THESE
             raise SettingsError(f"expected the name of a prompt set ({names}), got {name!r:.100}.{hint}")
         return name
 
