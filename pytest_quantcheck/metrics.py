@@ -259,6 +259,19 @@ def nearest_first(word: str, known: Iterable[str]) -> list[str]:
     return sorted(known, key=lambda one: -_likeness(word, one))
 
 
+def likely(words: Collection[str], known: Collection[str]) -> str:
+    """Return the known word most similar to any of some words.
+
+    The text is empty if none is similar.
+
+    >>> likely(["question", "query"], ["id", "Questions"])
+    'Questions'
+    """
+    similar = {one: max(_likeness(word, one) for word in words) for one in known}
+    first = max(similar, key=similar.__getitem__, default="")
+    return first if similar.get(first, 0) >= _SIMILAR else ""
+
+
 def _likeness(one: str, other: str) -> float:
     first, second = (text.lower().replace("-", "_") for text in (one, other))
     return difflib.SequenceMatcher(None, second, first).ratio()

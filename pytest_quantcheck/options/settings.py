@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -26,8 +26,9 @@ _FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline")
 class Settings:
     """What the user asked for; the option of the same name says what each field means.
 
-    `model` is None where a baseline stands for it; `bits` holds exact names (`int8`, `nf4`), none twice; `layers` is
-    ascending where it names blocks; `fail` holds finite limits, one for a metric.
+    `model` is None where a baseline stands for it; `bits` holds exact names (`int8`, `nf4`), none twice; `columns` has
+    the column of `prompt` and of `gold`; `layers` is ascending where it names blocks; `fail` holds finite limits, one
+    for a metric.
     """
 
     model: str | None
@@ -36,6 +37,7 @@ class Settings:
     bits: tuple[str, ...]
     dtype: str
     prompts: tuple[str, ...]
+    columns: Mapping[str, str]
     template: str
     samples: int
     seed: int

@@ -52,7 +52,13 @@ class Gate:
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)
         )
         self.prompt_sets: dict[str, PromptSet] = _by_name(
-            read_prompts(source, template=settings.template, samples=settings.samples, seed=settings.seed)
+            read_prompts(
+                source,
+                columns=settings.columns,
+                template=settings.template,
+                samples=settings.samples,
+                seed=settings.seed,
+            )
             for source in settings.prompts
         )
         self._baseline = self._find_baseline()

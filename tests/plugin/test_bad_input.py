@@ -53,7 +53,7 @@ OPTIONS = {
 PROMPT_FILES = {
     "empty": (b"", "p.csv is empty"),
     "header-only": (b"prompt,gold\n", "p.csv has no rows"),
-    "columns": (b"question,answer\na,b\n", "missing ['prompt', 'gold'], found ['question', 'answer']"),
+    "columns": (b"question,answer\na,b\n", "--quantcheck-columns=prompt=question,gold=answer"),
     "not-utf-8": (GOOD.encode() + b"caf\xe9,True\n", "p.csv is not UTF-8: byte"),
     "empty-prompt": (GOOD.encode() + b" ,True\n", "p.csv, row 13: the prompt is empty"),
     "empty-gold": (GOOD.encode() + b"is ice cold,\n", "p.csv, row 13: the gold is empty"),
