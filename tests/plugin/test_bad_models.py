@@ -19,7 +19,7 @@ def broken(gate, checkpoint):
         assert "Traceback" not in found.text
         assert "INTERNALERROR" not in found.text
         assert not any(line.startswith(("E  ", "> ")) for line in found.lines)
-        start = next(i for i, line in enumerate(found.lines) if " quantcheck::test_ace_drift[int8-builtin] " in line)
+        start = next(i for i, line in enumerate(found.lines) if f" {TWO[0]}[int8-builtin] " in line)
         return found.lines[start + 1]
 
     return run

@@ -97,7 +97,9 @@ def test_prompt_set_must_be_named_where_there_are_two(tmp_path):
     """Left out, it would be a guess."""
     shutil.copy(builtin.PROMPTS, tmp_path / "other.jsonl")
     gate = Gate(settings(prompts=("builtin", str(tmp_path / "other.jsonl"))))
-    with pytest.raises(SettingsError, match=r"expected the name of a prompt set \(builtin, other\), got None\. Name one"):
+    with pytest.raises(
+        SettingsError, match=r"expected the name of a prompt set \(builtin, other\), got None\. Name one"
+    ):
         gate.compare("int8")
 
 
