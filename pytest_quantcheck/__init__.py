@@ -7,7 +7,7 @@ read the names in `__init__.pyi`, which `python -m tests.docs.reference` writes.
 from importlib import import_module
 from typing import Any
 
-from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.metrics import METRICS, nearest
 
 __version__ = "0.1.0"
 
@@ -26,9 +26,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    __tracebackhide__ = True
     homes = _homes()
     if name not in homes:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{nearest(name, homes)}")
     return getattr(import_module(f"{__name__}.{homes[name]}"), name)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.judging import judge
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS, Metric, find_metric
 from pytest_quantcheck.options.labels import DEFAULT_PROFILE
 from pytest_quantcheck.profiles import load_profile
@@ -23,7 +24,7 @@ class QuantcheckWarning(UserWarning):
     """A verdict that passes and needs attention: inconclusive or unmeasured, where that is allowed."""
 
 
-def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = None) -> Verdict:
+def assert_metric(comparison: Comparison, metric: MetricName, *, limit: float | None = None) -> Verdict:
     """Fail unless one metric of a candidate is within its limit.
 
     Args:
@@ -39,7 +40,7 @@ def assert_metric(comparison: Comparison, metric: str, *, limit: float | None = 
             that. The text says what moved, how far, how sure that is and against which limit.
         ProfileError: the limit cannot be used, or there is none.
         TypeError: `comparison` is not a comparison.
-        ValueError: there is no such metric.
+        MetricError: there is no such metric.
     """
     __tracebackhide__ = True
     return _assert_within(comparison, metric, limit)
@@ -76,7 +77,7 @@ def _docstring(metric: Metric) -> str:
     """.replace(" .", ".")
 
 
-def _assert_within(comparison: Comparison, metric: str, limit: float | None) -> Verdict:
+def _assert_within(comparison: Comparison, metric: MetricName, limit: float | None) -> Verdict:
     """Judge one metric; a warning points at the line that called the public function."""
     __tracebackhide__ = True
     find_metric(metric)

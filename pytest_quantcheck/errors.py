@@ -34,6 +34,10 @@ class SettingsError(QuantcheckError):
     """An option, or a combination of options, that cannot be used."""
 
 
+class MetricError(QuantcheckError, ValueError):
+    """A name that is no metric's."""
+
+
 class PromptError(QuantcheckError):
     """A prompt set that cannot be read or is incomplete."""
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import msgspec
 
 from pytest_quantcheck.analyses.resampling import prompts_to_settle
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import Limit, Profile
 from pytest_quantcheck.records import RELEASED, WORST_FIRST, Comparison, Estimate, Status, Verdict
 
 
-def judge(comparison: Comparison, metric: str, profile: Profile) -> Verdict | None:
+def judge(comparison: Comparison, metric: MetricName, profile: Profile) -> Verdict | None:
     """Judge one metric of a comparison by a profile.
 
     The worst gated layer decides for a layered metric. Layers where the metric is not defined for the reference are
@@ -49,7 +50,7 @@ def _bit_width(comparison: Comparison) -> str:
     return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
 
 
-def _not_measured(comparison: Comparison, metric: str, profile: Profile) -> tuple[Estimate, ...]:
+def _not_measured(comparison: Comparison, metric: MetricName, profile: Profile) -> tuple[Estimate, ...]:
     layers = comparison.reference_provenance.layers if METRICS[metric].layered else (None,)
     estimate = _unmeasured(metric, "it was not measured", comparison, profile)
     return tuple(msgspec.structs.replace(estimate, layer=layer) for layer in layers)
@@ -63,7 +64,7 @@ def _none_left(
     return _unmeasured(estimate.metric, reasons, comparison, profile), limit
 
 
-def _unmeasured(metric: str, reason: str, comparison: Comparison, profile: Profile) -> Estimate:
+def _unmeasured(metric: MetricName, reason: str, comparison: Comparison, profile: Profile) -> Estimate:
     return Estimate(
         metric=metric, confidence=profile.confidence, n_prompts=comparison.n_prompts, method="", reason=reason
     )

@@ -5,11 +5,20 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
+from pytest_quantcheck.errors import MetricError
+from pytest_quantcheck.metric_names import MetricName
+
 _FROM_WORST = 0.001
 """Least distance of a limit from the worst possible value: one prompt of the thousand that a run measures by default.
 
 Hardly a value but the worst itself is beyond a limit that is closer.
 """
+
+ONE_OF_THESE = " Name one of these."
+"""What to do about a name that is like none that exists."""
+
+_SIMILAR = 0.6
+"""Likeness of two words from which one may be meant by the other."""
 
 Need = Literal["answers", "golds", "activations", "correlations", "attributions", "many prompts"]
 """Data that a metric is estimated from; `many prompts`: with few prompts there is no estimate, or no interval."""
@@ -34,7 +43,7 @@ class Metric(NamedTuple):
     with its interval over the layers, None no figure.
     """
 
-    name: str
+    name: MetricName
     title: str
     meaning: str
     definition: str
@@ -191,15 +200,16 @@ def find_metric(name: str) -> Metric:
     """Return the metric of a name.
 
     Raises:
-        ValueError: there is no such metric; lists those there are, and names the most similar one.
+        MetricError: there is no such metric; lists those there are, the most similar first.
     """
     if not isinstance(name, str) or name not in METRICS:
-        known = ", ".join(METRICS)
-        raise ValueError(f"unknown metric {name!r}; known metrics are {known}.{nearest(str(name), METRICS)}")
+        known = ", ".join(nearest_first(str(name), METRICS))
+        hint = nearest(str(name), METRICS) or ONE_OF_THESE
+        raise MetricError(f"expected a metric ({known}), got {name!r:.100}.{hint}")
     return METRICS[name]
 
 
-def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[str, ...]:
+def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[MetricName, ...]:
     """Return the gated metrics that a run can measure, as in `METRICS`.
 
     Args:
@@ -207,7 +217,9 @@ def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[str, ...]:
         attributed: whether answers are attributed to neurons.
     """
     return tuple(
-        name for name, metric in METRICS.items() if name in gated and (attributed or "attributions" not in metric.needs)
+        metric.name
+        for metric in METRICS.values()
+        if metric.name in gated and (attributed or "attributions" not in metric.needs)
     )
 
 
@@ -234,8 +246,35 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
     " Did you mean 'ace_drift'?"
     """
-    found = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    first = next(iter(nearest_first(word, known)), "")
+    return f" Did you mean {first!r}?" if _likeness(word, first) >= _SIMILAR else ""
+
+
+def nearest_first(word: str, known: Iterable[str]) -> list[str]:
+    """Return the known words, the most similar to a word first.
+
+    >>> nearest_first("flip-rat", ["ace_drift", "flip_rate"])
+    ['flip_rate', 'ace_drift']
+    """
+    return sorted(known, key=lambda one: -_likeness(word, one))
+
+
+def likely(words: Collection[str], known: Collection[str]) -> str:
+    """Return the known word most similar to any of some words.
+
+    The text is empty if none is similar.
+
+    >>> likely(["question", "query"], ["id", "Questions"])
+    'Questions'
+    """
+    similar = {one: max(_likeness(word, one) for word in words) for one in known}
+    first = max(similar, key=similar.__getitem__, default="")
+    return first if similar.get(first, 0) >= _SIMILAR else ""
+
+
+def _likeness(one: str, other: str) -> float:
+    first, second = (text.lower().replace("-", "_") for text in (one, other))
+    return difflib.SequenceMatcher(None, second, first).ratio()
 
 
 def _finite(value: float) -> bool:

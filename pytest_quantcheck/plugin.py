@@ -10,6 +10,7 @@ import pytest
 from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.options import asked, check_ini_keys, register
 from pytest_quantcheck.suite.ending import arm, begin, disarm
+from pytest_quantcheck.suite.tracebacks import show_users_line
 
 if TYPE_CHECKING:
     from pytest_quantcheck.models.loaded import LoadedModel
@@ -93,6 +94,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if run:
         run.results.attach(item, report, call)
     return report
+
+
+@pytest.hookimpl(specname="pytest_runtest_makereport")
+def pytest_quantcheck_shorten(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Show the user's own line of an expected error; unittest's errors are known to no wrapper."""
+    show_users_line(item, call)
 
 
 @pytest.fixture(scope="session")

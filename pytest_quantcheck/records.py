@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
@@ -164,7 +165,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     `reference` and `candidate` are the two models' own values where the metric is a difference of two.
     """
 
-    metric: str
+    metric: MetricName
     layer: int | None = None
     value: float | None = None
     low: float | None = None
@@ -263,11 +264,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = None
 
-    def of(self, metric: str) -> tuple[Estimate, ...]:
+    def of(self, metric: MetricName) -> tuple[Estimate, ...]:
         """Return the estimates of one metric, one for each layer.
 
         Raises:
-            ValueError: an unknown metric.
+            MetricError: there is no such metric.
         """
         find_metric(metric)
         return tuple(estimate for estimate in self.estimates if estimate.metric == metric)
@@ -293,7 +294,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     the set's source has, None where it is not known; `conditions` are the comparison's.
     """
 
-    metric: str
+    metric: MetricName
     candidate: str
     prompt_set: str
     status: Status

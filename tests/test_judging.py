@@ -268,7 +268,7 @@ def test_a_misspelt_metric_is_refused():
     """No estimate and no verdict would pass for nothing to object to."""
     found = comparison(estimate("flip_rate", 0.1, 0.0, 0.2))
     for asked in (found.of, lambda metric: judge(found, metric, profile())):
-        with pytest.raises(ValueError, match=r"unknown metric 'flip-rate'.*Did you mean 'flip_rate'"):
+        with pytest.raises(ValueError, match=r"expected a metric .*, got 'flip-rate'. Did you mean 'flip_rate'"):
             asked("flip-rate")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import pytest_quantcheck.comparing  # noqa: F401 - registers the estimators
 from pytest_quantcheck.comparing.estimators import estimators
+from pytest_quantcheck.errors import MetricError
 from pytest_quantcheck.metrics import METRICS, check_limit, find_metric, judgeable, nearest
 
 
@@ -40,6 +41,13 @@ def test_unknown_metric_lists_all_and_offers_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'ace_drift'") as caught:
         find_metric("ACE-drfit")
     assert all(name in str(caught.value) for name in METRICS)
+    assert str(caught.value).startswith("expected a metric (ace_drift, ")
+
+
+def test_unknown_metric_like_none():
+    """Where nothing was probably meant, the sentence still says what to do."""
+    with pytest.raises(MetricError, match=r"got 'zzz'\. Name one of these\.$"):
+        find_metric("zzz")
 
 
 def test_nothing_similar_offers_nothing():

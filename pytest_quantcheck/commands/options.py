@@ -40,6 +40,7 @@ MEASURE: tuple[Option, ...] = (
     *_same(
         "dtype",
         "prompts",
+        "columns",
         "template",
         "samples",
         "seed",

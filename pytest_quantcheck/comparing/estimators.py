@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Estimate
 
@@ -13,7 +14,7 @@ _Estimator = TypeVar("_Estimator", bound=Callable[..., Estimate])
 _ESTIMATORS: dict[str, Callable[..., Estimate]] = {}
 
 
-def estimates(metric: str) -> Callable[[_Estimator], _Estimator]:
+def estimates(metric: MetricName) -> Callable[[_Estimator], _Estimator]:
     """Register the decorated function as the one that estimates a metric.
 
     The function takes, for a metric without layers, both models' `Answers`; for a layered one the layer's number, both

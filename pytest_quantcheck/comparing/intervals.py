@@ -9,6 +9,7 @@ from typing import Required, TypedDict, Unpack
 from pytest_quantcheck.analyses import resampling
 from pytest_quantcheck.analyses.draws import Counts
 from pytest_quantcheck.analyses.resampling import Floats, Interval, fold
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.records import Estimate
 
 
@@ -49,11 +50,15 @@ class IntervalSettings:
             statistic, value, n, draws=self.draws, confidence=self.confidence, seed=self.seed
         )
 
-    def absolute_change(self, metric: str, change: float, signed: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
+    def absolute_change(
+        self, metric: MetricName, change: float, signed: Interval, n: int, **facts: Unpack[Facts]
+    ) -> Estimate:
         """Return the estimate of the size of a signed change."""
         return self.estimate(metric, abs(change), fold(signed.low, signed.high), n, **facts)
 
-    def estimate(self, metric: str, value: float, interval: Interval, n: int, **facts: Unpack[Facts]) -> Estimate:
+    def estimate(
+        self, metric: MetricName, value: float, interval: Interval, n: int, **facts: Unpack[Facts]
+    ) -> Estimate:
         """Return the estimate of a value; the interval is extended to the value, which rounding may exclude."""
         return Estimate(
             metric=metric,
@@ -66,7 +71,7 @@ class IntervalSettings:
         )
 
     def undefined(
-        self, metric: str, reason: str, n: int, *, layer: int | None = None, applicable: bool = True
+        self, metric: MetricName, reason: str, n: int, *, layer: int | None = None, applicable: bool = True
     ) -> Estimate:
         """Return an estimate without a value, and the reason."""
         return Estimate(

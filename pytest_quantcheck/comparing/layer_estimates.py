@@ -30,6 +30,7 @@ from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jack
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
 from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import Facts, IntervalSettings
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
 
@@ -200,7 +201,8 @@ def _redundancy_change(
 
 @estimates("salient_overlap")
 def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, intervals: IntervalSettings) -> Estimate:
-    metric, tried = "salient_overlap", len(before.index)
+    metric: MetricName = "salient_overlap"
+    tried = len(before.index)
     if not attributable(before.converged):
         reason = f"the reference's attributions converge for {before.converged.sum()} of {tried} prompts there"
         return intervals.undefined(metric, reason, tried, layer=layer, applicable=False)

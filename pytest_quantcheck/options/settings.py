@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.options.table import OPTIONS
@@ -25,8 +26,9 @@ _FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline", "trial")
 class Settings:
     """What the user asked for; the option of the same name says what each field means.
 
-    `model` is None where a baseline stands for it; `bits` holds exact names (`int8`, `nf4`), none twice; `layers` is
-    ascending where it names blocks; `fail` holds finite limits, one for a metric.
+    `model` is None where a baseline stands for it; `bits` holds exact names (`int8`, `nf4`), none twice; `columns` has
+    the column of `prompt` and of `gold`; `layers` is ascending where it names blocks; `fail` holds finite limits, one
+    for a metric.
     """
 
     model: str | None
@@ -35,6 +37,7 @@ class Settings:
     bits: tuple[str, ...]
     dtype: str
     prompts: tuple[str, ...]
+    columns: Mapping[str, str]
     template: str
     samples: int
     seed: int
@@ -45,8 +48,8 @@ class Settings:
     attribution_tokens: int
     redundancy_neurons: Literal["auto", "all"] | int
     profile: str
-    fail: tuple[tuple[str, float], ...]
-    allow_unmeasured: tuple[str, ...]
+    fail: tuple[tuple[MetricName, float], ...]
+    allow_unmeasured: tuple[MetricName, ...]
     calibrate: str | None
     calibrate_rate: float
     calibrate_directory: str

@@ -154,6 +154,13 @@ OPTIONS: tuple[Option, ...] = (
         kind="list",
     ),
     Option(
+        "columns",
+        "columns that have prompt and gold in CSV and JSONL files, such as prompt=question,gold=answer",
+        "prompt=prompt,gold=gold",
+        _late("columns.parse_columns"),
+        "prompt=COLUMN,gold=COLUMN",
+    ),
+    Option(
         "template",
         "how prompts are put to the model: auto, chat, raw or a format with {prompt}",
         "auto",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytest_quantcheck.bit_widths import WIDTHS
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import check_limit, find_metric, nearest
 from pytest_quantcheck.options.labels import read_label
 
@@ -148,12 +149,12 @@ def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
     return int(word)
 
 
-def parse_metric(raw: str) -> str:
+def parse_metric(raw: str) -> MetricName:
     """Parse the name of a metric."""
     return find_metric(raw.strip()).name
 
 
-def parse_limit(raw: str) -> tuple[str, float]:
+def parse_limit(raw: str) -> tuple[MetricName, float]:
     """Parse a metric and its limit.
 
     >>> parse_limit("ace_drift:0.05")

@@ -7,6 +7,7 @@ import msgspec
 
 from pytest_quantcheck.bit_widths import BitWidth
 from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import check_limit, find_metric
 
 LayerName = Literal["first", "middle", "last"]
@@ -24,7 +25,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     With fewer than `from_prompts` prompts the metric is reported and does not gate, because chance would decide.
     """
 
-    metric: str
+    metric: MetricName
     value: float
     direction: Literal["max", "min"]
     evidence: str
@@ -98,7 +99,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     inconclusive: Inconclusive
     rules: tuple[Rule, ...]
     path: str
-    allow_unmeasured: tuple[str, ...] = ()
+    allow_unmeasured: tuple[MetricName, ...] = ()
 
     @property
     def label(self) -> str:
@@ -106,17 +107,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name}@{self.version}"
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[MetricName, ...]:
         """The metrics with a limit, in the order of the profile's file."""
         return tuple(dict.fromkeys(rule.limit.metric for rule in self.rules))
 
-    def fewest_prompts(self, metric: str) -> int:
+    def fewest_prompts(self, metric: MetricName) -> int:
         """Return the fewest prompts to which a limit of a metric applies."""
         return min(rule.limit.from_prompts for rule in self.rules if rule.limit.metric == metric)
 
     def limit(
         self,
-        metric: str,
+        metric: MetricName,
         *,
         bits: str | None,
         layer: int | None = None,
@@ -135,7 +136,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             prompts: name of the prompt set.
 
         Raises:
-            ValueError: there is no such metric, or `layer` is given without `n_layers`.
+            MetricError: there is no such metric.
+            ValueError: `layer` is given without `n_layers`.
         """
         if layer is not None and n_layers is None:
             raise ValueError("expected n_layers with layer: without it the last block is not known")
@@ -144,7 +146,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         matching = [rule for rule in self.rules if rule.limit.metric == metric and rule.matches(case)]
         return max(matching, key=lambda rule: rule.rank).limit if matching else None
 
-    def with_limits(self, pairs: Iterable[tuple[str, float]], source: str = "--quantcheck-fail") -> "Profile":
+    def with_limits(self, pairs: Iterable[tuple[MetricName, float]], source: str = "--quantcheck-fail") -> "Profile":
         """Return the profile with new limits, each for all its metric's cases."""
         profile = self
         for name, value in pairs:
@@ -152,7 +154,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             profile = msgspec.structs.replace(profile, rules=(*others, _given_rule(name, value, source)))
         return profile
 
-    def allowing(self, metrics: Iterable[str]) -> "Profile":
+    def allowing(self, metrics: Iterable[MetricName]) -> "Profile":
         """Return the profile with metrics that may pass unmeasured."""
         return msgspec.structs.replace(self, allow_unmeasured=tuple(metrics))
 
@@ -186,4 +188,6 @@ def _given_rule(name: str, value: float, source: str) -> Rule:
     except ValueError as problem:
         raise ProfileError(f"{source}: {problem}") from None
     evidence = f"given by {source}"
-    return Rule(limit=Limit(metric=name, value=limit, direction=metric.direction, evidence=evidence, source=source))
+    return Rule(
+        limit=Limit(metric=metric.name, value=limit, direction=metric.direction, evidence=evidence, source=source)
+    )

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.options.columns import COLUMNS, complete, suggest
 from pytest_quantcheck.user_files import PROMPTS_BYTES, each_key_once, read_file
 
 Row = Mapping[str, str]
-REQUIRED = ("prompt", "gold")
+Columns = Mapping[str, str]
 _LONGEST_FIELD = 2**31 - 1  # the largest C long on every platform
 
 
-def read_rows(path: Path) -> dict[int, Row]:
+def read_rows(path: Path, columns: Columns = COLUMNS) -> dict[int, Row]:
     """Return every row of a file by its number from 1.
 
-    The number counts rows below a CSV's header, or lines of a JSONL file. Every column of a row is text.
+    The number counts rows below a CSV's header, or lines of a JSONL file. Every column of a row is text; `prompt` and
+    `gold` are there whatever the file's `columns` for them are called.
 
     Raises:
         PromptError: the file cannot be read, or a row lacks a column or has a blank `prompt` or `gold`; names the row.
@@ -27,15 +29,23 @@ def read_rows(path: Path) -> dict[int, Row]:
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
         raise PromptError(f"prompts: expected a .csv or .jsonl file, 'builtin' or hf:NAME, got {str(path)!r}")
-    rows = readers[path.suffix.lower()](path, _read_text(path))
+    try:
+        columns = complete(columns)
+    except ValueError as problem:
+        raise PromptError(f"columns: {problem}") from None
+    rows = readers[path.suffix.lower()](path, _read_text(path, columns), columns)
     if not rows:
-        raise PromptError(f"{path} has no rows; expected prompts with the columns prompt and gold")
+        raise PromptError(f"{path} has no rows; expected prompts with the columns {_both(columns)}")
     for number, row in rows.items():
-        _check_row(path, number, row)
-    return rows
+        _check_row(path, number, row, columns)
+    return {number: {**row, **{name: row[column] for name, column in columns.items()}} for number, row in rows.items()}
 
 
-def _read_text(path: Path) -> str:
+def _both(columns: Columns) -> str:
+    return " and ".join(columns.values())
+
+
+def _read_text(path: Path, columns: Columns) -> str:
     try:
         text = read_file(path, PROMPTS_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -45,16 +55,16 @@ def _read_text(path: Path) -> str:
     except OSError as problem:
         raise PromptError(f"cannot read prompts from {path}: {problem.strerror}") from None
     if not text.strip():
-        raise PromptError(f"{path} is empty; expected prompts with the columns prompt and gold")
+        raise PromptError(f"{path} is empty; expected prompts with the columns {_both(columns)}")
     return text
 
 
-def _read_csv(path: Path, text: str) -> dict[int, Row]:
+def _read_csv(path: Path, text: str, columns: Columns) -> dict[int, Row]:
     with _long_fields():
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
             header = list(reader.fieldnames or ())
-            _check_columns(str(path), header)
+            _check_columns(str(path), header, columns)
             return {number: _csv_row(path, number, row, header) for number, row in enumerate(reader, start=1)}
         except csv.Error as problem:
             raise PromptError(f"{path}, line {reader.line_num}: malformed CSV: {problem}") from None
@@ -81,12 +91,13 @@ def _count_fields(row: dict[Any, Any]) -> int:
     return sum(value is not None for name, value in row.items() if name is not None) + len(extra)
 
 
-def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
+def _read_jsonl(path: Path, text: str, columns: Columns) -> dict[int, Row]:
     lines = text.split("\n")  # splitlines() would also cut at U+2028 within a string
-    return {number: _json_row(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()}
+    numbered = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
+    return {number: _json_row(path, number, line, columns) for number, line in numbered.items()}
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
+def _json_row(path: Path, number: int, line: str, columns: Columns) -> Row:
     place = f"{path}, line {number}"
     try:
         row = json.loads(line, object_pairs_hook=each_key_once)
@@ -94,25 +105,30 @@ def _json_row(path: Path, number: int, line: str) -> Row:
         raise PromptError(f"{place}: malformed JSON: {problem}") from None
     if not isinstance(row, dict):
         raise PromptError(f"{place}: expected a JSON object, got {line.strip()[:80]!r}")
-    _check_columns(place, list(row))
-    if not isinstance(row["prompt"], str):
-        raise PromptError(f"{place}: expected text as prompt, got {row['prompt']!r:.100}")
-    if not isinstance(row["gold"], str | int | None):
-        raise PromptError(f"{place}: expected text, true, false or a whole number as gold, got {row['gold']!r:.100}")
+    _check_columns(place, list(row), columns)
+    prompt, gold = (row[columns[name]] for name in COLUMNS)
+    if not isinstance(prompt, str):
+        raise PromptError(f"{place}: expected text as {columns['prompt']}, got {prompt!r:.100}")
+    if not isinstance(gold, str | int | None):
+        expected = f"text, true, false or a whole number as {columns['gold']}"
+        raise PromptError(f"{place}: expected {expected}, got {gold!r:.100}")
     return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
-def _check_columns(place: str, found: list[str]) -> None:
-    missing = [name for name in REQUIRED if name not in found]
+def _check_columns(place: str, found: list[str], columns: Columns) -> None:
+    missing = [column for column in columns.values() if column not in found]
     if missing:
-        raise PromptError(f"{place}: expected the columns prompt and gold, missing {missing}, found {found}")
+        raise PromptError(
+            f"{place}: expected the columns {_both(columns)}, missing {missing}, found {found}; name those that have "
+            f"prompt and gold: {suggest(columns, found)}"
+        )
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
         raise PromptError(f"{place}: expected each column once, got {twice} more than once")
 
 
-def _check_row(path: Path, number: int, row: Row) -> None:
-    for name in REQUIRED:
+def _check_row(path: Path, number: int, row: Row, columns: Columns) -> None:
+    for name in columns.values():
         if not row[name].strip():
             raise PromptError(f"{path}, row {number}: the {name} is empty; fill it in or remove the row")
     nul = [name for name, value in row.items() if "\0" in value]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.options.columns import COLUMNS
 from pytest_quantcheck.prompts.hub import find_hub_set, read_hub_rows
 from pytest_quantcheck.prompts.prompt_files import Row, read_rows
 from pytest_quantcheck.prompts.promptset import FEWEST_PROMPTS, PromptSet
@@ -13,23 +14,31 @@ from pytest_quantcheck.prompts.template import Template, parse_template, render
 BUILTIN = Path(__file__).parent.parent / "models" / "builtin" / "prompts.jsonl"
 
 
-def read_prompts(source: str, *, template: str = "auto", samples: int = 1000, seed: int = 0) -> PromptSet:
+def read_prompts(
+    source: str,
+    *,
+    template: str = "auto",
+    samples: int = 1000,
+    seed: int = 0,
+    columns: Mapping[str, str] = COLUMNS,
+) -> PromptSet:
     """Read, check and sample a prompt set.
 
     Args:
-        source: `builtin`, a `.csv` or `.jsonl` file with `prompt` and `gold`, or `hf:NAME`, one of the paper's data
+        source: `builtin`, a `.csv` or `.jsonl` file, or `hf:NAME`, one of the paper's data
             sets, with the paper's template unless `template` has another format.
         template: what `--quantcheck-template` takes.
         samples: most prompts; the first so many rows in an order that only `seed` decides are taken, so that fewer
             samples are a prefix of more.
         seed: seed of that order.
+        columns: the column of `prompt` and of `gold` in a file, such as `{"prompt": "question", "gold": "answer"}`.
 
     Raises:
         PromptError: the source cannot be read, a row is not valid, equal prompts of a file have different golds
             (whether they are sampled or not), or fewer than ten different prompts are left.
     """
     chosen = _choose_template(source, parse_template(template))
-    rows = _read_source(source)
+    rows = _read_source(source, columns)
     numbers = _shuffled(rows, seed)
     if source.startswith("hf:"):
         numbers = numbers[:samples]  # nobody can correct the rows of others that are not measured
@@ -52,10 +61,10 @@ def _choose_template(source: str, asked: Template) -> Template:
     return asked
 
 
-def _read_source(source: str) -> Mapping[int, Row]:
+def _read_source(source: str, columns: Mapping[str, str]) -> Mapping[int, Row]:
     if source.startswith("hf:"):
         return read_hub_rows(source.removeprefix("hf:"))
-    return read_rows(BUILTIN if source == "builtin" else Path(source).expanduser())
+    return read_rows(BUILTIN) if source == "builtin" else read_rows(Path(source).expanduser(), columns)
 
 
 def _shuffled(rows: Mapping[int, Row], seed: int) -> list[int]:

@@ -5,7 +5,7 @@ from pytest_quantcheck.reporting.control_results import control_lines, control_m
 from pytest_quantcheck.reporting.json_report import encode_certificate, encode_report, schema_text
 from pytest_quantcheck.reporting.markdown import markdown_lines, truncate_lines
 from pytest_quantcheck.reporting.progress_line import ProgressLine
-from pytest_quantcheck.reporting.properties import verdict_properties
+from pytest_quantcheck.reporting.properties import ungated_properties, verdict_properties
 from pytest_quantcheck.reporting.report import Report, RunOutcome
 from pytest_quantcheck.reporting.terminal import WIDEST, remark_lines, summary_lines
 from pytest_quantcheck.reporting.wording import nothing_judged
@@ -26,5 +26,6 @@ __all__ = [
     "schema_text",
     "summary_lines",
     "truncate_lines",
+    "ungated_properties",
     "verdict_properties",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from pytest_quantcheck.errors import printable
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.prompts import PromptSet
@@ -22,7 +23,7 @@ class Outline(NamedTuple):
     candidates: tuple[str, ...]
     controls: tuple[str, ...]
     prompt_sets: Mapping[str, PromptSet]
-    metrics: tuple[str, ...]
+    metrics: tuple[MetricName, ...]
     profile: Profile
 
     def header_lines(self) -> Iterator[str]:

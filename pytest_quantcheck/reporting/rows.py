@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS, Metric
 from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.records import Comparison, Estimate, Verdict
@@ -68,7 +69,7 @@ class Group(NamedTuple):
         """The candidate, the prompt set and its number of prompts."""
         return f"{self.candidate} on {self.prompt_set}: {counted(self.n_prompts, 'prompt')}"
 
-    def estimates(self, metric: str) -> tuple[Estimate, ...]:
+    def estimates(self, metric: MetricName) -> tuple[Estimate, ...]:
         """Return the estimates of one metric; without a comparison the one that decided."""
         if self.comparison:
             return self.comparison.of(metric)

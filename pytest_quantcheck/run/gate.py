@@ -14,7 +14,8 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
-from pytest_quantcheck.metrics import judgeable
+from pytest_quantcheck.metric_names import MetricName
+from pytest_quantcheck.metrics import ONE_OF_THESE, judgeable, nearest, nearest_first
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.prompts import PromptSet, read_prompts
@@ -51,7 +52,13 @@ class Gate:
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)
         )
         self.prompt_sets: dict[str, PromptSet] = _by_name(
-            read_prompts(source, template=settings.template, samples=settings.samples, seed=settings.seed)
+            read_prompts(
+                source,
+                columns=settings.columns,
+                template=settings.template,
+                samples=settings.samples,
+                seed=settings.seed,
+            )
             for source in settings.prompts
         )
         self._baseline = self._find_baseline()
@@ -80,7 +87,7 @@ class Gate:
         return tuple(target.name for target in self.targets.controls)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[MetricName, ...]:
         """The metrics that are gated and measured, in the order of tables."""
         return judgeable(self.profile.metrics, attributed=self.settings.attribution.method != "off")
 
@@ -140,7 +147,7 @@ class Gate:
         found = self._compared[target.name, name]
         return found if target.kind == "control" else refuse_identical(found)
 
-    def judge(self, metric: str, candidate: str, prompts: str | None = None) -> Verdict | None:
+    def judge(self, metric: MetricName, candidate: str, prompts: str | None = None) -> Verdict | None:
         """Judge one metric of a candidate by the profile; None when it does not gate that metric."""
         from pytest_quantcheck.judging import judge  # noqa: PLC0415 - heavy
 
@@ -236,7 +243,9 @@ class Gate:
         if name is None and len(known) == 1:
             return known[0]
         if name not in self.prompt_sets:
-            raise SettingsError(f"expected the name of a prompt set ({', '.join(known)}), got {name!r}")
+            word = str(name or "")
+            names, hint = ", ".join(nearest_first(word, known)), nearest(word, known) or ONE_OF_THESE
+            raise SettingsError(f"expected the name of a prompt set ({names}), got {name!r:.100}.{hint}")
         return name
 
 

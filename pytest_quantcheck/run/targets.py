@@ -8,6 +8,7 @@ from typing import Literal
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import SettingsError
+from pytest_quantcheck.metrics import ONE_OF_THESE, nearest, nearest_first
 from pytest_quantcheck.models.source import Source, declared, local_path, quantization_of, quantized_already
 from pytest_quantcheck.options import BIT_WIDTHS, Settings
 from pytest_quantcheck.options.candidate import name_candidates
@@ -54,9 +55,10 @@ class Targets:
             return _bit_width(BIT_WIDTHS[spelled], self.reference)
         if spelled in CONTROLS:
             return _control(spelled, self.reference)
+        models, widths, controls = (", ".join(nearest_first(spelled, names)) for names in (known, BIT_WIDTHS, CONTROLS))
         raise SettingsError(
-            f"expected {', '.join(known)}, a bit-width ({', '.join(BIT_WIDTHS)}) or a control ({', '.join(CONTROLS)}), "
-            f"got {name!r}"
+            f"expected a model of this run ({models}), a bit-width ({widths}) or a control ({controls}), got "
+            f"{name!r:.100}.{nearest(spelled, [*known, *BIT_WIDTHS, *CONTROLS]) or ONE_OF_THESE}"
         )
 
 

@@ -5,6 +5,8 @@ With `--quantcheck-controls` one more for each control and prompt set.
 
 from __future__ import annotations
 
+import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +16,18 @@ import pytest
 
 from pytest_quantcheck.controls.certificate import ControlResult
 from pytest_quantcheck.errors import QuantcheckError
-from pytest_quantcheck.reporting import control_message, nothing_judged, printable, verdict_properties
+from pytest_quantcheck.metric_names import MetricName
+from pytest_quantcheck.reporting import (
+    control_message,
+    nothing_judged,
+    printable,
+    ungated_properties,
+    verdict_properties,
+)
 from pytest_quantcheck.run.gate import Gate
 
 SUITE = "quantcheck"
+_MEASURING = "quantcheck_measuring_seconds"
 CONTROL = "control"
 """What stands in the place of a metric in the node ids of controls, and what their items have found."""
 VERDICT, COMPARISON = "verdict", "comparison"
@@ -66,6 +76,18 @@ class PackagedItem(pytest.Item):
         item.add_marker(SUITE)
         return item
 
+    def setup(self) -> None:
+        """Measure what is missing, and tell how long that took: the tests of a candidate have it in common."""
+        began = time.perf_counter()
+        try:
+            self.measure()
+        finally:
+            self.user_properties.append((_MEASURING, round(time.perf_counter() - began, 3)))
+
+    @abstractmethod
+    def measure(self) -> None:
+        """Find what this item judges; what cannot be read or measured is an error, not a failure."""
+
     @property
     def gate(self) -> Gate:
         """The gate of the run."""
@@ -95,8 +117,10 @@ class PackagedItem(pytest.Item):
 class AcceptanceItem(PackagedItem):
     """One metric of one candidate on one prompt set."""
 
-    def setup(self) -> None:
-        """Measure what is missing and compare; what cannot be read or measured is an error, not a failure."""
+    metric: MetricName
+
+    def measure(self) -> None:
+        """Measure what is missing, and compare."""
         self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
 
     def runtest(self) -> None:
@@ -106,14 +130,18 @@ class AcceptanceItem(PackagedItem):
         at all is judged of the candidate on this prompt set: then its tests fail.
         """
         verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
+        comparison = self.gate.compare(self.candidate, self.prompts)
+        case = f"{self.metric} in this case, {comparison.n_prompts} prompts"
+        ungated = f"{self.gate.profile.label} has no limit for {case}"
+        self.user_properties += (
+            verdict_properties(verdict) if verdict else ungated_properties(comparison, self.metric, reason=ungated)
+        )
         open_case = verdict is None or (verdict.status == "unmeasured" and verdict.acceptable)
         if open_case and not self._is_anything_judged():
             raise AssertionError(nothing_judged(self.candidate, self.prompts, self.gate.profile.label))
         if verdict is None:
-            case = f"in this case, {self.gate.compare(self.candidate, self.prompts).n_prompts} prompts"
-            pytest.skip(f"{self.gate.profile.label} has no limit for {self.metric} {case}")
+            pytest.skip(ungated)
         self.found[VERDICT] = verdict
-        self.user_properties += verdict_properties(verdict)
         from pytest_quantcheck.assertions import enforce  # noqa: PLC0415 - heavy, and imported by the gate by now
 
         enforce(verdict)
@@ -138,8 +166,8 @@ class ControlItem(PackagedItem):
 
     result: ControlResult
 
-    def setup(self) -> None:
-        """Measure and judge the control; a model that cannot be read or measured is an error, not a failure."""
+    def measure(self) -> None:
+        """Measure and judge the control."""
         self.result = self.gate.judge_control(self.candidate, self.prompts)
 
     def runtest(self) -> None:
@@ -189,9 +217,13 @@ def cases_by_nodeid(gate: Gate) -> dict[str, tuple[str, str, str]]:
 
 
 def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:
+    """Yield metric, candidate and prompt set; what too few prompts leave ungated comes last of its set.
+
+    The first test of a candidate takes the time of measuring it, and that must not stand at a skipped one.
+    """
     for candidate in gate.candidates:
-        for prompts in gate.prompt_sets:
-            for metric in gate.metrics:
+        for prompts, questions in gate.prompt_sets.items():
+            for metric in sorted(gate.metrics, key=lambda one: gate.profile.fewest_prompts(one) > len(questions)):
                 yield metric, candidate, prompts
     for control in gate.controls:
         for prompts in gate.prompt_sets:

@@ -65,6 +65,25 @@ def test_candidate_is_measured_against_the_stored_reference(stored):
     assert not np.array_equal(candidate.answers.log_probs, reference.answers.log_probs)
 
 
+def test_columns_may_have_other_names(tmp_path, capsys):
+    """`measure` takes the option as pytest does, spells it as its own, and stores what the plain file gives."""
+    rows = "".join(f"What is {n} + {n}?,{n + n}\n" for n in range(16))
+    for folder, header in (("plain", "prompt,gold"), ("named", "question,answer")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "sums.csv").write_text(f"{header}\n{rows}")
+    less = ("--attribution", "off", *QUICK)
+    for folder, columns in (("plain", ()), ("named", ("--columns=prompt=question,gold=answer",))):
+        prompts, out = str(tmp_path / folder / "sums.csv"), str(tmp_path / folder / "out")
+        assert main(["measure", "--model", "builtin", "--out", out, "--prompts", prompts, *columns, *less]) == 0
+    plain, named = (load_measurement(tmp_path / folder / "out" / "sums") for folder in ("plain", "named"))
+    assert plain.provenance == named.provenance
+    assert np.array_equal(plain.answers.log_probs, named.answers.log_probs)
+    capsys.readouterr()
+    prompts = str(tmp_path / "named" / "sums.csv")
+    assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "new"), "--prompts", prompts]) != 0
+    assert capsys.readouterr().err.endswith("have prompt and gold: --columns=prompt=question,gold=answer\n")
+
+
 def test_each_prompt_set_is_said_with_its_place_and_size(tmp_path, capsys):
     """Two prompt sets, two directories, a line for each, and how long it took; nothing on a stderr nobody watches."""
     rows = "".join(f"What is {n} + {n}?,{n + n}\n" for n in range(16))

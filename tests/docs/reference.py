@@ -1,4 +1,4 @@
-"""The reference pages and the stub for type checkers: `python -m tests.docs.reference` writes them from the code."""
+"""The reference pages and what type checkers read: `python -m tests.docs.reference` writes them from the code."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+METRIC_NAMES = Path(pytest_quantcheck.__file__).with_name("metric_names.py")
 STUB = Path(pytest_quantcheck.__file__).with_suffix(".pyi")
 MADE = "Made from the code by `python -m tests.docs.reference`; a test fails where the two part."
 _RECORDS: tuple[type[msgspec.Struct], ...] = (
@@ -168,6 +169,24 @@ def stub() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metric_names() -> str:
+    """The names of metrics as type checkers read them."""
+    listed = "\n".join(f'        "{name}",' for name in METRICS)
+    return f'''"""Names of metrics for type checkers; at run time any text is one, as `METRICS` may grow."""
+
+# {MADE}
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    MetricName = Literal[
+{listed}
+    ]
+else:
+    MetricName = str
+'''
+
+
 def architectures() -> str:
     """Where each known architecture has its neurons."""
     rows = [
@@ -236,7 +255,7 @@ def _record(record: type[msgspec.Struct]) -> Iterator[str]:
 
 def _type(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    text = re.sub(r"Annotated\[datetime.*", "datetime", text)
+    text = re.sub(r"Annotated\[datetime.*", "datetime", text).replace("MetricName", "str")
     return re.sub(r"(\w+\.)+(\w+)", r"\2", text)
 
 
@@ -288,3 +307,4 @@ if __name__ == "__main__":
     for file_name, make in PAGES.items():
         (FOLDER / file_name).write_text(make(), encoding="utf-8")
     STUB.write_text(stub(), encoding="utf-8")
+    METRIC_NAMES.write_text(metric_names(), encoding="utf-8")

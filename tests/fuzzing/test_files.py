@@ -152,6 +152,7 @@ SPELLINGS = {
     "model": "organisation/model",
     "revision": "main",
     "candidate": "organisation/model-4bit@main",
+    "columns": "prompt=question,gold=answer",
     "template": "raw:Q: {prompt}",
     "layers": "0,14,29",
     "attribution": "nodes=50,baseline=zero,target=own",

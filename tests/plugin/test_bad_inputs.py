@@ -96,7 +96,7 @@ def test_name_that_no_node_id_can_hold(refused, option, name, said):
 
 FILES = {
     "columns.csv": ("question,answer\na,b\n", "columns.csv: expected the columns prompt and gold, missing"),
-    "metric.toml": (PROFILE.replace("ace_drift", "ace"), "metric.toml: metrics.ace: unknown metric"),
+    "metric.toml": (PROFILE.replace("ace_drift", "ace"), "metric.toml: metrics.ace: expected a metric (ace_drift, "),
     "nested.toml": ("x = " + "[" * 100_000, "expected at most 20 brackets inside one another, got more"),
     "nested-tables.toml": ("x = " + "{a = " * 100_000, "expected at most 20 brackets inside one another, got more"),
     "dots.toml": (".".join(["a"] * 60_000) + " = 1", "expected keys of at most 20 dots, got more"),

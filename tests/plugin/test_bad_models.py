@@ -237,7 +237,7 @@ def test_broken_candidate_is_an_error(run, damage, name, said):
     cause, section = report["causes"][name][0], found.lines[: found.lines.index(first(found, "= quantcheck:"))]
     assert section.count(cause) == 1
     assert all(part in cause for part in said)
-    pointer = f"could not be judged: the same cause as quantcheck::test_accuracy_drop[{name}-builtin], see above"
+    pointer = f"could not be judged: the same cause as quantcheck::test_confidence_drift[{name}-builtin], see above"
     assert section.count(pointer) == N - 1
     assert (found.directory / "out" / "report.html").read_text().count(f"Could not be judged: {name}")
 

@@ -1,5 +1,7 @@
 """What a user's own tests get: the gate, each model loaded and freed, and assertions."""
 
+import re
+
 import pytest
 
 NEEDING = """
@@ -19,11 +21,11 @@ import pytest
 from pytest_quantcheck import QuantcheckError
 
 def test_bits(quantcheck):
-    with pytest.raises(QuantcheckError, match="expected reference, int8, .*, got 'int7'"):
+    with pytest.raises(QuantcheckError, match="expected a model of .* .int8, .*, got 'int7'. Did you mean 'int8'"):
         quantcheck.load("int7")
 
 def test_prompts(quantcheck):
-    with pytest.raises(QuantcheckError, match="expected the name of a prompt set .builtin., got 'boolq'"):
+    with pytest.raises(QuantcheckError, match="expected .* prompt set .builtin., got 'boolq'. Name one of these"):
         quantcheck.measure("int8", "boolq")
 """
 
@@ -45,6 +47,45 @@ class TestCase(unittest.TestCase):
     def bits(self, quantcheck_bits): pass
 
     def test_case(self): pass
+"""
+
+
+MISTAKES = """
+import unittest
+import pytest
+from pytest_quantcheck import assert_metric
+
+def test_metric():
+    assert_metric(None, "ace_drfit")  # wrong
+
+def test_metric_of_profile(quantcheck):
+    quantcheck.profile.limit("ace_drfit", bits="int8")  # wrong
+
+def test_metric_for_limit(quantcheck):
+    quantcheck.profile.with_limits([("ace_drfit", 0.1)])  # wrong
+
+def test_candidate(quantcheck):
+    quantcheck.compare("int7")  # wrong
+
+def test_prompts(quantcheck):
+    quantcheck.compare("int8", "buildin")  # wrong
+
+@pytest.mark.parametrize("quantcheck_bits", ["int7"])
+def test_fixture(quantcheck_candidate_model): pass
+
+class TestCase(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def gate(self, quantcheck): self.gate = quantcheck
+
+    def test_candidate(self):
+        self.gate.measure("int7")  # wrong
+"""
+FIXTURE = "with quantcheck.load(quantcheck_bits) as loaded:"
+BUG = """
+from pytest_quantcheck import judge, load_profile
+
+def test_bug():
+    judge(None, "ace_drift", load_profile("default@2"))
 """
 
 
@@ -126,6 +167,30 @@ def test_wrong_names_are_refused_before_a_model_is_loaded(gate, pytester):
     pytester.makepyfile(test_names=WRONG_NAMES)
     found = gate("--quantcheck-model=builtin", "-k", "test_names")
     assert "2 passed" in found.lines[-1]
+
+
+def test_mistake_shows_the_users_line_and_a_sentence(gate, pytester):
+    """A wrong name ends at the line that has it, in a TestCase and a fixture too; --full-trace shows the rest."""
+    pytester.makepyfile(test_mistakes=MISTAKES)
+    arguments = ("--quantcheck-model=builtin", "--quantcheck-bits=8", "--deselect=quantcheck")
+    found = gate(*arguments)
+    assert re.search("6 failed.* 1 error", found.lines[-1])
+    marked = [line.removeprefix(">").strip() for line in found.lines if line.startswith(">")]
+    assert sorted(marked) == sorted([*re.findall(r"^ +(.+# wrong)", MISTAKES, re.MULTILINE), FIXTURE])
+    said = [line for line in found.lines if line.startswith("E  ")]
+    assert len(said) == len(marked)
+    assert all(re.search(r"expected .+, got '\w+'\. Did you mean '\w+'\?$", line) for line in said)
+    places = [line.rpartition("/")[2] for line in found.lines if re.search(r"\.py:\d+: ", line)]
+    assert {line.partition(":")[0] for line in places} == {"test_mistakes.py", "plugin.py"}
+    assert "targets.py" in gate(*arguments, "--full-trace", "-k", "test_candidate").text
+
+
+def test_bug_keeps_its_traceback(gate, pytester):
+    """What is no mistake that we foresee shows every frame of ours."""
+    pytester.makepyfile(test_bug=BUG)
+    found = gate("test_bug.py")
+    assert "1 failed" in found.lines[-1]
+    assert any("judging.py" in line for line in found.lines)
 
 
 def failed_users(run):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -18,8 +19,30 @@ METRICS = (
     "salient_overlap",
     "redundancy_change",
 )
+NEED_MANY = ("accuracy_drop", "ace_drift")
+"""Those that the default profile gates from more than ten prompts."""
 LIST = ("--quantcheck-model=builtin", "--collect-only", "-q")
 ACE = "quantcheck::test_ace_drift[int8-builtin]"
+
+UNGATED = """
+schema = 1
+name = "trial"
+version = 1
+description = "Two metrics, the first of which needs more prompts than there are."
+
+[decision]
+confidence = 0.95
+inconclusive = "warn"
+
+[metrics.confidence_drift]
+max = 0.5
+from_prompts = 512
+evidence = "more prompts than there are"
+
+[metrics.kl_divergence]
+max = 10
+evidence = "far above what quantization does"
+"""
 
 LIGHT = """
 import sys
@@ -57,14 +80,14 @@ def alone(pytester):
 
 
 def test_one_item_for_each_metric_candidate_and_prompt_set(gate, pytester):
-    """Node ids name all three, candidate after candidate, so that each model is loaded once."""
+    """Node ids name all three, candidate after candidate; what ten prompts are too few for comes last of its set."""
     pytester.makefile(".csv", other="prompt,gold\n" + "".join(f"is {n} even,True\n" for n in range(10)))
     found = gate(*LIST, "--quantcheck-prompts=builtin", "--quantcheck-prompts=other.csv")
     assert found.ids == [
         f"quantcheck::test_{metric}[{bits}-{prompts}]"
         for bits in ("int8", "nf4")
         for prompts in ("builtin", "other")
-        for metric in METRICS
+        for metric in (METRICS if prompts == "builtin" else sorted(METRICS, key=NEED_MANY.__contains__))
     ]
     assert "40 tests collected" in found.text
 
@@ -232,6 +255,36 @@ def test_junit_names_and_properties(whole_run):
     assert float(facts["quantcheck_value"]) > float(facts["quantcheck_limit"]) == 0.01
     assert (facts["quantcheck_status"], facts["quantcheck_profile"]) == ("failed", "trial@3")
     assert (facts["quantcheck_layer"], facts["quantcheck_n_prompts"]) == ("2", "24")
+
+
+@pytest.fixture
+def ungated(gate, pytester):
+    """The test cases of a run whose first metric is gated from more prompts than there are, in the file's order."""
+    pytester.makefile(".toml", trial=UNGATED)
+    options = ("samples=12", "bits=8", "layers=2", "attribution=off", "profile=trial.toml")
+    found = gate("--quantcheck-model=builtin", *(f"--quantcheck-{one}" for one in options), "--junitxml=junit.xml")
+    assert "1 passed, 1 skipped" in found.lines[-1]
+    times = [float(case.get("time")) for case in ET.parse(found.directory / "junit.xml").iter("testcase")]
+    return list(zip(found.junit, found.junit.values(), times, strict=True))
+
+
+def test_junit_has_values_that_are_not_gated(ungated):
+    """A skipped test has its estimate, interval and number of prompts, and why nothing was judged."""
+    name, facts, _ = ungated[-1]
+    assert (name, facts["quantcheck_status"]) == ("test_confidence_drift[int8-builtin]", "not gated")
+    assert float(facts["quantcheck_low"]) <= float(facts["quantcheck_value"]) <= float(facts["quantcheck_high"])
+    assert (facts["quantcheck_n_prompts"], facts["quantcheck_profile"]) == ("12", "trial@1")
+    assert facts["quantcheck_reason"] == "trial@1 has no limit for confidence_drift in this case, 12 prompts"
+    assert not facts.keys() & {"quantcheck_limit", "quantcheck_acceptable"}
+
+
+def test_junit_books_measuring_on_a_judged_test(ungated):
+    """The first test that is judged takes the time of measuring and says so; a skipped one takes none."""
+    (judged, measuring, took), (_, skipped, waited) = ungated
+    assert judged == "test_kl_divergence[int8-builtin]"
+    assert 0 < float(measuring["quantcheck_measuring_seconds"]) <= took
+    assert float(skipped["quantcheck_measuring_seconds"]) < float(measuring["quantcheck_measuring_seconds"])
+    assert waited < took
 
 
 def test_first_failure_stops_and_last_failed_runs_again(gate, whole_run, pytester):

@@ -81,7 +81,7 @@ BAD = {
     "confidence-1": ("= 0.9", "= 1.0", "decision.confidence: expected 0.5 to 0.9999, got 1.0"),
     "confidence-nan": ("= 0.9", "= nan", "decision.confidence: expected 0.5 to 0.9999, got nan"),
     "inconclusive": ('"fail"', '"ask"', "decision.inconclusive: expected one of fail, warn, point; got 'ask'"),
-    "metric": ("ace_drift", "ace_drif", "metrics.ace_drif: unknown metric .*Did you mean 'ace_drift'"),
+    "metric": ("ace_drift", "ace_drif", "metrics.ace_drif: expected a metric .*Did you mean 'ace_drift'"),
     "metric-no-table": ("[metrics.ace_drift]", "[metrics]\nflip_rate = 1", "metrics.flip_rate: Expected `object`, got"),
     "metric-key": ("max = 0.25", "limit = 1", "metrics.ace_drift: .*unknown field `limit`"),
     "limit-nan": ("0.25", "nan", "metrics.ace_drift.max: expected a finite .* got nan"),

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import PromptError
+from pytest_quantcheck.options.columns import COLUMNS, parse_columns
 from pytest_quantcheck.prompts.prompt_files import read_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(str.strip)
@@ -19,10 +21,10 @@ CSV_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 def read(tmp_path):
     """The rows of a file with the given name and content."""
 
-    def read_content(name, content):
+    def read_content(name, content, columns=COLUMNS):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_rows(path)
+        return read_rows(path, columns)
 
     return read_content
 
@@ -105,6 +107,87 @@ def test_unusable_file_is_refused_with_the_place(read, name, content, message):
     with pytest.raises(PromptError, match=message) as caught:
         read(name, content)
     assert name in str(caught.value)
+
+
+NAMED = {"prompt": "question", "gold": "answer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "topic,question,answer\nice,is ice cold,True\n"),
+        ("a.jsonl", '{"question": "is ice cold", "topic": "ice", "answer": true}'),
+    ],
+)
+def test_columns_have_the_names_that_are_given(read, name, content):
+    """Prompt and gold come from the columns that are named; a template can use all others, and these by their names."""
+    (row,) = read(name, content, NAMED).values()
+    assert (row["prompt"], row["gold"], row["topic"], row["question"]) == ("is ice cold", "True", "ice", "is ice cold")
+
+
+def test_column_that_is_named_comes_before_one_called_so(read):
+    """A file's own column `prompt` gives way to the column that is named."""
+    assert read("a.csv", "prompt,question,gold\nsay,is ice cold,True\n", {"prompt": "question"})[1]["prompt"] == (
+        "is ice cold"
+    )
+
+
+SUGGESTED = {
+    "both": ("question,answer", {}, "prompt=question,gold=answer"),
+    "one": ("prompt,Label", {}, "gold=Label"),
+    "capitals": ("Prompt,Gold", {}, "prompt=Prompt,gold=Gold"),
+    "beside-others": ("id,question_text,topic,correct_answer", {}, "prompt=question_text,gold=correct_answer"),
+    "named-otherwise": ("question,answer", {"prompt": "query"}, "prompt=question,gold=answer"),
+    "plain": ("prompt,gold", {"prompt": "question", "gold": "answer"}, "prompt=prompt,gold=gold"),
+    "blank": ("the question,answer", {}, "'--quantcheck-columns=prompt=the question,gold=answer'"),
+    "unlike": ("a,b", {}, "prompt=COLUMN,gold=COLUMN"),
+}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+@pytest.mark.parametrize(("header", "columns", "option"), SUGGESTED.values(), ids=SUGGESTED)
+def test_missing_column_suggests_the_option(read, name, header, columns, option):
+    """A file without the columns is answered with those it has, and the option for the likeliest of them."""
+    found = header.split(",")
+    content = f"{header}\n{'x,' * len(found)}"[:-1] if name == "a.csv" else json.dumps(dict.fromkeys(found, "x"))
+    with pytest.raises(PromptError) as caught:
+        read(name, content, columns)
+    assert str(caught.value).endswith(option)
+    assert f"found {found}" in str(caught.value)
+
+
+def test_suggested_option_works(read):
+    """What the sentence says can be typed, and reads the file."""
+    content = "id,question,answer\n1,is ice cold,True\n"
+    with pytest.raises(PromptError) as caught:
+        read("a.csv", content)
+    (word,) = shlex.split(str(caught.value).rpartition(": ")[2])
+    columns = parse_columns(word.removeprefix("--quantcheck-columns="))
+    assert read("a.csv", content, columns)[1]["gold"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"question": "prompt"}, "columns: expected prompt or gold before a column's name, got 'question'"),
+        ({"prompt": "a", "gold": "a"}, "columns: expected two columns, got 'a' for both"),
+    ],
+)
+def test_columns_that_cannot_be_meant(read, columns, message):
+    """Names the wrong way round and one column for both are refused."""
+    with pytest.raises(PromptError, match=message):
+        read("a.csv", "prompt,gold\na,b\n", columns)
+
+
+def test_faults_are_told_by_the_files_own_names(read):
+    """An empty cell, a number as prompt and a column twice are named as the file has them."""
+    for name, content, message in (
+        ("a.csv", "question,answer\na,\n", "row 1: the answer is empty"),
+        ("a.jsonl", '{"question": 3, "answer": "b"}', "line 1: expected text as question, got 3"),
+        ("a.csv", "question,answer,answer\na,b,c\n", r"each column once, got \['answer'\]"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            read(name, content, NAMED)
 
 
 def test_missing_file_and_directory_are_refused(tmp_path):

@@ -94,6 +94,27 @@ def test_hash_changes_with_all_that_the_model_reads(source, tmp_path):
     assert read_prompts(write(tmp_path / "elsewhere")).hash == changed[0]
 
 
+@pytest.mark.parametrize("template", ["auto", "raw:{topic} {prompt}"])
+def test_hash_does_not_change_with_names_of_columns(tmp_path, template):
+    """A file with other columns is the same prompt set, in CSV and JSONL."""
+    rows = [(f"question {n}", str(n % 2 == 0), "numbers") for n in range(12)]
+    for names in (("prompt", "gold", "topic"), ("question", "answer", "topic")):
+        lines = "\n".join(",".join(line) for line in (names, *rows))
+        (tmp_path / f"{names[0]}.csv").write_text(lines)
+        objects = "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows)
+        (tmp_path / f"{names[0]}.jsonl").write_text(objects)
+    named = {"prompt": "question", "gold": "answer"}
+    found = {read_prompts(str(tmp_path / f"prompt.{end}"), template=template).hash for end in ("csv", "jsonl")}
+    for end in ("csv", "jsonl"):
+        found.add(read_prompts(str(tmp_path / f"question.{end}"), template=template, columns=named).hash)
+    assert len(found) == 1
+
+
+def test_columns_are_of_files_alone():
+    """The built-in prompts have their own, whatever the run's files have."""
+    assert read_prompts("builtin", columns={"prompt": "q", "gold": "a"}).hash == read_prompts("builtin").hash
+
+
 def test_too_few_prompts_are_refused(tmp_path):
     """Nine prompts cannot fill ten calibration bins, whether the file or the sample is short."""
     with pytest.raises(PromptError, match=r"at least 10 prompts \(ten calibration bins\), got 9"):

@@ -1,6 +1,6 @@
 """Verdicts as properties of a test case."""
 
-from pytest_quantcheck.reporting import verdict_properties
+from pytest_quantcheck.reporting import ungated_properties, verdict_properties
 
 
 def test_properties_of_a_failed_verdict(make):
@@ -36,6 +36,28 @@ def test_properties_of_a_doubt(make):
     properties = dict(verdict_properties(make.verdict(status="inconclusive", acceptable=True, prompts_needed=2100)))
     assert properties["quantcheck_acceptable"] == "yes"
     assert properties["quantcheck_prompts_needed"] == 2100
+
+
+def test_properties_without_a_limit(make):
+    """What was estimated, at the worst layer, and why nothing was judged."""
+    layers = [make.estimate("redundancy_change", value, 0.0, 1.0, layer=n) for n, value in enumerate((0.1, 0.3))]
+    found = dict(ungated_properties(make.comparison(*layers), "redundancy_change", reason="no limit"))
+    assert (found["quantcheck_layer"], found["quantcheck_value"]) == (1, 0.3)
+    assert (found["quantcheck_status"], found["quantcheck_reason"]) == ("not gated", "no limit")
+
+
+def test_both_reasons_without_a_limit(make):
+    """What could not be estimated says why, and why it is not judged."""
+    comparison = make.comparison(make.unmeasured("ace_drift", "one answer"))
+    found = dict(ungated_properties(comparison, "ace_drift", reason="no limit"))
+    assert found["quantcheck_reason"] == "one answer; no limit"
+    assert "quantcheck_value" not in found
+
+
+def test_metric_that_was_not_estimated(make):
+    """A metric that a comparison does not have is named, with the reason."""
+    found = dict(ungated_properties(make.comparison(), "ace_drift", reason="no limit"))
+    assert (found["quantcheck_metric"], found["quantcheck_reason"]) == ("ace_drift", "no limit")
 
 
 def test_unknown_facts_are_left_out(make):

@@ -12,13 +12,21 @@ import pytest_quantcheck
 from tests.docs import reference
 
 USERS = """
-from pytest_quantcheck import Gate, assert_ace_drift
+from pytest_quantcheck import Gate, assert_ace_drift, assert_metric, judge
 
 def test_int8(quantcheck: Gate) -> None:
     verdict = assert_ace_drift(quantcheck.compare("int8"), limit=0.1)
     reveal_type(verdict)
     assert_ace_drift(quantcheck.compare("int8"), limit="0.1")
     assert verdict.mertic
+    judge(quantcheck.compare("int8"), "ace_drfit", quantcheck.profile)
+    assert_metric(quantcheck.compare("int8"), "ace_drfit")
+    quantcheck.judge("ace_drfit", "int8")
+    quantcheck.compare("int8").of("ace_drfit")
+    for metric in quantcheck.metrics:
+        assert judge(quantcheck.compare("int8"), metric, quantcheck.profile)
+    for estimate in quantcheck.compare("int8").estimates:
+        assert quantcheck.judge(estimate.metric, "int8")
 
 from pytest_quantcheck import assert_ace_drfit
 """
@@ -27,6 +35,11 @@ from pytest_quantcheck import assert_ace_drfit
 def test_type_checkers_see_every_public_name():
     """The stub has the names that the tables have: `python -m tests.docs.reference` writes it."""
     assert reference.STUB.read_text(encoding="utf-8") == reference.stub()
+
+
+def test_type_checkers_see_every_metric():
+    """The names that they know are those of `METRICS`."""
+    assert reference.METRIC_NAMES.read_text(encoding="utf-8") == reference.metric_names()
 
 
 def test_stub_names_are_there():
@@ -53,4 +66,6 @@ def test_a_users_mistakes_are_found(tmp_path):
     assert found[0] == 'note: Revealed type is "pytest_quantcheck.records.Verdict"'
     assert 'incompatible type "str"' in found[1]
     assert '"Verdict" has no attribute "mertic"' in found[2]
-    assert 'has no attribute "assert_ace_drfit"' in found[3]
+    assert all("incompatible type \"Literal['ace_drfit']\"" in line for line in found[3:7])
+    assert 'has no attribute "assert_ace_drfit"' in found[7]
+    assert len(found) == 8

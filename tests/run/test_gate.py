@@ -97,7 +97,9 @@ def test_prompt_set_must_be_named_where_there_are_two(tmp_path):
     """Left out, it would be a guess."""
     shutil.copy(builtin.PROMPTS, tmp_path / "other.jsonl")
     gate = Gate(settings(prompts=("builtin", str(tmp_path / "other.jsonl"))))
-    with pytest.raises(SettingsError, match=r"expected the name of a prompt set \(builtin, other\), got None"):
+    with pytest.raises(
+        SettingsError, match=r"expected the name of a prompt set \(builtin, other\), got None\. Name one"
+    ):
         gate.compare("int8")
 
 
@@ -248,8 +250,8 @@ def test_defect_that_leaves_no_number_is_caught():
 
 
 def test_unknown_control_is_refused(gate):
-    """The sentence lists those that there are."""
-    with pytest.raises(SettingsError, match=r"or a control \(null-batches, .*\), got 'four-bits'"):
+    """The sentence lists those that there are, the nearest first."""
+    with pytest.raises(SettingsError, match=r"or a control \(three-bits, .*null-batches.*\), got 'four-bits'"):
         gate.judge_control("four-bits")
 
 

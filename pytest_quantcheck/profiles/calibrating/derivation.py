@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
 from pytest_quantcheck.analyses.resampling import two_sided_quantile
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles.calibrating.shifts import Shift, shifts_of, unmeasured_controls
 from pytest_quantcheck.records import Comparison
@@ -23,7 +24,7 @@ class DerivedLimit(NamedTuple):
     shift, the smallest first; `unmeasured` names the controls without a value.
     """
 
-    metric: str
+    metric: MetricName
     harmless: tuple[Shift, ...]
     bound: float
     shift: Decimal
@@ -50,7 +51,7 @@ def derive_limits(
     Returns the limits, and the number of tests that share the false-alarm rate: one for each metric and layer.
     """
     both = [*harmless, *damaged]
-    measured = {metric: found for metric in METRICS if (found := shifts_of(harmless, metric))}
+    measured = {one.name: found for one in METRICS.values() if (found := shifts_of(harmless, one.name))}
     tests = sum(len({shift.layer for shift in found}) for found in measured.values())
     return [
         _derive_limit(metric, found, shifts_of(damaged, metric), rate / tests, unmeasured_controls(both, metric))
@@ -92,7 +93,7 @@ def limit_between(bound: float, damage: float | None) -> Decimal:
 
 
 def _derive_limit(
-    metric: str, harmless: Sequence[Shift], damaged: Sequence[Shift], share: float, missing: Sequence[str]
+    metric: MetricName, harmless: Sequence[Shift], damaged: Sequence[Shift], share: float, missing: Sequence[str]
 ) -> DerivedLimit:
     bound = harmless_bound(harmless, share)
     seen = largest_by_control(shift for shift in damaged if shift.low > bound)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pytest_quantcheck.analyses.resampling import two_sided_quantile
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Comparison, Estimate
 
@@ -27,7 +28,7 @@ class Shift(NamedTuple):
     prompts: int
 
 
-def shifts_of(comparisons: Sequence[Comparison], metric: str) -> list[Shift]:
+def shifts_of(comparisons: Sequence[Comparison], metric: MetricName) -> list[Shift]:
     """Return the shifts of a metric; leave out missing values and layers that do not apply."""
     return [
         _shift(name, estimate)
@@ -37,7 +38,7 @@ def shifts_of(comparisons: Sequence[Comparison], metric: str) -> list[Shift]:
     ]
 
 
-def unmeasured_controls(comparisons: Sequence[Comparison], metric: str) -> list[str]:
+def unmeasured_controls(comparisons: Sequence[Comparison], metric: MetricName) -> list[str]:
     """Return the controls that lack a value of a metric.
 
     A control is named once, however many of its layers lack one; layers that do not apply are left out.
@@ -57,7 +58,7 @@ def _with_names(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Compar
         yield f"{comparison.candidate} on {comparison.prompt_set}" if several else comparison.candidate, comparison
 
 
-def metric_value(metric: str, shift: float) -> float:
+def metric_value(metric: MetricName, shift: float) -> float:
     """Return a shift as a value of the metric: for the overlap 1 minus the shift."""
     return shift if METRICS[metric].direction == "max" else 1 - shift
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS, Metric, ModelsFigure
 from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
 from pytest_quantcheck.reporting.html import drawing
@@ -54,7 +55,7 @@ def group_figures(group: Group, name: str) -> Iterator[Figure]:
             yield from figures(group.comparison, group.verdicts, name)
 
 
-def _sides(group: Group, metric: str) -> tuple[float, float] | None:
+def _sides(group: Group, metric: MetricName) -> tuple[float, float] | None:
     for one in group.estimates(metric):
         if one.reference is not None and one.candidate is not None:
             return one.reference, one.candidate
