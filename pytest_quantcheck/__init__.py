@@ -13,11 +13,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Gate": "run.gate",
+    "Plan": "measuring",
     "QuantcheckError": "errors",
     "QuantcheckWarning": "assertions",
+    "Source": "models.source",
     "assert_metric": "assertions",
     "compare": "comparing",
     "judge": "judging",
+    "load": "models.loading",
     "load_profile": "profiles",
     "measure": "measuring",
     "merge": "measuring.merging",

@@ -5,8 +5,11 @@ from pytest_quantcheck.assertions import assert_metric as assert_metric
 from pytest_quantcheck.comparing import compare as compare
 from pytest_quantcheck.errors import QuantcheckError as QuantcheckError
 from pytest_quantcheck.judging import judge as judge
+from pytest_quantcheck.measuring import Plan as Plan
 from pytest_quantcheck.measuring import measure as measure
 from pytest_quantcheck.measuring.merging import merge as merge
+from pytest_quantcheck.models.loading import load as load
+from pytest_quantcheck.models.source import Source as Source
 from pytest_quantcheck.profiles import load_profile as load_profile
 from pytest_quantcheck.prompts import read_prompts as read_prompts
 from pytest_quantcheck.records import Comparison, Verdict

@@ -32,7 +32,10 @@ from pytest_quantcheck.records import REFERENCE, RELEASED
 
 
 def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
-    """Find a model's files and load it; arguments and errors as of `load_files`."""
+    """Find a model's files and load it.
+
+    `with load(Source("builtin"), "int8") as loaded:` frees it afterwards. Arguments and errors as of `load_files`.
+    """
     return load_files(resolve_files(source), load_as)
 
 

@@ -237,30 +237,33 @@ METHODS = {
 
 
 def test_every_estimate_is_whole(comparison):
-    """Value inside its interval, interval inside the range, prompts counted, level and method said."""
+    """Value inside its interval, interval inside the range of its metric, prompts counted, level said."""
     assert {estimate.metric for estimate in comparison.estimates} == set(METRICS)
     for estimate in comparison.estimates:
         if estimate.value is None:
             continue
         assert estimate.low <= estimate.value <= estimate.high, estimate
-        least, most = {"accuracy_drop": (-1, 1), "redundancy_change": (0, 2), "kl_divergence": (0, np.inf)}.get(
-            estimate.metric, (0, 1)
-        )
-        assert least <= estimate.low
-        assert estimate.high <= most
+        metric = METRICS[estimate.metric]
+        assert metric.least <= estimate.low
+        assert estimate.high <= metric.most
         assert estimate.confidence == 0.95
-        assert estimate.n_prompts == (12 if estimate.metric == "salient_overlap" else 60)
-        assert estimate.method == METHODS[estimate.metric]
+        assert estimate.n_prompts == (12 if "attributions" in metric.needs else 60)
+
+
+@pytest.mark.parametrize(("metric", "method"), METHODS.items())
+def test_each_estimate_names_the_method_of_its_interval(comparison, metric, method):
+    """The one that its coverage was measured for."""
+    assert {estimate.method for estimate in comparison.of(metric) if estimate.value is not None} == {method}
 
 
 @pytest.mark.parametrize(
-    "metric", ["dead_neuron_delta", "dead_neuron_churn", "faint_neuron_churn", "redundancy_change"]
+    "metric", [name for name, metric in METRICS.items() if metric.layered and "attributions" not in metric.needs]
 )
 def test_intervals_are_clipped_to_what_can_be(reference, measured, metric):
     """At an absurd level of confidence the interval would leave the range; it stops at its ends."""
     comparison = compare(reference, measured["damaged"], IntervalSettings(confidence=1 - 1e-12, draws=10))
     for estimate in comparison.of(metric):
-        assert 0 <= estimate.low <= estimate.high <= (2 if metric == "redundancy_change" else 1)
+        assert METRICS[metric].least <= estimate.low <= estimate.high <= METRICS[metric].most
 
 
 def test_more_prompts_make_narrower_intervals_of_correlations(models, prompts, reference, measured, sampling):
