@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
+from pytest_quantcheck.analyses.resampling import grouped_jackknife
 from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.measuring.streams import seeded_neurons
@@ -264,6 +265,60 @@ def test_intervals_are_clipped_to_what_can_be(reference, measured, metric):
     comparison = compare(reference, measured["damaged"], IntervalSettings(confidence=1 - 1e-12, draws=10))
     for estimate in comparison.of(metric):
         assert METRICS[metric].least <= estimate.low <= estimate.high <= METRICS[metric].most
+
+
+@pytest.mark.parametrize("metric", ["dead_neuron_delta", "dead_neuron_churn"])
+def test_interval_of_counted_neurons_is_the_jackknife_and_a_neuron(reference, measured, sampling, metric):
+    """At either end: the neurons counted anew without each group of prompts, and one neuron more or less."""
+    models = [model.activations[2] for model in (reference, measured["damaged"])]
+    groups = range(len(models[0].groups))
+
+    def value(kept):
+        before, after = (dead(cut_groups(model, kept)) for model in models)
+        return (
+            (int(after.sum()) - int(before.sum())) / 384 if metric == "dead_neuron_delta" else (before != after).mean()
+        )
+
+    left_out = [value([g for g in groups if g != left]) for left in groups]
+    whole, sizes = value(groups), [group.count for group in models[0].groups]
+    interval = grouped_jackknife(left_out, whole, sizes=sizes)
+    found = at(compare(reference, measured["damaged"], sampling), metric, 2)
+    assert found.value == pytest.approx(whole)
+    assert found.low == pytest.approx(interval.low - 1 / 384)
+    assert found.high == pytest.approx(interval.high + 1 / 384)
+    assert 0 < found.low < found.value - 1 / 384 < found.high < 1
+
+
+def cut_groups(activations, kept):
+    """The extremes in some groups of prompts."""
+    kept = list(kept)
+    return dataclasses.replace(activations, minimum=activations.minimum[kept], maximum=activations.maximum[kept])
+
+
+@pytest.mark.parametrize("revived", [False, True])
+@pytest.mark.parametrize("metric", ["dead_neuron_delta", "dead_neuron_churn"])
+def test_one_group_that_decides_leaves_the_whole_range(reference, changed, sampling, metric, revived):
+    """All neurons are alive in that group of one of the models alone: without it nothing has changed."""
+    extremes = np.zeros_like(reference.activations[2].minimum)
+    alive = extremes.copy()
+    alive[3] = 1
+    before, after = (
+        changed(reference, activations=(2, {"minimum": extremes, "maximum": maximum}))
+        for maximum in ((extremes, alive) if revived else (alive, extremes))
+    )
+    found = at(compare(before, after, sampling), metric, 2)
+    assert (found.low, found.value, found.high) == (0, 1, 1)
+
+
+def test_prompts_fewer_than_groups_are_as_many_groups(models, prompts, sampling):
+    """Groups without a prompt do not count."""
+    plan, few = Plan(layers=(2,), attribution=AttributionMethod("off")), list(range(10))
+    before = measure(models["reference"], prompts, plan, model="builtin", index=few)
+    after = measure(models["nf4"], prompts, plan, model="builtin", index=few, reference=before)
+    found = {
+        estimate.method.partition(",")[0] for estimate in compare(before, after, sampling).estimates if estimate.layer
+    }
+    assert found == {"jackknife over 10 groups of prompts"}
 
 
 def test_more_prompts_make_narrower_intervals_of_correlations(models, prompts, reference, measured, sampling):

@@ -123,18 +123,25 @@ def test_a_sample_keeps_the_neurons_known_in_both(models, measured_again, sampli
     assert any(f"correlations of the {known} known in both" in note for note in comparison.notes)
 
 
-def test_no_followed_pair_leaves_the_whole_range(reference, sampling):
+def test_no_followed_pair_leaves_the_whole_range(reference, measured, sampling):
     """Where no two followed neurons are in both samples nothing is known of the width, and that is what it says."""
+    alone, moved = follow_one(reference), follow_one(measured["nf4"])
+    for candidate in (alone, moved):
+        for estimate in compare(alone, candidate, sampling).of("redundancy_change"):
+            assert (estimate.value > 0) == (candidate is moved)
+            assert (estimate.low, estimate.high) == (0, 2)
+            assert estimate.details["followed_neurons"] == 1
+
+
+def follow_one(model):
+    """A measurement that follows one neuron of each layer."""
     layers = {
         layer: dataclasses.replace(
             found, sample=found.sample[:1], groups=tuple(cut(group, np.arange(1)) for group in found.groups)
         )
-        for layer, found in reference.activations.items()
+        for layer, found in model.activations.items()
     }
-    alone = dataclasses.replace(reference, activations=layers)
-    for estimate in compare(alone, alone, sampling).of("redundancy_change"):
-        assert (estimate.value, estimate.low, estimate.high) == (0, 0, 2)
-        assert estimate.details["followed_neurons"] == 1
+    return dataclasses.replace(model, activations=layers)
 
 
 def test_what_cannot_be_confirmed_is_said(models, measured_again, sampling):
