@@ -118,8 +118,8 @@ class _RunningSum:
     def until(self, position: NDArray[np.int64]) -> Floats:
         """Return the sum of all entries before each position (draws, positions)."""
         block, offset = np.divmod(position, _BLOCK)
-        asked = np.arange(_BLOCK) < offset[..., None]
-        return np.asarray(self._of(self.before, block) + np.sum(self._inside(block), axis=-1, where=asked))
+        earlier = np.arange(_BLOCK) < offset[..., None]
+        return np.asarray(self._of(self.before, block) + np.sum(self._inside(block), axis=-1, where=earlier))
 
     def first_reaching(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first position at which the sum reaches each target; the sum includes that position."""

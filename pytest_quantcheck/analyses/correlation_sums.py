@@ -98,9 +98,9 @@ class CorrelationSums:
         mean, comoment = self._mean.cpu().numpy(), self._sums().cpu().numpy()
         mirror(comoment)
         _check_finite(mean, comoment)
-        whole = Correlations(self._count, mean, comoment)
+        correlations = Correlations(self._count, mean, comoment)
         self._clear()
-        return whole
+        return correlations
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return copies of all that `restore` needs; the accumulator does not change.

@@ -90,12 +90,13 @@ def _complement(log_probs: Tensor, support: Tensor) -> Tensor:
 
 
 def _partition(log_probs: ArrayLike, rest: ArrayLike, whose: str) -> Floats:
-    parts, other = np.asarray(log_probs, dtype=np.float64), np.asarray(rest, dtype=np.float64)
-    if parts.ndim != 2 or other.shape != parts.shape[:1]:
+    parts, remainder = np.asarray(log_probs, dtype=np.float64), np.asarray(rest, dtype=np.float64)
+    if parts.ndim != 2 or remainder.shape != parts.shape[:1]:
         raise ValueError(
-            f"Expected log-probabilities (n, k) and a rest (n,) of the {whose}, got {parts.shape} and {other.shape}."
+            f"Expected log-probabilities (n, k) and a rest (n,) of the {whose}, got {parts.shape} and "
+            f"{remainder.shape}."
         )
-    joined: Floats = np.column_stack([parts, other])
+    joined: Floats = np.column_stack([parts, remainder])
     total = np.asarray(logsumexp(joined, axis=1))
     _refuse(f"log-probabilities of the {whose} that add up to 1", ~(np.abs(total) <= _NORMALISED))
     return np.asarray(joined - total[:, None])

@@ -66,7 +66,7 @@ _TILE = 256
 class Matching:
     """The result of matching the neurons of one layer.
 
-    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `known` (k,) int64,
+    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `shared` (k,) int64,
     ascending: the reference's neurons that are correlated in both models; `moved`: how many neurons have another place;
     without an order, how many seem to, which could be neither confirmed nor refuted; `reason`: why there is no order.
     """
@@ -74,7 +74,7 @@ class Matching:
     order: Indices | None
     moved: int = 0
     reason: str = ""
-    known: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    shared: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def find_order(reference: Activations, candidate: Activations) -> Matching:
@@ -109,8 +109,8 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
     if completed is None:
         return Matching(None, _moved(order), f"more than {LEFT_OVER} neurons are like none or like several")
     every = len(reference.correlated) == len(order)
-    known = reference.correlated if every else _known(order, reference.correlated)
-    return _checked(reference, candidate, Matching(completed, _moved(completed), known=known), anchors)
+    shared = reference.correlated if every else _shared(order, reference.correlated)
+    return _checked(reference, candidate, Matching(completed, _moved(completed), shared=shared), anchors)
 
 
 def constant(activations: Activations) -> Masks:
@@ -120,27 +120,27 @@ def constant(activations: Activations) -> Masks:
 
 
 def in_order(
-    reference: Activations, candidate: Activations, order: Indices, known: Indices
+    reference: Activations, candidate: Activations, order: Indices, shared: Indices
 ) -> tuple[Activations, Activations]:
     """Return both records with the candidate's neurons in the reference's order.
 
-    `order` is (d,) int64. Both keep the correlations of those `known`, (k,) int64, and follow those of them that both
+    `order` is (d,) int64. Both keep the correlations of those `shared`, (k,) int64, and follow those of them that both
     followed.
     """
-    followed = np.intersect1d(reference.sample, known)
+    followed = np.intersect1d(reference.sample, shared)
     followed = followed[np.isin(order[followed], candidate.sample)]
-    return _cut(reference, known, followed), _cut(candidate, known, followed, order)
+    return _cut(reference, shared, followed), _cut(candidate, shared, followed, order)
 
 
-def _cut(activations: Activations, known: Indices, followed: Indices, order: Indices | None = None) -> Activations:
+def _cut(activations: Activations, correlated: Indices, followed: Indices, order: Indices | None = None) -> Activations:
     """Return the record of some neurons, renumbered by their places in `order`."""
     order = np.arange(activations.minimum.shape[1]) if order is None else order
     places = np.searchsorted(activations.sample, order[followed])
     return Activations(
         minimum=activations.minimum[:, order],
         maximum=activations.maximum[:, order],
-        correlated=known,
-        correlations=activations.correlations.of(np.searchsorted(activations.correlated, order[known])),
+        correlated=correlated,
+        correlations=activations.correlations.of(np.searchsorted(activations.correlated, order[correlated])),
         sample=followed,
         groups=tuple(group.of(places) for group in activations.groups),
         rectified=activations.rectified,
@@ -154,8 +154,8 @@ def _signatures(reference: Activations, candidate: Activations) -> tuple[Floats,
     same relative error distinguishes neurons of large and of small amplitude.
     """
     raw = [_extremes(activations) for activations in (reference, candidate)]
-    there = np.all([np.isfinite(values).all(axis=0) for values in raw], axis=0)  # a group may have no prompts
-    before, after = (values[:, there] for values in raw)
+    occupied = np.all([np.isfinite(values).all(axis=0) for values in raw], axis=0)  # a group may have no prompts
+    before, after = (values[:, occupied] for values in raw)
     amplitude = np.abs(before).max(axis=1, initial=0.0)
     unit = LINEAR * float(np.median(amplitude[amplitude > 0])) if np.any(amplitude) else 1.0
     before, after = np.arcsinh(before / unit), np.arcsinh(after / unit)
@@ -173,9 +173,9 @@ def _any_away(before: Floats, after: Floats) -> bool:
     return bool(np.any(_apart(before, after) > max(AWAY * apart, RESOLUTION)))
 
 
-def _apart(one: Rows, other: Rows) -> Floats:
+def _apart(rows: Rows, partners: Rows) -> Floats:
     """Return the root mean square distance of rows."""
-    return np.asarray(np.sqrt(np.mean((one - other) ** 2, axis=1)), dtype=np.float64)
+    return np.asarray(np.sqrt(np.mean((rows - partners) ** 2, axis=1)), dtype=np.float64)
 
 
 def _refined(
@@ -184,27 +184,27 @@ def _refined(
     """Match the correlated neurons again by correlations with anchors; return the order and the anchors."""
     rows, used = reference.correlated, np.empty(0, dtype=np.int64)
     for _ in range(ROUNDS):
-        known = _known(order, rows)
-        if not _looks_moved(order) or len(known) < FEWEST:
+        shared = _shared(order, rows)
+        if not _looks_moved(order) or len(shared) < FEWEST:
             break
-        anchors = _spaced(known, min(ANCHORS, len(known) // 3))
+        anchors = _spaced(shared, min(ANCHORS, len(shared) // 3))
         profiles = _profiles(reference, rows, anchors), _profiles(candidate, rows, order[anchors])
-        found = _distinct(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
-        order, used = _replaced(order, rows, found), np.union1d(used, anchors)
+        matches = _distinct(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
+        order, used = _replaced(order, rows, matches), np.union1d(used, anchors)
     return order, used
 
 
-def _known(order: Indices, correlated: Indices) -> Indices:
+def _shared(order: Indices, correlated: Indices) -> Indices:
     """Return the correlated neurons whose match is correlated too."""
     return correlated[np.isin(order[correlated], correlated)]
 
 
-def _replaced(order: Indices, rows: Indices, found: Indices) -> Indices:
-    """Return the order with new matches of some rows; `found` (rows,): positions among them, -1 for none."""
-    theirs, better = rows[found], order.copy()
-    better[_known(order, rows)] = -1
-    better[np.isin(better, theirs[found >= 0])] = -1
-    better[rows[found >= 0]] = theirs[found >= 0]
+def _replaced(order: Indices, rows: Indices, matches: Indices) -> Indices:
+    """Return the order with new matches of some rows; `matches` (rows,): positions among them, -1 for none."""
+    theirs, better = rows[matches], order.copy()
+    better[_shared(order, rows)] = -1
+    better[np.isin(better, theirs[matches >= 0])] = -1
+    better[rows[matches >= 0]] = theirs[matches >= 0]
     return better
 
 
@@ -223,8 +223,8 @@ def _distinct(
         return order
     nearest, clear = _nearest(after[theirs], before[ours], ratio)
     back, clear_back = _nearest(before[ours], after[theirs], ratio)
-    found = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
-    order[ours[nearest[found]]] = theirs[found]
+    mutual = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
+    order[ours[nearest[mutual]]] = theirs[mutual]
     return order
 
 
@@ -243,7 +243,7 @@ def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
         two[0, start : start + _TILE] = first = tile.argmin(axis=1)
         tile[np.arange(len(tile)), first] = np.inf
         two[1, start : start + _TILE] = tile.argmin(axis=1)
-    best, second = (_apart(rows, others[found]) for found in two)
+    best, second = (_apart(rows, others[places]) for places in two)
     return two[0], np.asarray((best < ratio * second) & (second > RESOLUTION))
 
 
@@ -300,10 +300,10 @@ def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, st
 
 def _checked(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
     """Return the match if correlations not used for it confirm it."""
-    order, known = match.order, match.known
+    order, shared = match.order, match.shared
     assert order is not None
-    known = known[~constant(reference)[known] & ~constant(candidate)[order[known]]]
-    moved, others = _spaced(known[order[known] != known], CHECKED), np.setdiff1d(known, anchors)
+    shared = shared[~constant(reference)[shared] & ~constant(candidate)[order[shared]]]
+    moved, others = _spaced(shared[order[shared] != shared], CHECKED), np.setdiff1d(shared, anchors)
     if len(others) < FEWEST or not len(moved):
         few = f"{len(moved)} of them and {len(others)} others are correlated in both models, too few to confirm it"
         return Matching(None, match.moved, few)

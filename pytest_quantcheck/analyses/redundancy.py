@@ -35,14 +35,14 @@ def correlation(correlations: Correlations) -> tuple[Matrix, NDArray[np.bool_]]:
 
     r is (d, d) float32 in [-1, 1], the mask (d,) bool. Rows and columns of constant neurons are 0.
     """
-    there = defined(correlations)
+    varying = defined(correlations)
     matrix = np.zeros_like(correlations.comoment)
-    for start, tile in _tiles(correlations, there):
+    for start, tile in _tiles(correlations, varying):
         matrix[start : start + len(tile), start:] = tile
     np.clip(matrix, -1, 1, out=matrix)
-    np.fill_diagonal(matrix, there)
+    np.fill_diagonal(matrix, varying)
     mirror(matrix)
-    return matrix, there
+    return matrix, varying
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
 
 def correlation_histogram(correlations: Correlations) -> Histogram:
     """Return how many pairs have abs(r) in each bin: (10,) int64, i < j; constant neurons are left out."""
-    there = defined(correlations)
+    varying = defined(correlations)
     at_least = np.zeros(BINS + 1, dtype=np.int64)
-    at_least[0] = _n_pairs(there)
-    for _, tile in _tiles(correlations, there):
+    at_least[0] = _n_pairs(varying)
+    for _, tile in _tiles(correlations, varying):
         size = _absolute(tile)
         at_least[1:BINS] += [np.count_nonzero(size >= edge) for edge in _EDGES]
     return -np.diff(at_least)

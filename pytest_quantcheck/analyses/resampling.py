@@ -41,8 +41,8 @@ def share(count: int, n: int, *, confidence: float = 0.95) -> Interval:
         (0.0, 0.056)
     """
     _check_confidence(confidence)
-    found = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
-    return Interval(float(found.low), float(found.high))
+    limits = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+    return Interval(float(limits.low), float(limits.high))
 
 
 def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -309,10 +309,10 @@ def _groups(leave_one_out: ArrayLike, sizes: ArrayLike | None) -> tuple[Floats, 
 
 
 def _finite(values: ArrayLike) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    if not np.all(np.isfinite(found)):
-        raise ValueError(f"Expected finite values for every prompt or draw, got {found[~np.isfinite(found)][0]}.")
-    return found
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"Expected finite values for every prompt or draw, got {numbers[~np.isfinite(numbers)][0]}.")
+    return numbers
 
 
 def _check_confidence(confidence: float) -> None:

@@ -50,7 +50,7 @@ def compare(
     aligned = align(reference, candidate)
     layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, intervals))
     evidence = evidence_of(reference.answers, reference.golds, reference.available)
-    answered = (_without_value(one, evidence) for one in prompt_estimates(reference, candidate, intervals))
+    answered = (_without_value(estimate, evidence) for estimate in prompt_estimates(reference, candidate, intervals))
     return Comparison(
         candidate=name or candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,
