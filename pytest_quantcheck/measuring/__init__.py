@@ -64,10 +64,10 @@ def measure(
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
-    asked, chat = _positions(prompts, index), _chat(loaded, prompts)
+    positions, chat = _positions(prompts, index), _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
     _check_same_encoding(reference, encoded, model)
-    wanted = _distinct(prompts, encoded, asked)
+    wanted = _distinct(prompts, encoded, positions)
     _check_covered(reference, wanted)
     passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
@@ -84,9 +84,9 @@ def measure(
     return Measurement(provenance, answers, activations, saliency, prompts.golds, available, texts)
 
 
-def _announce_gaps(found: Evidence, progress: ProgressReporter) -> None:
+def _announce_gaps(evidence: Evidence, progress: ProgressReporter) -> None:
     """Say what the reference's answers cannot show, before anything is attributed."""
-    for metric, reason in found.lacking.items():
+    for metric, reason in evidence.lacking.items():
         progress.note(f"{METRICS[metric].title} cannot be measured: {reason}")
 
 
@@ -130,10 +130,10 @@ def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _distinct(prompts: PromptSet, encoded: Sequence[Sequence[int]], asked: Sequence[int]) -> list[int]:
+def _distinct(prompts: PromptSet, encoded: Sequence[Sequence[int]], positions: Sequence[int]) -> list[int]:
     """Return the positions whose tokens no earlier prompt of the set has."""
     distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
-    wanted = [position for position in asked if position in distinct]
+    wanted = [position for position in positions if position in distinct]
     if not wanted:
         raise ValueError("Expected a prompt in `index` that repeats no earlier one of its set, got none.")
     return wanted

@@ -48,10 +48,10 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
 
 
 def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
-    whole, *others = parts
-    for other in others:
-        _check_same_origin(whole, other)
-    return msgspec.structs.replace(whole, batch_size=max(part.batch_size for part in parts))
+    first, *others = parts
+    for provenance in others:
+        _check_same_origin(first, provenance)
+    return msgspec.structs.replace(first, batch_size=max(part.batch_size for part in parts))
 
 
 def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
@@ -135,9 +135,9 @@ def _order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
 
 def _same(what: str, values: Sequence[_T]) -> _T:
     first = values[0]
-    for other in values[1:]:
-        if other != first:
+    for value in values[1:]:
+        if value != first:
             raise ComparisonError(
-                f"expected shards with the same {what}, got {reprlib.repr(first)} and {reprlib.repr(other)}."
+                f"expected shards with the same {what}, got {reprlib.repr(first)} and {reprlib.repr(value)}."
             )
     return first

@@ -55,11 +55,11 @@ class Passes:
         """Most neurons to correlate in a layer: in a candidate those of its reference, whatever its own size."""
         if self.reference is not None:
             return self.reference.provenance.redundancy_neurons
-        asked = self.plan.redundancy_neurons
-        if asked == "auto":
+        setting = self.plan.redundancy_neurons
+        if setting == "auto":
             blocks = self.loaded.neurons.blocks
             return affordable_neurons(sum(p.numel() for b in blocks for p in b.parameters()), len(self.layers))
-        return sys.maxsize if asked == "all" else asked
+        return sys.maxsize if setting == "all" else setting
 
     def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
         """Run the prompts once, and collect answers and activations."""
@@ -124,8 +124,8 @@ class Passes:
     def _defined_at(self, layer: int) -> bool:
         if self.reference is None:
             return True
-        found = self.reference.saliency.get(layer)
-        return found is not None and attributable(found.converged)
+        saliency = self.reference.saliency.get(layer)
+        return saliency is not None and attributable(saliency.converged)
 
     def _collector(self, n: int) -> AnswerCollector:
         loaded, prompts = self.loaded, self.prompts

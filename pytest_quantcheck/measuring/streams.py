@@ -89,7 +89,7 @@ class LayerStream:
             self._begin(output.shape[-1], output.device)
         neurons = padded if len(tokens.positions) == len(padded) else padded.index_select(0, tokens.positions)
         update_extremes(self._minimum, self._maximum, neurons, tokens.groups)
-        self._all.update(neurons if self._whole else neurons.index_select(1, self._correlated))
+        self._all.update(neurons if self._all_correlated else neurons.index_select(1, self._correlated))
         self._follow(neurons.index_select(1, self._followed), tokens.batch)
         # finite where all squares are: what correlations need; of these dtypes fp16 alone has no room for them
         wide = torch.float32 if neurons.dtype == torch.float16 else None
@@ -138,7 +138,7 @@ class LayerStream:
         self._spoilt = torch.zeros(len(self._prompts), dtype=torch.int32, device=device)  # tokens of each prompt
         correlated = seeded_neurons(width, self._most, self._seed)
         followed = seeded_neurons(width, min(self._most, FOLLOWED), self._seed)
-        self._whole = len(correlated) == width
+        self._all_correlated = len(correlated) == width
         self._correlated, self._followed = (torch.from_numpy(chosen).to(device) for chosen in (correlated, followed))
         self._all = CorrelationSums(len(correlated), device)
         self._groups = [CorrelationSums(len(followed), device) for _ in range(GROUPS)]
