@@ -66,12 +66,12 @@ def apply_control(
     return (plan, done) if isinstance(done, str) else done
 
 
-def _severity(control: Control, asked: float | None) -> float:
+def _severity(control: Control, requested: float | None) -> float:
     if control.severity is None:
-        if asked is not None:
-            raise ValueError(f"{control.name} has no severity, got {asked:g}.")
+        if requested is not None:
+            raise ValueError(f"{control.name} has no severity, got {requested:g}.")
         return 0.0
-    severity = control.severity if asked is None else asked
+    severity = control.severity if requested is None else requested
     if not 0 < severity < math.inf:
         raise ValueError(f"Expected a positive number as the severity of {control.name}, got {severity:g}.")
     return severity

@@ -129,12 +129,12 @@ def in_order(results: Iterable[ControlResult]) -> tuple[ControlResult, ...]:
 
 def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
     """Yield the spread of each metric on each prompt set."""
-    found: dict[tuple[str, str], list[Verdict]] = {}
+    judged: dict[tuple[str, str], list[Verdict]] = {}
     for result in results:
         for verdict in result.verdicts if result.kind != "defect" else ():
             if verdict.estimate.value is not None:
-                found.setdefault((result.prompt_set, verdict.metric), []).append(verdict)
-    for (prompt_set, metric), verdicts in found.items():
+                judged.setdefault((result.prompt_set, verdict.metric), []).append(verdict)
+    for (prompt_set, metric), verdicts in judged.items():
         yield _spread(prompt_set, metric, verdicts)
 
 
@@ -167,14 +167,14 @@ def _defect_reason(seen_by: Sequence[str], against: Sequence[Verdict]) -> str:
 
 
 def _spread(prompt_set: str, metric: str, verdicts: Sequence[Verdict]) -> Spread:
-    found = [verdict.estimate for verdict in verdicts]
-    values = [estimate.value for estimate in found if estimate.value is not None]
-    highs = [estimate.high for estimate in found if estimate.high is not None]
-    lows = [estimate.low for estimate in found if estimate.low is not None]
+    estimates = [verdict.estimate for verdict in verdicts]
+    values = [estimate.value for estimate in estimates if estimate.value is not None]
+    highs = [estimate.high for estimate in estimates if estimate.high is not None]
+    lows = [estimate.low for estimate in estimates if estimate.low is not None]
     return Spread(
         metric=metric,
         prompt_set=prompt_set,
-        n_prompts=min(estimate.n_prompts for estimate in found),
+        n_prompts=min(estimate.n_prompts for estimate in estimates),
         n_controls=len(verdicts),
         smallest=min(values),
         largest=max(values),
@@ -187,11 +187,11 @@ def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[Contro
     worst: dict[str, ControlOutcome] = {}
     for result in results:
         if (result.kind == "defect") == defects:
-            known = worst.get(result.control, result.outcome)
-            worst[result.control] = min(known, result.outcome, key=_WORST_FIRST.index)
+            earlier = worst.get(result.control, result.outcome)
+            worst[result.control] = min(earlier, result.outcome, key=_WORST_FIRST.index)
     return list(worst.values())
 
 
-def _share(outcomes: Sequence[ControlOutcome], one: str, many: str) -> str:
+def _share(outcomes: Sequence[ControlOutcome], singular: str, many: str) -> str:
     judged = [outcome for outcome in outcomes if outcome != "not applicable"]
-    return f"{judged.count('passed')} of {len(judged)} {plural(len(judged), one, many)}" if judged else ""
+    return f"{judged.count('passed')} of {len(judged)} {plural(len(judged), singular, many)}" if judged else ""
