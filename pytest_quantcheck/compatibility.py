@@ -108,8 +108,8 @@ def refusals(purpose: Purpose, expected: object, obtained: object) -> list[Diffe
         expected: a `Provenance`, or anything with attributes of the names that the table refuses for this purpose.
         obtained: the same of the other one.
     """
-    known: str | None = getattr(expected, "content_hash", None)
-    named = known is None or known != getattr(obtained, "content_hash", None)
+    content_hash: str | None = getattr(expected, "content_hash", None)
+    named = content_hash is None or content_hash != getattr(obtained, "content_hash", None)
     meanings = (Meaning.REFUSED, Meaning.NAME) if named else (Meaning.REFUSED,)
     values = ((name, getattr(expected, name), getattr(obtained, name)) for name in fields(purpose, *meanings))
     return [Difference(*value) for value in values if value[1] != value[2]]
@@ -127,9 +127,9 @@ def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:
             values = [(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
         else:
             values = [(name.replace("_", " "), before, after)]
-        for what, one, other in values:
-            if one != other:
-                yield f"{what} {one} for the reference, {other} for the candidate"
+        for what, expected, obtained in values:
+            if expected != obtained:
+                yield f"{what} {expected} for the reference, {obtained} for the candidate"
 
 
 def release_differences(reference: Provenance, candidate: object) -> tuple[str, ...]:
@@ -141,8 +141,8 @@ def release_differences(reference: Provenance, candidate: object) -> tuple[str, 
         reference: where the reference's measurement comes from.
         candidate: the loaded checkpoint, with the attributes that the table names for `release`.
     """
-    found = refusals("release", reference, candidate)
-    return tuple(_HOW_A_RELEASE_DIFFERS[one.field].format(**one._asdict()) for one in found)
+    differences = refusals("release", reference, candidate)
+    return tuple(_HOW_A_RELEASE_DIFFERS[difference.field].format(**difference._asdict()) for difference in differences)
 
 
 def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:

@@ -24,10 +24,13 @@ def judge(comparison: Comparison, metric: MetricName, profile: Profile) -> Verdi
         The verdict, or None when the profile does not gate the metric, or not with so few prompts.
     """
     estimates = comparison.of(metric) or _not_measured(comparison, metric, profile)
-    gated = [(e, limit) for e in estimates if (limit := _limit(comparison, e, profile)) is not None]
+    limits = ((estimate, _limit(comparison, estimate, profile)) for estimate in estimates)
+    gated = [(estimate, limit) for estimate, limit in limits if limit is not None]
     if not gated:
         return None
-    applicable = [(e, limit) for e, limit in gated if e.applicable] or [_none_left(comparison, profile, gated)]
+    applicable = [(estimate, limit) for estimate, limit in gated if estimate.applicable] or [
+        _none_left(comparison, profile, gated)
+    ]
     return min((_verdict(comparison, estimate, limit, profile) for estimate, limit in applicable), key=_severity)
 
 

@@ -203,9 +203,9 @@ def find_metric(name: str) -> Metric:
         MetricError: there is no such metric; lists those there are, the most similar first.
     """
     if not isinstance(name, str) or name not in METRICS:
-        known = ", ".join(nearest_first(str(name), METRICS))
+        names = ", ".join(nearest_first(str(name), METRICS))
         hint = nearest(str(name), METRICS) or ONE_OF_THESE
-        raise MetricError(f"expected a metric ({known}), got {name!r:.100}.{hint}")
+        raise MetricError(f"expected a metric ({names}), got {name!r:.100}.{hint}")
     return METRICS[name]
 
 
@@ -238,7 +238,7 @@ def check_limit(metric: Metric, value: float) -> float:
     return float(value)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a question that offers the most similar known word.
 
     The text is empty if no word is similar.
@@ -246,20 +246,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
     " Did you mean 'ace_drift'?"
     """
-    first = next(iter(nearest_first(word, known)), "")
+    first = next(iter(nearest_first(word, choices)), "")
     return f" Did you mean {first!r}?" if _likeness(word, first) >= _SIMILAR else ""
 
 
-def nearest_first(word: str, known: Iterable[str]) -> list[str]:
+def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
     """Return the known words, the most similar to a word first.
 
     >>> nearest_first("flip-rat", ["ace_drift", "flip_rate"])
     ['flip_rate', 'ace_drift']
     """
-    return sorted(known, key=lambda one: -_likeness(word, one))
+    return sorted(choices, key=lambda choice: -_likeness(word, choice))
 
 
-def likely(words: Collection[str], known: Collection[str]) -> str:
+def likely(words: Collection[str], choices: Collection[str]) -> str:
     """Return the known word most similar to any of some words.
 
     The text is empty if none is similar.
@@ -267,13 +267,13 @@ def likely(words: Collection[str], known: Collection[str]) -> str:
     >>> likely(["question", "query"], ["id", "Questions"])
     'Questions'
     """
-    similar = {one: max(_likeness(word, one) for word in words) for one in known}
+    similar = {choice: max(_likeness(word, choice) for word in words) for choice in choices}
     first = max(similar, key=similar.__getitem__, default="")
     return first if similar.get(first, 0) >= _SIMILAR else ""
 
 
-def _likeness(one: str, other: str) -> float:
-    first, second = (text.lower().replace("-", "_") for text in (one, other))
+def _likeness(word: str, choice: str) -> float:
+    first, second = (text.lower().replace("-", "_") for text in (word, choice))
     return difflib.SequenceMatcher(None, second, first).ratio()
 
 
