@@ -161,7 +161,7 @@ class CorrelationSums:
         self._count, self._filled = total, 0
 
 
-def merge(parts: Sequence[Correlations]) -> Correlations:
+def merge_sums(parts: Sequence[Correlations]) -> Correlations:
     """Return the sums over all tokens of disjoint parts.
 
     They are combined in float64 (Chan, Golub and LeVeque 1983).
@@ -175,8 +175,8 @@ def merge(parts: Sequence[Correlations]) -> Correlations:
 def without(total: Correlations, part: Correlations) -> Correlations:
     """Return the sums over the tokens of `total` without those of `part`.
 
-    This is the inverse of `merge`. Rounding grows with the ratio of the total to the rest: meant for parts that hold at
-    most half of the tokens.
+    This is the inverse of `merge_sums`. Rounding grows with the ratio of the total to the rest: meant for parts that
+    hold at most half of the tokens.
 
     Raises:
         ValueError: widths that differ, or a part with more tokens than the total.

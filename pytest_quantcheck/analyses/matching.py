@@ -98,7 +98,7 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
     if not _any_away(before, after):
         return Matching(None, reason="every neuron is where it was")
     varying = ~constant(reference), ~constant(candidate)
-    order, anchors = _refined(reference, candidate, _distinct(before, after, *varying), varying)
+    order, anchors = _refined(reference, candidate, _matches(before, after, *varying), varying)
     if not _looks_moved(order):
         return Matching(None, reason="no neurons are found elsewhere")
     if np.count_nonzero(order >= 0) < ENOUGH * np.count_nonzero(varying[0]):
@@ -110,7 +110,7 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
         return Matching(None, _moved(order), f"more than {LEFT_OVER} neurons are like none or like several")
     every = len(reference.correlated) == len(order)
     shared = reference.correlated if every else _shared(order, reference.correlated)
-    return _checked(reference, candidate, Matching(completed, _moved(completed), shared=shared), anchors)
+    return _confirmed(reference, candidate, Matching(completed, _moved(completed), shared=shared), anchors)
 
 
 def constant(activations: Activations) -> Masks:
@@ -119,7 +119,7 @@ def constant(activations: Activations) -> Masks:
     return same
 
 
-def in_order(
+def reorder(
     reference: Activations, candidate: Activations, order: Indices, shared: Indices
 ) -> tuple[Activations, Activations]:
     """Return both records with the candidate's neurons in the reference's order.
@@ -189,7 +189,7 @@ def _refined(
             break
         anchors = _spaced(shared, min(ANCHORS, len(shared) // 3))
         profiles = _profiles(reference, rows, anchors), _profiles(candidate, rows, order[anchors])
-        matches = _distinct(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
+        matches = _matches(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
         order, used = _replaced(order, rows, matches), np.union1d(used, anchors)
     return order, used
 
@@ -208,7 +208,7 @@ def _replaced(order: Indices, rows: Indices, matches: Indices) -> Indices:
     return better
 
 
-def _distinct(
+def _matches(
     before: Rows,
     after: Rows,
     varying: Masks,
@@ -221,14 +221,14 @@ def _distinct(
     order = np.full(len(before), -1, dtype=np.int64)
     if min(len(ours), len(theirs)) < 2:
         return order
-    nearest, clear = _nearest(after[theirs], before[ours], ratio)
-    back, clear_back = _nearest(before[ours], after[theirs], ratio)
+    nearest, clear = _nearest_rows(after[theirs], before[ours], ratio)
+    back, clear_back = _nearest_rows(before[ours], after[theirs], ratio)
     mutual = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
     order[ours[nearest[mutual]]] = theirs[mutual]
     return order
 
 
-def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
+def _nearest_rows(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
     """Return each row's nearest of the others, and whether it is distinct.
 
     It is distinct if it is clearly nearer than the second nearest. Which two are nearest is found in float32, a tile of
@@ -298,7 +298,7 @@ def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, st
     return order
 
 
-def _checked(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
+def _confirmed(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
     """Return the match if correlations not used for it confirm it."""
     order, shared = match.order, match.shared
     assert order is not None

@@ -94,7 +94,7 @@ def studentised_bootstrap(values: ArrayLike, *, draws: int = 2000, confidence: f
     if error == 0:
         return Interval(centre, centre)
     shifted = (x - centre) / error
-    ratios = [_studentised(counts, shifted) for counts in bootstrap_counts(len(x), draws, seed)]
+    ratios = [_studentised_means(counts, shifted) for counts in bootstrap_counts(len(x), draws, seed)]
     low, high = np.quantile(np.concatenate(ratios), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(centre - high * error), float(centre - low * error))
 
@@ -286,7 +286,7 @@ def two_sided_quantile(confidence: float) -> float:
     return normal_quantile((1 + confidence) / 2)
 
 
-def _studentised(counts: Counts, shifted: Floats) -> Floats:
+def _studentised_means(counts: Counts, shifted: Floats) -> Floats:
     """Return mean / spread of each draw of standardized values."""
     mean, square = (counts @ np.column_stack([shifted, shifted**2]) / len(shifted)).T
     return np.asarray(mean / np.sqrt(np.maximum(square - mean**2, _LEAST_SPREAD**2)))

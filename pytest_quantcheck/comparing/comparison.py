@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
-from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
+from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability_diagrams
 from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
 from pytest_quantcheck.comparing.permutations import align
@@ -60,7 +60,7 @@ def compare(
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
         histograms=histograms(reference, candidate),
-        reliability=reliability(reference, candidate),
+        reliability=reliability_diagrams(reference, candidate),
         convergence=convergence(reference, candidate),
         flips=tuple(flips(reference, candidate)),
         profile=profile,

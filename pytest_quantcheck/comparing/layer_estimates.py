@@ -36,7 +36,7 @@ from pytest_quantcheck.records import Activations, Convergence, Correlations, Es
 
 Masks = NDArray[np.bool_]
 
-FEWEST = 5
+FEWEST_PROMPTS = 5
 """Prompts attributed in both models below which their overlap is not averaged."""
 
 
@@ -70,12 +70,12 @@ def convergence(reference: Measurement, candidate: Measurement) -> dict[int, dic
     """Summarize both models' attributions at each layer where one was tried."""
     models = {"reference": reference.saliency, "candidate": candidate.saliency}
     return {
-        layer: {name: _convergence(saliency[layer]) for name, saliency in models.items() if layer in saliency}
+        layer: {name: _summarize(saliency[layer]) for name, saliency in models.items() if layer in saliency}
         for layer in reference.saliency
     }
 
 
-def _convergence(saliency: Saliency) -> Convergence:
+def _summarize(saliency: Saliency) -> Convergence:
     return Convergence(
         attributed=len(saliency.index),
         converged=int(saliency.converged.sum()),
@@ -96,7 +96,7 @@ def _dead_neuron_delta(
     masks, left_out, occupied = _dead(before, after)
     facts, floor = _counted(layer, masks, occupied)
     gain = float(dead_neuron_gain(*masks))
-    spread = _spread(dead_neuron_gain(*left_out), gain, _tokens(before)[occupied], intervals) + floor
+    spread = _half_width(dead_neuron_gain(*left_out), gain, _tokens(before)[occupied], intervals) + floor
     return intervals.absolute_change("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
 
 
@@ -107,7 +107,7 @@ def _dead_neuron_churn(
     masks, left_out, occupied = _dead(before, after)
     facts, floor = _counted(layer, masks, occupied)
     churn = float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_churn(*left_out), churn, _tokens(before)[occupied], intervals) + floor
+    spread = _half_width(dead_neuron_churn(*left_out), churn, _tokens(before)[occupied], intervals) + floor
     return intervals.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
@@ -137,7 +137,7 @@ def _faint_neuron_churn(
     without_each = [amplitude_without_each(a.minimum[occupied], a.maximum[occupied]) for a in (before, after)]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
     churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, occupied)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[occupied], intervals) + floor
+    spread = _half_width(dead_neuron_churn(*left_out), churn, sizes[occupied], intervals) + floor
     return intervals.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
@@ -214,8 +214,8 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, inter
         return intervals.undefined(metric, reason, tried, layer=layer)
     both, in_before, in_after = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
     settled = before.converged[in_before] & after.converged[in_after]
-    if np.count_nonzero(settled) < FEWEST:
-        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST} are needed"
+    if np.count_nonzero(settled) < FEWEST_PROMPTS:
+        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST_PROMPTS} are needed"
         return intervals.undefined(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
     overlap = jaccard(before.salient[in_before][settled], after.salient[in_after][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}
@@ -238,7 +238,7 @@ def _jackknifed(occupied: NDArray[np.bool_]) -> str:
     return f"jackknife over {np.count_nonzero(occupied)} groups of prompts"
 
 
-def _spread(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
+def _half_width(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
     """Return half the width of the jackknife interval."""
     interval = grouped_jackknife(left_out, value, confidence=intervals.confidence, sizes=sizes)
     return (interval.high - interval.low) / 2
@@ -262,7 +262,7 @@ def _followed_spread(
     if len(before.sample) < 2:
         return 2.0, 0.0
     left_out, followed = _changes_without_each(before, after, occupied), _followed_change(before, after)
-    return _spread(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
+    return _half_width(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
 
 
 def _followed_change(before: Activations, after: Activations) -> float:

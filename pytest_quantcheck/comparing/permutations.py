@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, in_order
+from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, reorder
 from pytest_quantcheck.records import Estimate, Measurement, Saliency
 
 
@@ -50,10 +50,10 @@ def align(reference: Measurement, candidate: Measurement) -> Aligned:
 
 def _matched(aligned: Aligned, layer: int, matching: Matching, order: Indices) -> Aligned:
     reference, candidate = aligned.reference, aligned.candidate
-    before, after = in_order(reference.activations[layer], candidate.activations[layer], order, matching.shared)
+    before, after = reorder(reference.activations[layer], candidate.activations[layer], order, matching.shared)
     saliency = {**candidate.saliency}
     if layer in saliency:
-        saliency[layer] = _reordered(saliency[layer], order)
+        saliency[layer] = _reorder_saliency(saliency[layer], order)
     n_shared, n_correlated = len(matching.shared), len(reference.activations[layer].correlated)
     correlations = f", correlations of the {n_shared:,} known in both" if n_shared < n_correlated else ""
     note = (
@@ -68,5 +68,5 @@ def _matched(aligned: Aligned, layer: int, matching: Matching, order: Indices) -
     )
 
 
-def _reordered(saliency: Saliency, order: Indices) -> Saliency:
+def _reorder_saliency(saliency: Saliency, order: Indices) -> Saliency:
     return replace(saliency, salient=saliency.salient[:, order])

@@ -67,13 +67,13 @@ def measure(
     positions, chat = _positions(prompts, index), _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
     _check_same_encoding(reference, encoded, model)
-    wanted = _distinct(prompts, encoded, positions)
+    wanted = _first_of_equal(prompts, encoded, positions)
     _check_covered(reference, wanted)
     passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
     available = max(prompts.available, len(prompts))
-    with _memory(plan):
+    with _memory_errors(plan):
         answers, activations = passes.forward(wanted, open_stage("forward"))
         if reference is None:
             _announce_gaps(evidence_of(answers, prompts.golds, available), passes.progress)
@@ -130,7 +130,7 @@ def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _distinct(prompts: PromptSet, encoded: Sequence[Sequence[int]], positions: Sequence[int]) -> list[int]:
+def _first_of_equal(prompts: PromptSet, encoded: Sequence[Sequence[int]], positions: Sequence[int]) -> list[int]:
     """Return the positions whose tokens no earlier prompt of the set has."""
     distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
     wanted = [position for position in positions if position in distinct]
@@ -172,7 +172,7 @@ def _context(loaded: LoadedModel) -> int | None:
 
 
 @contextmanager
-def _memory(plan: Plan) -> Iterator[None]:
+def _memory_errors(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -27,7 +27,7 @@ killed loses no more than that, and the batch that it was at."""
 FIRST = 0.1
 """Assumed duration of the first saving, in seconds: it comes after `SHARE` times as many."""
 
-_ORIGIN = "origin"
+_ORIGIN_ARRAY = "origin"
 
 
 class Stage:
@@ -47,7 +47,7 @@ class Stage:
             CheckpointError: it is damaged, or of another measurement.
         """
         kept = None if self._checkpoint is None else self._checkpoint.load(self._name)
-        if kept is not None and not np.array_equal(kept.get(_ORIGIN, ()), self._origin):
+        if kept is not None and not np.array_equal(kept.get(_ORIGIN_ARRAY, ()), self._origin):
             raise CheckpointError(
                 f"{self._checkpoint} holds an unfinished measurement of another model, of other prompts or with other "
                 "settings or library versions; delete it, or choose another directory."
@@ -64,7 +64,7 @@ class Stage:
         """
         if self._checkpoint is None or not (finished or time.monotonic() - self._since >= SHARE * self._took):
             return
-        arrays = {_ORIGIN: self._origin, **state()}
+        arrays = {_ORIGIN_ARRAY: self._origin, **state()}
         began = time.monotonic()
         self._checkpoint.save(self._name, arrays)
         self._since = time.monotonic()
