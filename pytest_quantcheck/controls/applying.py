@@ -57,7 +57,7 @@ def apply_control(
         raise ValueError(f"Expected one of {', '.join(CONTROLS)}, got {name!r}.")
     control = CONTROLS[name]
     layers = choose_layers(plan.layers, loaded.n_layers)
-    site = Site(loaded, plan, layers, prompts, _severity(control, severity))
+    site = Site(loaded, plan, layers, prompts, _chosen_severity(control, severity))
     if control.kind != "null":
         refuse_packed(loaded)
         if not layers:
@@ -66,7 +66,7 @@ def apply_control(
     return (plan, done) if isinstance(done, str) else done
 
 
-def _severity(control: Control, requested: float | None) -> float:
+def _chosen_severity(control: Control, requested: float | None) -> float:
     if control.severity is None:
         if requested is not None:
             raise ValueError(f"{control.name} has no severity, got {requested:g}.")

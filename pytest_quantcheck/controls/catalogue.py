@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["null", "rewrite", "defect"]
+ControlKind = Literal["null", "rewrite", "defect"]
 
 
 class Control(NamedTuple):
@@ -20,7 +20,7 @@ class Control(NamedTuple):
     """
 
     name: str
-    kind: Kind
+    kind: ControlKind
     summary: str
     apply: str
     severity: float | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from pytest_quantcheck.controls.catalogue import CONTROLS, Kind
+from pytest_quantcheck.controls.catalogue import CONTROLS, ControlKind
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import plural
 from pytest_quantcheck.records import Verdict
@@ -29,7 +29,7 @@ class ControlResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     control: str
-    kind: Kind
+    kind: ControlKind
     prompt_set: str
     outcome: ControlOutcome
     done: str = ""
@@ -143,8 +143,8 @@ def conclusion(results: Sequence[ControlResult]) -> str:
     negative, defects = (_outcomes(results, defects=defects) for defects in (False, True))
     left_out = [*negative, *defects].count("not applicable")
     counts = (
-        _share(negative, "negative control passed", "negative controls passed"),
-        _share(defects, "defect was caught", "defects were caught"),
+        _count_passed(negative, "negative control passed", "negative controls passed"),
+        _count_passed(defects, "defect was caught", "defects were caught"),
         f"{left_out} not applicable" if left_out else "",
     )
     return ", ".join(filter(None, counts))
@@ -192,6 +192,6 @@ def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[Contro
     return list(worst.values())
 
 
-def _share(outcomes: Sequence[ControlOutcome], singular: str, many: str) -> str:
+def _count_passed(outcomes: Sequence[ControlOutcome], singular: str, many: str) -> str:
     judged = [outcome for outcome in outcomes if outcome != "not applicable"]
     return f"{judged.count('passed')} of {len(judged)} {plural(len(judged), singular, many)}" if judged else ""
