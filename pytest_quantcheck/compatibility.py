@@ -28,7 +28,7 @@ class Meaning(Enum):
     NOTHING = "nothing"
 
 
-class Row(NamedTuple):
+class Meanings(NamedTuple):
     """The meaning of a difference in one field, for each `Purpose`."""
 
     comparing: Meaning
@@ -42,34 +42,34 @@ class Row(NamedTuple):
 X, NAME, COND, NO = Meaning.REFUSED, Meaning.NAME, Meaning.CONDITION, Meaning.NOTHING
 
 # fmt: off
-TABLE: dict[str, Row] = {
-    #                       comparing  baseline  cache  resuming  merging  release
-    "model":              Row(NO,       NO,       NO,    NAME,     NAME,    NO),
-    "bits":               Row(NO,       X,        X,     X,        X,       NO),
-    "revision":           Row(NO,       X,        NO,    NAME,     NAME,    NO),
-    "content_hash":       Row(NO,       X,        X,     X,        X,       NO),
-    "dtype":              Row(NO,       X,        X,     X,        X,       NO),
-    "format":             Row(NO,       NO,       NO,    X,        X,       NO),
-    "module_types":       Row(NO,       NO,       NO,    X,        X,       NO),
-    "quantization":       Row(NO,       NO,       NO,    X,        X,       NO),
-    "gradient_path":      Row(NO,       NO,       NO,    X,        X,       NO),
-    "architecture":       Row(NO,       NO,       NO,    X,        X,       NO),
-    "n_layers":           Row(X,        NO,       NO,    X,        X,       X),
-    "width":              Row(X,        NO,       NO,    X,        X,       X),
-    "vocabulary_hash":    Row(X,        NO,       NO,    X,        X,       X),
-    "chat_template_hash": Row(X,        NO,       NO,    X,        X,       X),
-    "encoding_hash":      Row(X,        NO,       NO,    X,        X,       NO),
-    "prompt_set":         Row(X,        NO,       NO,    NO,       NO,      NO),
-    "prompt_hash":        Row(X,        X,        X,     X,        X,       NO),
-    "template":           Row(X,        X,        NO,    X,        X,       NO),
-    "readout":            Row(X,        X,        X,     X,        X,       NO),
-    "layers":             Row(X,        X,        X,     X,        X,       NO),
-    "redundancy_neurons": Row(X,        NO,       X,     X,        X,       NO),
-    "attribution":        Row(X,        X,        X,     X,        X,       NO),
-    "seed":               Row(X,        X,        X,     X,        X,       NO),
-    "batch_size":         Row(COND,     NO,       X,     X,        NO,      NO),
-    "device":             Row(COND,     NO,       X,     X,        X,       NO),
-    "libraries":          Row(COND,     NO,       X,     X,        X,       NO),
+TABLE: dict[str, Meanings] = {
+    #                            comparing  baseline  cache  resuming  merging  release
+    "model":              Meanings(NO,       NO,       NO,    NAME,     NAME,    NO),
+    "bits":               Meanings(NO,       X,        X,     X,        X,       NO),
+    "revision":           Meanings(NO,       X,        NO,    NAME,     NAME,    NO),
+    "content_hash":       Meanings(NO,       X,        X,     X,        X,       NO),
+    "dtype":              Meanings(NO,       X,        X,     X,        X,       NO),
+    "format":             Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "module_types":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "quantization":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "gradient_path":      Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "architecture":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "n_layers":           Meanings(X,        NO,       NO,    X,        X,       X),
+    "width":              Meanings(X,        NO,       NO,    X,        X,       X),
+    "vocabulary_hash":    Meanings(X,        NO,       NO,    X,        X,       X),
+    "chat_template_hash": Meanings(X,        NO,       NO,    X,        X,       X),
+    "encoding_hash":      Meanings(X,        NO,       NO,    X,        X,       NO),
+    "prompt_set":         Meanings(X,        NO,       NO,    NO,       NO,      NO),
+    "prompt_hash":        Meanings(X,        X,        X,     X,        X,       NO),
+    "template":           Meanings(X,        X,        NO,    X,        X,       NO),
+    "readout":            Meanings(X,        X,        X,     X,        X,       NO),
+    "layers":             Meanings(X,        X,        X,     X,        X,       NO),
+    "redundancy_neurons": Meanings(X,        NO,       X,     X,        X,       NO),
+    "attribution":        Meanings(X,        X,        X,     X,        X,       NO),
+    "seed":               Meanings(X,        X,        X,     X,        X,       NO),
+    "batch_size":         Meanings(COND,     NO,       X,     X,        NO,      NO),
+    "device":             Meanings(COND,     NO,       X,     X,        X,       NO),
+    "libraries":          Meanings(COND,     NO,       X,     X,        X,       NO),
 }
 # fmt: on
 """Fields that only a loaded model has are not known to the baseline and the cache beforehand: a baseline's are compared

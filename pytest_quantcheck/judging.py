@@ -37,7 +37,7 @@ def judge(comparison: Comparison, metric: MetricName, profile: Profile) -> Verdi
 def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
     limit = profile.limit(
         estimate.metric,
-        bits=_bit_width(comparison),
+        bits=_width_for_limits(comparison),
         layer=estimate.layer,
         n_layers=comparison.reference_provenance.n_layers,
         model=comparison.reference_provenance.model,
@@ -46,7 +46,7 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
     return limit if limit and comparison.n_prompts >= limit.from_prompts else None
 
 
-def _bit_width(comparison: Comparison) -> str:
+def _width_for_limits(comparison: Comparison) -> str:
     """Return the bit-width by which limits are chosen; checkpoints saved by bitsandbytes have one."""
     candidate = comparison.candidate_provenance
     released = candidate.bits == RELEASED

@@ -229,7 +229,7 @@ def check_limit(metric: Metric, value: float) -> float:
     Raises:
         ValueError: it is not a number, not finite, negative, or all but the worst values are within it, or none.
     """
-    if not _finite(value):
+    if not _is_finite(value):
         raise ValueError(f"expected a finite limit {metric.limits} for {metric.name}, got {value!r:.100}")
     if not metric.can_limit(value):
         percent = value >= 1 and not metric.unit and metric.can_limit(value / 100)
@@ -277,7 +277,7 @@ def _likeness(word: str, choice: str) -> float:
     return difflib.SequenceMatcher(None, second, first).ratio()
 
 
-def _finite(value: float) -> bool:
+def _is_finite(value: float) -> bool:
     """Return whether a value is a finite number; True and False are not numbers here."""
     try:
         return not isinstance(value, bool) and math.isfinite(value)
