@@ -13,7 +13,7 @@ _NORMALISED = 1e-3
 
 
 def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the k most probable tokens of each prompt, with log-probabilities.
+    """Find the k most probable tokens of each prompt, with log-probabilities.
 
     Args:
         logits: (n, vocabulary), any floating dtype; computed in float32, or in float64 if they are.
@@ -30,7 +30,7 @@ def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_probs_at(logits: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities: of tokens `support` (n, k), and of all others; as `top_log_probs` does."""
+    """Take log-probabilities: of tokens `support` (n, k), and of all others; as `top_log_probs` does."""
     log_probs = _log_softmax(logits)
     index = support.long()
     return log_probs.gather(1, index), _complement(log_probs, index)
@@ -42,7 +42,7 @@ def kl_on_support(
     candidate_log_probs: ArrayLike,
     candidate_rest: ArrayLike,
 ) -> Floats:
-    """Return each prompt's KL(reference || candidate) over parts of the vocabulary.
+    """Measure each prompt's KL(reference || candidate) over parts of the vocabulary.
 
     The parts are each support token and all other tokens together. Merging tokens into one part can only lose
     information, so this is a lower bound on the divergence over the whole vocabulary, and equal to it when the support

@@ -114,7 +114,7 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
 
 
 def constant(activations: Activations) -> Masks:
-    """Return which neurons have one value on all tokens, (d,) bool."""
+    """Find the neurons that have one value on all tokens, (d,) bool."""
     same: Masks = activations.minimum.min(axis=0) == activations.maximum.max(axis=0)
     return same
 
@@ -122,7 +122,7 @@ def constant(activations: Activations) -> Masks:
 def reorder(
     reference: Activations, candidate: Activations, order: Indices, shared: Indices
 ) -> tuple[Activations, Activations]:
-    """Return both records with the candidate's neurons in the reference's order.
+    """Put the candidate's neurons into the reference's order in both records.
 
     `order` is (d,) int64. Both keep the correlations of those `shared`, (k,) int64, and follow those of them that both
     followed.
@@ -133,7 +133,7 @@ def reorder(
 
 
 def _cut(activations: Activations, correlated: Indices, followed: Indices, order: Indices | None = None) -> Activations:
-    """Return the record of some neurons, renumbered by their places in `order`."""
+    """Cut the record to some neurons, renumbered by their places in `order`."""
     order = np.arange(activations.minimum.shape[1]) if order is None else order
     places = np.searchsorted(activations.sample, order[followed])
     return Activations(
@@ -148,7 +148,7 @@ def _cut(activations: Activations, correlated: Indices, followed: Indices, order
 
 
 def _signatures(reference: Activations, candidate: Activations) -> tuple[Floats, Floats]:
-    """Return both models' extremes on a partly logarithmic scale.
+    """Map both models' extremes to a partly logarithmic scale.
 
     Each is (d, 2 * groups) float64. The scale is linear for small values and logarithmic for large ones, so that the
     same relative error distinguishes neurons of large and of small amplitude.
@@ -168,13 +168,13 @@ def _extremes(activations: Activations) -> Floats:
 
 
 def _any_away(before: Floats, after: Floats) -> bool:
-    """Return whether any neuron moved by a share of neurons' typical distance; neighbours stand for all pairs."""
+    """Say whether any neuron moved by a share of neurons' typical distance; neighbours stand for all pairs."""
     apart = float(np.median(_apart(before[1:], before[:-1]))) if len(before) > 1 else 0.0
     return bool(np.any(_apart(before, after) > max(AWAY * apart, RESOLUTION)))
 
 
 def _apart(rows: Rows, partners: Rows) -> Floats:
-    """Return the root mean square distance of rows."""
+    """Measure the root mean square distance of rows."""
     return np.asarray(np.sqrt(np.mean((rows - partners) ** 2, axis=1)), dtype=np.float64)
 
 
@@ -195,12 +195,12 @@ def _refined(
 
 
 def _shared(order: Indices, correlated: Indices) -> Indices:
-    """Return the correlated neurons whose match is correlated too."""
+    """Select the correlated neurons whose match is correlated too."""
     return correlated[np.isin(order[correlated], correlated)]
 
 
 def _replaced(order: Indices, rows: Indices, matches: Indices) -> Indices:
-    """Return the order with new matches of some rows; `matches` (rows,): positions among them, -1 for none."""
+    """Replace the matches of some rows in the order; `matches` (rows,): positions among them, -1 for none."""
     theirs, better = rows[matches], order.copy()
     better[_shared(order, rows)] = -1
     better[np.isin(better, theirs[matches >= 0])] = -1
@@ -216,7 +216,7 @@ def _matches(
     *,
     ratio: float = DISTINCT,
 ) -> Indices:
-    """Return each neuron's distinct match in the candidate, or -1."""
+    """Find each neuron's distinct match in the candidate, or -1."""
     ours, theirs = np.flatnonzero(varying), np.flatnonzero(still_varying)
     order = np.full(len(before), -1, dtype=np.int64)
     if min(len(ours), len(theirs)) < 2:
@@ -229,7 +229,7 @@ def _matches(
 
 
 def _nearest_rows(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
-    """Return each row's nearest of the others, and whether it is distinct.
+    """Find each row's nearest of the others, and whether it is distinct.
 
     It is distinct if it is clearly nearer than the second nearest. Which two are nearest is found in float32, a tile of
     distances at a time; how far they are, in float64.
@@ -248,7 +248,7 @@ def _nearest_rows(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Mask
 
 
 def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matrix:
-    """Return Pearson's r of neurons with others, (rows, columns) float32; 0 with itself and if constant."""
+    """Correlate neurons with others: Pearson's r, (rows, columns) float32; 0 with itself and if constant."""
     i, j = (np.searchsorted(activations.correlated, neurons) for neurons in (rows, columns))
     sums = activations.correlations.comoment
     scale = np.sqrt(np.diagonal(sums).astype(np.float64))
@@ -259,17 +259,17 @@ def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matr
 
 
 def _spaced(neurons: Indices, most: int) -> Indices:
-    """Return at most `most` of the neurons, evenly spaced."""
+    """Pick at most `most` of the neurons, evenly spaced."""
     return neurons[np.linspace(0, len(neurons) - 1, min(most, len(neurons))).astype(np.int64)]
 
 
 def _looks_moved(order: Indices) -> bool:
-    """Return whether enough neurons are matched, and some of them have moved."""
+    """Say whether enough neurons are matched, and some of them have moved."""
     return bool(np.count_nonzero(order >= 0) >= FEWEST) and _moved(order) > 1
 
 
 def _closed(order: Indices) -> bool:
-    """Return whether most moved neurons took the place of another moved one; by chance few do."""
+    """Say whether most moved neurons took the place of another moved one; by chance few do."""
     moved = (order >= 0) & (order != np.arange(len(order)))
     return bool(np.isin(order[moved], np.flatnonzero(moved)).mean() >= ENOUGH)
 
@@ -299,7 +299,7 @@ def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, st
 
 
 def _confirmed(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
-    """Return the match if correlations not used for it confirm it."""
+    """Reject the match unless correlations not used for it confirm it."""
     order, shared = match.order, match.shared
     assert order is not None
     shared = shared[~constant(reference)[shared] & ~constant(candidate)[order[shared]]]

@@ -19,7 +19,7 @@ _EDGES = np.arange(1, HISTOGRAM_BINS, dtype=np.float32) / np.float32(HISTOGRAM_B
 
 
 def defined(correlations: Correlations) -> NDArray[np.bool_]:
-    """Return which neurons have correlations, (d,) bool: those that are not constant.
+    """Find the neurons that have correlations, (d,) bool: those that are not constant.
 
     A neuron is constant when its standard deviation is not above float32's rounding of its mean (2^-23 of it), or
     when its summed squares do not reach float32's smallest normal number.
@@ -31,7 +31,7 @@ def defined(correlations: Correlations) -> NDArray[np.bool_]:
 
 
 def correlation(correlations: Correlations) -> tuple[Matrix, NDArray[np.bool_]]:
-    """Return Pearson's r of every pair, and which neurons are `defined`.
+    """Correlate every pair by Pearson's r; say which neurons are `defined`.
 
     r is (d, d) float32 in [-1, 1], the mask (d,) bool. Rows and columns of constant neurons are 0.
     """
@@ -61,7 +61,7 @@ class ChangeSummary:
 
 
 def correlation_change(reference: Correlations, candidate: Correlations) -> ChangeSummary:
-    """Return the mean change of correlations over pairs of neurons.
+    """Average the change of correlations over pairs of neurons.
 
     It is that of abs(r_candidate - r_reference) over i < j. Memory beside the records is that of a few rows.
 
@@ -81,7 +81,7 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
 
 
 def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
-    """Return the standard error of `change.mean` due to sampling the neurons.
+    """Estimate the standard error of `change.mean` due to sampling the neurons.
 
     The mean over all pairs within a sample without replacement is a U-statistic (Hoeffding 1948): unbiased for the
     mean over all pairs, with variance 4 / n * spread^2 * (1 - taken / neurons) to first order, n being the neurons
@@ -100,7 +100,7 @@ def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
 
 
 def correlation_histogram(correlations: Correlations) -> Histogram:
-    """Return how many pairs have abs(r) in each bin: (10,) int64, i < j; constant neurons are left out."""
+    """Count the pairs with abs(r) in each bin: (10,) int64, i < j; constant neurons are left out."""
     varying = defined(correlations)
     at_least = np.zeros(HISTOGRAM_BINS + 1, dtype=np.int64)
     at_least[0] = _n_pairs(varying)
@@ -111,7 +111,7 @@ def correlation_histogram(correlations: Correlations) -> Histogram:
 
 
 def tail_mass(histogram: Histogram, at: float) -> float:
-    """Return the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
+    """Sum the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
 
     Example:
         >>> tail_mass(np.array([6, 0, 0, 0, 0, 0, 0, 0, 1, 1]), 0.8)
@@ -124,7 +124,7 @@ def tail_mass(histogram: Histogram, at: float) -> float:
 
 
 def wasserstein(reference: Histogram, candidate: Histogram) -> float:
-    """Return the 1-Wasserstein distance between two histograms of abs(r).
+    """Measure the 1-Wasserstein distance between two histograms of abs(r).
 
     The mass of a bin is at its centre, so that the distance lies in [0, 0.9].
 
@@ -150,7 +150,7 @@ def _tiles(correlations: Correlations, neurons: NDArray[np.bool_]) -> Iterator[t
 
 
 def _change_sums(reference: Correlations, candidate: Correlations, neurons: NDArray[np.bool_]) -> Floats:
-    """Return each neuron's sum of abs(r_candidate - r_reference) over its pairs."""
+    """Sum abs(r_candidate - r_reference) over each neuron's pairs."""
     moved = np.zeros(len(neurons))
     for (start, before), (_, after) in zip(_tiles(reference, neurons), _tiles(candidate, neurons), strict=True):
         change = _absolute(np.subtract(after, before, out=after))

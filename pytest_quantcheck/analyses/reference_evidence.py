@@ -16,7 +16,7 @@ CHANCE = 0.05
 
 
 def evidence_of(answers: Answers, golds: Sequence[str], available: int) -> Evidence:
-    """Return what a prompt set and the reference's answers can show.
+    """Find what a prompt set and the reference's answers can show.
 
     Args:
         answers: the reference's.
@@ -42,7 +42,7 @@ def evidence_of(answers: Answers, golds: Sequence[str], available: int) -> Evide
 
 
 def _why_no_accuracy(evidence: Evidence) -> str:
-    """Return why accuracy cannot be shown to fall; the text is empty if it can.
+    """Say why accuracy cannot be shown to fall; the text is empty if it can.
 
     The reference must be right more often than the commonest gold alone would be, by a one-sided exact binomial test.
     """
