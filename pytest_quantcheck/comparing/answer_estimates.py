@@ -25,7 +25,7 @@ def prompt_estimates(reference: Measurement, candidate: Measurement, intervals: 
 
 
 def reliability_diagrams(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
-    """Return the bins of each model's reliability diagram, those of its ACE; none with fewer prompts than bins."""
+    """Bin each model's answers as for its ACE; no bins with fewer prompts than bins."""
     models = {"reference": reference.answers, "candidate": candidate.answers}
     return {name: _bins(answers) for name, answers in models.items() if len(answers.index) >= BINS}
 

@@ -71,7 +71,7 @@ def compare(
 
 
 def identical(reference: Measurement, candidate: Measurement) -> bool:
-    """Return whether all answers and activations are equal, bit for bit.
+    """Say whether all answers and activations are equal, bit for bit.
 
     Those of a candidate that was never quantized are.
     """
@@ -88,7 +88,7 @@ def identical(reference: Measurement, candidate: Measurement) -> bool:
 
 
 def refuse_identical(comparison: Comparison) -> Comparison:
-    """Return the comparison, unless its candidate is equal to the reference.
+    """Refuse a comparison whose candidate is equal to the reference; hand on others.
 
     Raises:
         ComparisonError: it is equal to the last bit: it was never quantized, or the reference is the same file.

@@ -112,7 +112,7 @@ def _dead_neuron_churn(
 
 
 def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Masks], Masks]:
-    """Return both models' dead neurons, in all and without each group.
+    """Find both models' dead neurons, in all and without each group.
 
     The third value says which groups have prompts.
     """
@@ -142,7 +142,7 @@ def _faint_neuron_churn(
 
 
 def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], occupied: NDArray[np.bool_]) -> tuple[Facts, float]:
-    """Return the fields of an estimate that counts neurons, and its floor.
+    """Fill the fields of an estimate that counts neurons, and its floor.
 
     The floor is the share of one neuron. No change can be smaller. Where no neuron depends on one group of prompts, the
     jackknife's width is 0.
@@ -239,7 +239,7 @@ def _jackknifed(occupied: NDArray[np.bool_]) -> str:
 
 
 def _half_width(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
-    """Return half the width of the jackknife interval."""
+    """Estimate half the width of the jackknife interval."""
     interval = grouped_jackknife(left_out, value, confidence=intervals.confidence, sizes=sizes)
     return (interval.high - interval.low) / 2
 
@@ -255,7 +255,7 @@ def _followed(activations: Activations) -> Correlations:
 def _followed_spread(
     before: Activations, after: Activations, occupied: NDArray[np.bool_], intervals: IntervalSettings
 ) -> tuple[float, float]:
-    """Return half the width from the followed neurons, and twice their bias.
+    """Estimate half the width from the followed neurons, and twice their bias.
 
     It is the whole range where matching left no pair.
     """

@@ -91,7 +91,7 @@ def _announce_gaps(evidence: Evidence, progress: ProgressReporter) -> None:
 
 
 def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
-    """Return the provenance as known before measuring. `redundancy_neurons` is the most that a layer may have."""
+    """Record the provenance as known before measuring. `redundancy_neurons` is the most that a layer may have."""
     loaded, prompts, plan = passes.loaded, passes.prompts, passes.plan
     return Provenance(
         model=model,
@@ -131,7 +131,7 @@ def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
 
 
 def _first_of_equal(prompts: PromptSet, encoded: Sequence[Sequence[int]], positions: Sequence[int]) -> list[int]:
-    """Return the positions whose tokens no earlier prompt of the set has."""
+    """Select the positions whose tokens no earlier prompt of the set has."""
     distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
     wanted = [position for position in positions if position in distinct]
     if not wanted:
@@ -185,5 +185,5 @@ def _memory_errors(plan: Plan) -> Iterator[None]:
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Return whether an error means that memory ran out; torch has no error type for it on a CPU."""
+    """Say whether an error means that memory ran out; torch has no error type for it on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -69,7 +69,7 @@ class AnswerCollector:
         return frozenset(self._index)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs; the collector does not change."""
+        """Copy all that `restore` needs; the collector does not change."""
         done = len(self._index)
         columns = zip(_COLUMNS, self._columns, strict=bool(self._columns))
         return {name: column[:done].cpu().numpy().copy() for name, column in columns} | {
@@ -85,7 +85,7 @@ class AnswerCollector:
         self._index = state["index"].tolist()
 
     def result(self) -> Answers:
-        """Return the answers, in the order of the prompt set.
+        """Sort the answers by the order of the prompt set.
 
         Raises:
             NonFiniteError: a prompt's logits were NaN or infinite.
@@ -179,5 +179,5 @@ class _Matcher:
 
 
 def _contains(token: str, gold: str) -> bool:
-    """Return whether the token contains the gold answer: the paper's rule."""
+    """Say whether the token contains the gold answer: the paper's rule."""
     return gold in token

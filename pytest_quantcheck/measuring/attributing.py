@@ -53,7 +53,7 @@ class _Outcomes:
 
     @classmethod
     def of(cls, layers: Sequence[int], state: Mapping[str, NDArray[Any]] | None) -> _Outcomes:
-        """Return empty outcomes, or those that `state` returned."""
+        """Begin with no outcomes, or with those that `state` returned."""
         if state is None:
             return cls({layer: {} for layer in layers}, set())
         return cls({layer: _to_outcomes(under(state, str(layer))) for layer in layers}, set(state["done"].tolist()))
@@ -65,13 +65,13 @@ class _Outcomes:
         self.done.update(part)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return all outcomes as arrays."""
+        """Turn all outcomes into arrays."""
         layers = {str(layer): _to_arrays(outcomes) for layer, outcomes in self.outcomes.items()}
         return {"done": np.array(sorted(self.done), dtype=np.int64)} | flat(layers)
 
 
 def _to_arrays(outcomes: dict[int, _Attributed]) -> dict[str, NDArray[Any]]:
-    """Return one layer's outcomes as arrays with a row for each prompt."""
+    """Turn one layer's outcomes into arrays with a row for each prompt."""
     return {
         "index": np.array(list(outcomes), dtype=np.int64),
         "salient": np.array([outcome.salient for outcome in outcomes.values()], dtype=np.bool_),
@@ -158,12 +158,12 @@ class Attributor:
         return [_Attributed(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
     def _hopeless(self, outcomes: dict[int, _Attributed], first: list[int], planned: int) -> bool:
-        """Return whether a layer is given up after its first prompts; later ones of a resumed run do not count."""
+        """Say whether a layer is given up after its first prompts; later ones of a resumed run do not count."""
         converged = [outcomes[i].error <= self._tolerance for i in first if i in outcomes]
         return not self._method.nodes and given_up(np.array(converged), planned)
 
     def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:
-        """Return each layer's neurons on a sequence of token id 0.
+        """Run a sequence of token id 0; keep each layer's neurons.
 
         Each is (length, d). There are none where the path starts at zero.
         """
@@ -180,7 +180,7 @@ class Attributor:
 def attributions(
     passage: PartialForward, layer: int, start: torch.Tensor, *, rule: Quadrature, tolerance: float, at_once: int
 ) -> tuple[torch.Tensor, PathIntegral]:
-    """Return the attributions of a layer's neurons, and the path integral.
+    """Attribute a layer's neurons; return the attributions and the path integral.
 
     They are (prompts, tokens, d), in nats, by the shortest path through the model that gives its own answer.
 

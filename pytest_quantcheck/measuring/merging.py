@@ -117,13 +117,13 @@ def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) 
 
 
 def _joined(parts: Sequence[Answers] | Sequence[Saliency], order: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-    """Return each array of all parts, joined in prompt order."""
+    """Join each array of all parts in prompt order."""
     arrays = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
     return {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in arrays}
 
 
 def _prompt_order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
-    """Return the order that sorts the prompts of all parts; refuse a prompt that occurs twice."""
+    """Find the order that sorts the prompts of all parts; refuse a prompt that occurs twice."""
     index = np.concatenate(indices)
     order = np.argsort(index, kind="stable")
     again = np.flatnonzero(np.diff(index[order]) == 0)

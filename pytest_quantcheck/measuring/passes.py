@@ -90,7 +90,7 @@ class Passes:
         }
 
     def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
-        """Return the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
+        """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
         own = self.reference is None or self.plan.attribution.target == "own"
         source = answers if own or self.reference is None else self.reference.answers
         tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
@@ -109,7 +109,7 @@ class Passes:
         return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
-        """Return the logits of the answer position, (prompts, vocabulary)."""
+        """Compute the logits of the answer position, (prompts, vocabulary)."""
         logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
         return logits
 

@@ -30,7 +30,7 @@ class Plan:
     redundancy_neurons: Literal["auto", "all"] | int = "auto"
 
     def rearranged(self) -> Self:
-        """Return the plan with smaller batches and another prompt order."""
+        """Change the plan to smaller batches and another prompt order."""
         smaller = self.batch_size // 3 or (2 if self.batch_size == 1 else 1)
         return replace(self, batch_size=smaller, tokens=max(self.tokens // 2, 1), shuffle=self.seed)
 

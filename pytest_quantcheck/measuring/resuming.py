@@ -41,7 +41,7 @@ class Stage:
         self._took, self._since = FIRST, time.monotonic()
 
     def load(self) -> Arrays | None:
-        """Return the state last saved, or None.
+        """Load the state last saved, or None.
 
         Raises:
             CheckpointError: it is damaged, or of another measurement.
@@ -78,7 +78,7 @@ def stage_opener(
     index: Sequence[int],
     reference: Measurement | None,
 ) -> Callable[[str], Stage]:
-    """Return a function that opens a stage of this measurement by name.
+    """Make a function that opens a stage of this measurement by name.
 
     Names of models and prompt sets play no part where the content is known: a run that is resumed may find the same
     files in another place.
@@ -92,12 +92,12 @@ def stage_opener(
 
 
 def flat(parts: Mapping[str, Arrays]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of all parts under names such as `part/name`."""
+    """Collect the arrays of all parts under names such as `part/name`."""
     return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
 def under(arrays: Arrays, part: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of one part by their own names.
+    """Select the arrays of one part by their own names.
 
     >>> under(flat({"a": {"x": 1, "b/y": 2}, "b": {}}), "a")
     {'x': 1, 'b/y': 2}

@@ -97,7 +97,7 @@ class LayerStream:
         self._spoilt.index_add_(0, tokens.owners, finite.logical_not().int())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs; the stream does not change."""
+        """Copy all that `restore` needs; the stream does not change."""
         if not self._width:
             return {}
         extremes = {"minimum": self._minimum, "maximum": self._maximum, "spoilt": self._spoilt}
@@ -116,7 +116,7 @@ class LayerStream:
             accumulator.restore(under(state, name))
 
     def result(self) -> Activations:
-        """Return the record of the layer; the stream must not be used afterwards.
+        """Hand over the record of the layer; the stream must not be used afterwards.
 
         Raises:
             MeasurementError: no activation was seen, or one was not finite or too large to be squared in float32.
@@ -166,7 +166,7 @@ class LayerStream:
 
 
 def affordable_neurons(parameters: int, layers: int) -> int:
-    """Return how many neurons of each layer can be correlated cheaply.
+    """Count the neurons of each layer that can be correlated cheaply.
 
     It costs at most a tenth of the forward pass. Correlating s neurons takes 9/8 * s^2 floating-point operations for
     each token and layer (a multiplication and an addition for half of the pairs, and an eighth for what the panels of
