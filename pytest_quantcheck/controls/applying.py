@@ -19,7 +19,7 @@ from pytest_quantcheck.records import REFERENCE
 
 
 def load_as(name: str, dtype: str) -> str:
-    """Return what to load for a control: the reference, or another float format.
+    """Choose what to load for a control: the reference, or another float format.
 
     `dtype` is the reference's: `bf16`, `fp16` or `fp32`.
     """

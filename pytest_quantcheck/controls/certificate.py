@@ -70,7 +70,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *, done: str) -> ControlResult:
-    """Return the result of a control from the verdicts on it."""
+    """Decide the result of a control from the verdicts on it."""
     if not verdicts:
         return without_verdicts(control, prompt_set, "not applicable", "the profile has no limit in this case")
     defect = CONTROLS[control].kind == "defect"
@@ -91,7 +91,7 @@ def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *,
 def without_verdicts(
     control: str, prompt_set: str, outcome: ControlOutcome, reason: str, *, seen_by: tuple[str, ...] = ()
 ) -> ControlResult:
-    """Return the result of a control without verdicts, and the reason."""
+    """Record the result of a control without verdicts, and the reason."""
     kind = CONTROLS[control].kind
     return ControlResult(
         control=control, kind=kind, prompt_set=prompt_set, outcome=outcome, reason=reason, seen_by=seen_by
@@ -101,7 +101,7 @@ def without_verdicts(
 def certify(
     results: Iterable[ControlResult], *, whole: bool, model: str, profile: str, tool_version: str, created: datetime
 ) -> Certificate:
-    """Return the certificate of a run's controls.
+    """Certify a run's controls.
 
     It passes when no control failed and the run is `whole`: it left no control out, else it is partial. `created` has a
     time zone.
@@ -139,7 +139,7 @@ def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
 
 
 def conclusion(results: Sequence[ControlResult]) -> str:
-    """Return how many controls passed on all prompt sets, in words."""
+    """Say how many controls passed on all prompt sets."""
     negative, defects = (_outcomes(results, defects=defects) for defects in (False, True))
     left_out = [*negative, *defects].count("not applicable")
     counts = (
@@ -151,7 +151,7 @@ def conclusion(results: Sequence[ControlResult]) -> str:
 
 
 def titles(metrics: Iterable[str]) -> str:
-    """Return the titles of metrics, joined by commas."""
+    """Join the titles of metrics by commas."""
     return ", ".join(METRICS[metric].title for metric in metrics)
 
 
@@ -183,7 +183,7 @@ def _spread(prompt_set: str, metric: str, verdicts: Sequence[Verdict]) -> Spread
 
 
 def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[ControlOutcome]:
-    """Return the worst outcome of each control over the prompt sets."""
+    """Find the worst outcome of each control over the prompt sets."""
     worst: dict[str, ControlOutcome] = {}
     for result in results:
         if (result.kind == "defect") == defects:

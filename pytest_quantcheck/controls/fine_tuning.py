@@ -50,7 +50,7 @@ def train_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> 
 
 
 def _training_batch(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, torch.Tensor]:
-    """Return the first prompts and their targets: first tokens of other answers, (prompts,)."""
+    """Encode the first prompts and their targets: first tokens of other answers, (prompts,)."""
     chat = loaded.chat if prompts.chat is None else prompts.chat
     texts = prompts.texts[:PROMPTS_TRAINED_ON]
     (first,) = render_prompts(loaded.tokenizer, texts[:1], chat=chat)
