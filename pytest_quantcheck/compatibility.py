@@ -94,12 +94,12 @@ class Difference(NamedTuple):
 
 
 def fields(purpose: Purpose, *meanings: Meaning) -> tuple[str, ...]:
-    """Return the fields that have one of some meanings for a purpose."""
+    """Select the fields that have one of some meanings for a purpose."""
     return tuple(name for name, row in TABLE.items() if getattr(row, purpose) in meanings)
 
 
 def refusals(purpose: Purpose, expected: object, obtained: object) -> list[Difference]:
-    """Return the differences that mean refusal.
+    """Find the differences that mean refusal.
 
     A difference in a `NAME` counts unless the content of both is known and equal.
 
@@ -133,7 +133,7 @@ def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:
 
 
 def release_differences(reference: Provenance, candidate: object) -> tuple[str, ...]:
-    """Return why a released checkpoint is not the reference quantized.
+    """Say why a released checkpoint is not the reference quantized.
 
     There is one sentence for each difference, none if it is the reference quantized.
 
@@ -146,6 +146,6 @@ def release_differences(reference: Provenance, candidate: object) -> tuple[str, 
 
 
 def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:
-    """Return the values that two must share for a purpose. Names are among them only if the content is not known."""
+    """Collect the values that two must share for a purpose. Names are among them only if the content is not known."""
     names = () if provenance.content_hash is not None else (Meaning.NAME,)
     return {name: getattr(provenance, name) for name in fields(purpose, Meaning.REFUSED, *names)}

@@ -47,7 +47,7 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
 
 
 def _width_for_limits(comparison: Comparison) -> str:
-    """Return the bit-width by which limits are chosen; checkpoints saved by bitsandbytes have one."""
+    """Find the bit-width by which limits are chosen; checkpoints saved by bitsandbytes have one."""
     candidate = comparison.candidate_provenance
     released = candidate.bits == RELEASED
     return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
@@ -114,13 +114,13 @@ def _acceptable(status: Status, estimate: Estimate, limit: Limit, profile: Profi
 
 
 def _margin(estimate: Estimate, limit: Limit) -> float:
-    """Return the distance from the limit, positive on the good side."""
+    """Measure the distance from the limit, positive on the good side."""
     assert estimate.value is not None
     return limit.value - estimate.value if limit.direction == "max" else estimate.value - limit.value
 
 
 def _needed(estimate: Estimate, limit: Limit) -> int | None:
-    """Return the number of prompts that would settle a verdict: prompts to attribute, where only some converge."""
+    """Estimate the number of prompts that would settle a verdict: prompts to attribute, where only some converge."""
     assert estimate.value is not None
     assert estimate.low is not None
     assert estimate.high is not None
@@ -138,7 +138,7 @@ def _needed(estimate: Estimate, limit: Limit) -> int | None:
 
 
 def _severity(verdict: Verdict) -> tuple[bool, int, float]:
-    """Return a sort key, worst first: acceptable or not, status, distance beyond the limit."""
+    """Sort worst first: by acceptable or not, status, distance beyond the limit."""
     value, sign = verdict.estimate.value, 1 if METRICS[verdict.metric].direction == "max" else -1
     margin = 0.0 if value is None else sign * (verdict.limit - value)
     return verdict.acceptable, WORST_FIRST.index(verdict.status), margin

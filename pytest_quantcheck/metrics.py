@@ -83,7 +83,7 @@ class Metric(NamedTuple):
         return f"of at least {smallest:g} and at most {largest:g} ({why})"
 
     def can_limit(self, value: float) -> bool:
-        """Return whether a limit can both pass and fail."""
+        """Say whether a limit can both pass and fail."""
         smallest, largest = self.limit_range
         return smallest <= value <= largest
 
@@ -197,7 +197,7 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def find_metric(name: str) -> Metric:
-    """Return the metric of a name.
+    """Look up the metric of a name.
 
     Raises:
         MetricError: there is no such metric; lists those there are, the most similar first.
@@ -210,7 +210,7 @@ def find_metric(name: str) -> Metric:
 
 
 def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[MetricName, ...]:
-    """Return the gated metrics that a run can measure, as in `METRICS`.
+    """Select the gated metrics that a run can measure, as in `METRICS`.
 
     Args:
         gated: names of the metrics that a profile limits.
@@ -224,7 +224,7 @@ def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[MetricName, 
 
 
 def check_limit(metric: Metric, value: float) -> float:
-    """Return a limit as a float.
+    """Check a limit, and make it a float.
 
     Raises:
         ValueError: it is not a number, not finite, negative, or all but the worst values are within it, or none.
@@ -239,7 +239,7 @@ def check_limit(metric: Metric, value: float) -> float:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a question that offers the most similar known word.
+    """Ask whether the most similar choice is meant.
 
     The text is empty if no word is similar.
 
@@ -251,7 +251,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
-    """Return the known words, the most similar to a word first.
+    """Sort the choices, the most similar to a word first.
 
     >>> nearest_first("flip-rat", ["ace_drift", "flip_rate"])
     ['flip_rate', 'ace_drift']
@@ -260,7 +260,7 @@ def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
 
 
 def likely(words: Collection[str], choices: Collection[str]) -> str:
-    """Return the known word most similar to any of some words.
+    """Find the choice most similar to any of some words.
 
     The text is empty if none is similar.
 
@@ -278,7 +278,7 @@ def _likeness(word: str, choice: str) -> float:
 
 
 def _is_finite(value: float) -> bool:
-    """Return whether a value is a finite number; True and False are not numbers here."""
+    """Say whether a value is a finite number; True and False are not numbers here."""
     try:
         return not isinstance(value, bool) and math.isfinite(value)
     except (TypeError, OverflowError):

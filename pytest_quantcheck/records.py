@@ -98,7 +98,7 @@ class Correlations:
     comoment: NDArray[np.float32]
 
     def of(self, neurons: NDArray[np.int64]) -> Correlations:
-        """Return the sums of the neurons at places (k,), in that order."""
+        """Select the sums of the neurons at places (k,), in that order."""
         return Correlations(self.count, self.mean[neurons], self.comoment[np.ix_(neurons, neurons)])
 
 
