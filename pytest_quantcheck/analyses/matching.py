@@ -97,17 +97,21 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
     before, after = _signatures(reference, candidate)
     if not _any_away(before, after):
         return Matching(None, reason="every neuron is where it was")
+    # match: by signatures, then by correlations with anchors
     varying = ~constant(reference), ~constant(candidate)
     order, anchors = _refined(reference, candidate, _matches(before, after, *varying), varying)
+    # give up where the matches do not look like a permutation
     if not _looks_moved(order):
         return Matching(None, reason="no neurons are found elsewhere")
     if np.count_nonzero(order >= 0) < ENOUGH * np.count_nonzero(varying[0]):
         return Matching(None, reason="too few neurons are like one neuron of the reference and no other")
     if not _closed(order):
         return Matching(None, reason="the neurons found elsewhere did not take each other's places")
+    # assign the neurons without a match
     completed = _completed(order, before, after, *varying)
     if completed is None:
         return Matching(None, _moved(order), f"more than {LEFT_OVER} neurons are like none or like several")
+    # confirm by correlations that no match was made from
     every = len(reference.correlated) == len(order)
     shared = reference.correlated if every else _shared(order, reference.correlated)
     return _confirmed(reference, candidate, Matching(completed, _moved(completed), shared=shared), anchors)
@@ -221,6 +225,7 @@ def _matches(
     order = np.full(len(before), -1, dtype=np.int64)
     if min(len(ours), len(theirs)) < 2:
         return order
+    # a match is the nearest, and distinct, in both directions
     nearest, clear = _nearest_rows(after[theirs], before[ours], ratio)
     back, clear_back = _nearest_rows(before[ours], after[theirs], ratio)
     mutual = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
@@ -281,14 +286,17 @@ def _moved(order: Indices) -> int:
 def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, still_varying: Masks) -> Indices | None:
     """Assign each unmatched neuron: to its own place, any constant one's, or by least distance."""
     order, here = order.copy(), np.arange(len(order))
+    # to its own place, if no other neuron has it
     stays = (order < 0) & ~np.isin(here, order)
     if np.count_nonzero(order == here) <= _moved(order):
         stays &= ~varying & ~still_varying  # most moved, so that one which varies need not be where it was
     order[stays] = here[stays]
+    # to any constant neuron's place, if it is constant
     free = ~np.isin(here, order)
     ours, theirs = np.flatnonzero((order < 0) & ~varying), np.flatnonzero(free & ~still_varying)
     n = min(len(ours), len(theirs))
     order[ours[:n]] = theirs[:n]
+    # the rest by least distance
     ours, theirs = np.flatnonzero(order < 0), np.flatnonzero(~np.isin(here, order))
     if len(ours) > LEFT_OVER:
         return None
@@ -307,6 +315,7 @@ def _confirmed(reference: Activations, candidate: Activations, match: Matching, 
     if len(others) < FEWEST or not len(moved):
         few = f"{len(moved)} of them and {len(others)} others are correlated in both models, too few to confirm it"
         return Matching(None, match.moved, few)
+    # the change of their correlations with others: by index, and as matched
     expected = _profiles(reference, moved, others)
     by_index = np.abs(_profiles(candidate, moved, others) - expected).mean()
     matched = np.abs(_profiles(candidate, order[moved], order[others]) - expected).mean()

@@ -158,11 +158,13 @@ def integrated_gradients(
     step, everyone = end - start, torch.arange(len(end), device=end.device)
     points, weights = (torch.tensor(part, dtype=end.dtype, device=end.device) for part in (rule.points, rule.weights))
     integrals = torch.tensor(rule.integrals, device=end.device)
+    # so far: each level's average gradient; at each node the derivative along the path, and the function
     sums = step.new_zeros(len(weights), *step.shape)
     slopes, heights = (step.new_zeros(len(points), len(end), dtype=torch.float64) for _ in range(2))
     error, level_of = step.new_full((len(end),), torch.inf, dtype=torch.float64), torch.zeros_like(everyone)
     rows, done = everyone, 0
     for level, size in enumerate(rule.sizes):
+        # evaluate this level's new nodes for the prompts that are not done
         copies = max(1, at_once // len(rows))
         for new in torch.split(torch.arange(done, size, device=end.device), copies):
             value, slope = _evaluate(function, start[rows], step[rows], points[new], rows)
@@ -171,10 +173,12 @@ def integrated_gradients(
             for finer in range(level, len(weights)):
                 sums[finer, rows] += torch.tensordot(weights[finer, new], slope, dims=1)
         done = size
+        # check this level's integrals against the function
         before = error[rows]
         checked = slice(rule.checked[level])
         now = _completeness_error(integrals[level, checked] @ slopes[:, rows], heights[checked, rows])
         error[rows], level_of[rows] = now, level
+        # go on with the prompts that need more nodes and gain from them
         rows = rows[(now > tolerance) & (now <= before / 2)]
         if not len(rows):
             break

@@ -119,6 +119,7 @@ class Attributor:
         results = _Outcomes.of(layers, stage.load())
         progress.start("attributing", len(index), len(results.done))
         for first, last in pairwise((0, *PROBES, max(len(index), *PROBES))):
+            # leave out the layers that are given up after the first prompts
             left = [layer for layer in layers if not self._hopeless(results.outcomes[layer], index[:first], len(index))]
             for part in self._parts(index[first:last]):
                 if not results.done.issuperset(part):

@@ -64,8 +64,10 @@ class Passes:
     def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
         """Run the prompts once, and collect answers and activations."""
         loaded = self.loaded
+        # take up what an earlier run collected
         collected = _Collected(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
         collected.restore(stage.load(), loaded.device)
+        # choose the batches that are left
         parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
         before = collected.answers.seen
         left = [part for part in parts if not before.issuperset(part)]
@@ -73,9 +75,11 @@ class Passes:
         with torch.no_grad(), ExitStack() as hooks:
             if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
                 self._logits(self._batch(parts[0]))
+            # let each layer's activations flow into its stream
             for layer, stream in collected.streams.items():
                 handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
+            # run the batches, and save now and then
             for part in left:
                 batch = self._batch(part)
                 tokens = RealTokens.of(batch)
