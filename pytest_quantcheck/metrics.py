@@ -33,28 +33,28 @@ class ModelsFigure(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """One quantity that a comparison estimates and a profile limits.
-
-    `title` and `meaning` say what the value is to readers who have not read the paper, `definition` how it is
-    computed. `direction` is the side of the limit that fails: `"max"` means that a value above the limit fails, `"min"`
-    that a value below it does. A `layered` metric has one estimate for each measured layer. `least` and `most` are the
-    range of the value, in `unit`; a metric that fails below its limit has a range from 0 to 1. `loosest` is the largest
-    limit of a metric whose range has no end. `figure` says how the HTML page draws the metric: `"change"` is the value
-    with its interval over the layers, None no figure.
-    """
+    """One quantity that a comparison estimates and a profile limits."""
 
     name: MetricName
     title: str
     meaning: str
+    """With the title: what the value is, to readers who have not read the paper."""
     definition: str
+    """How it is computed."""
     direction: Literal["max", "min"]
+    """The side of the limit that fails: `"max"`: a value above the limit fails, `"min"`: a value below it does."""
     needs: tuple[Need, ...]
     layered: bool = False
+    """It has one estimate for each measured layer."""
     unit: str = ""
     least: float = 0.0
+    """The range of the value begins here, in `unit`; a metric that fails below its limit has a range from 0 to 1."""
     most: float = 1.0
+    """The range ends here."""
     loosest: float = math.inf
+    """The largest limit of a metric whose range has no end."""
     figure: ModelsFigure | Literal["change"] | None = None
+    """How the HTML page draws it: `"change"` is the value with its interval over the layers, None no figure."""
 
     @property
     def failing_side(self) -> str:
