@@ -28,7 +28,7 @@ class Meaning(Enum):
     NOTHING = "nothing"
 
 
-class Row(NamedTuple):
+class Meanings(NamedTuple):
     """The meaning of a difference in one field, for each `Purpose`."""
 
     comparing: Meaning
@@ -42,34 +42,34 @@ class Row(NamedTuple):
 X, NAME, COND, NO = Meaning.REFUSED, Meaning.NAME, Meaning.CONDITION, Meaning.NOTHING
 
 # fmt: off
-TABLE: dict[str, Row] = {
-    #                       comparing  baseline  cache  resuming  merging  release
-    "model":              Row(NO,       NO,       NO,    NAME,     NAME,    NO),
-    "bits":               Row(NO,       X,        X,     X,        X,       NO),
-    "revision":           Row(NO,       X,        NO,    NAME,     NAME,    NO),
-    "content_hash":       Row(NO,       X,        X,     X,        X,       NO),
-    "dtype":              Row(NO,       X,        X,     X,        X,       NO),
-    "format":             Row(NO,       NO,       NO,    X,        X,       NO),
-    "module_types":       Row(NO,       NO,       NO,    X,        X,       NO),
-    "quantization":       Row(NO,       NO,       NO,    X,        X,       NO),
-    "gradient_path":      Row(NO,       NO,       NO,    X,        X,       NO),
-    "architecture":       Row(NO,       NO,       NO,    X,        X,       NO),
-    "n_layers":           Row(X,        NO,       NO,    X,        X,       X),
-    "width":              Row(X,        NO,       NO,    X,        X,       X),
-    "vocabulary_hash":    Row(X,        NO,       NO,    X,        X,       X),
-    "chat_template_hash": Row(X,        NO,       NO,    X,        X,       X),
-    "encoding_hash":      Row(X,        NO,       NO,    X,        X,       NO),
-    "prompt_set":         Row(X,        NO,       NO,    NO,       NO,      NO),
-    "prompt_hash":        Row(X,        X,        X,     X,        X,       NO),
-    "template":           Row(X,        X,        NO,    X,        X,       NO),
-    "readout":            Row(X,        X,        X,     X,        X,       NO),
-    "layers":             Row(X,        X,        X,     X,        X,       NO),
-    "redundancy_neurons": Row(X,        NO,       X,     X,        X,       NO),
-    "attribution":        Row(X,        X,        X,     X,        X,       NO),
-    "seed":               Row(X,        X,        X,     X,        X,       NO),
-    "batch_size":         Row(COND,     NO,       X,     X,        NO,      NO),
-    "device":             Row(COND,     NO,       X,     X,        X,       NO),
-    "libraries":          Row(COND,     NO,       X,     X,        X,       NO),
+TABLE: dict[str, Meanings] = {
+    #                            comparing  baseline  cache  resuming  merging  release
+    "model":              Meanings(NO,       NO,       NO,    NAME,     NAME,    NO),
+    "bits":               Meanings(NO,       X,        X,     X,        X,       NO),
+    "revision":           Meanings(NO,       X,        NO,    NAME,     NAME,    NO),
+    "content_hash":       Meanings(NO,       X,        X,     X,        X,       NO),
+    "dtype":              Meanings(NO,       X,        X,     X,        X,       NO),
+    "format":             Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "module_types":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "quantization":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "gradient_path":      Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "architecture":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "n_layers":           Meanings(X,        NO,       NO,    X,        X,       X),
+    "width":              Meanings(X,        NO,       NO,    X,        X,       X),
+    "vocabulary_hash":    Meanings(X,        NO,       NO,    X,        X,       X),
+    "chat_template_hash": Meanings(X,        NO,       NO,    X,        X,       X),
+    "encoding_hash":      Meanings(X,        NO,       NO,    X,        X,       NO),
+    "prompt_set":         Meanings(X,        NO,       NO,    NO,       NO,      NO),
+    "prompt_hash":        Meanings(X,        X,        X,     X,        X,       NO),
+    "template":           Meanings(X,        X,        NO,    X,        X,       NO),
+    "readout":            Meanings(X,        X,        X,     X,        X,       NO),
+    "layers":             Meanings(X,        X,        X,     X,        X,       NO),
+    "redundancy_neurons": Meanings(X,        NO,       X,     X,        X,       NO),
+    "attribution":        Meanings(X,        X,        X,     X,        X,       NO),
+    "seed":               Meanings(X,        X,        X,     X,        X,       NO),
+    "batch_size":         Meanings(COND,     NO,       X,     X,        NO,      NO),
+    "device":             Meanings(COND,     NO,       X,     X,        X,       NO),
+    "libraries":          Meanings(COND,     NO,       X,     X,        X,       NO),
 }
 # fmt: on
 """Fields that only a loaded model has are not known to the baseline and the cache beforehand: a baseline's are compared
@@ -94,12 +94,12 @@ class Difference(NamedTuple):
 
 
 def fields(purpose: Purpose, *meanings: Meaning) -> tuple[str, ...]:
-    """Return the fields that have one of some meanings for a purpose."""
+    """Select the fields that have one of some meanings for a purpose."""
     return tuple(name for name, row in TABLE.items() if getattr(row, purpose) in meanings)
 
 
 def refusals(purpose: Purpose, expected: object, obtained: object) -> list[Difference]:
-    """Return the differences that mean refusal.
+    """Find the differences that mean refusal.
 
     A difference in a `NAME` counts unless the content of both is known and equal.
 
@@ -108,8 +108,8 @@ def refusals(purpose: Purpose, expected: object, obtained: object) -> list[Diffe
         expected: a `Provenance`, or anything with attributes of the names that the table refuses for this purpose.
         obtained: the same of the other one.
     """
-    known: str | None = getattr(expected, "content_hash", None)
-    named = known is None or known != getattr(obtained, "content_hash", None)
+    content_hash: str | None = getattr(expected, "content_hash", None)
+    named = content_hash is None or content_hash != getattr(obtained, "content_hash", None)
     meanings = (Meaning.REFUSED, Meaning.NAME) if named else (Meaning.REFUSED,)
     values = ((name, getattr(expected, name), getattr(obtained, name)) for name in fields(purpose, *meanings))
     return [Difference(*value) for value in values if value[1] != value[2]]
@@ -127,13 +127,13 @@ def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:
             values = [(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
         else:
             values = [(name.replace("_", " "), before, after)]
-        for what, one, other in values:
-            if one != other:
-                yield f"{what} {one} for the reference, {other} for the candidate"
+        for what, expected, obtained in values:
+            if expected != obtained:
+                yield f"{what} {expected} for the reference, {obtained} for the candidate"
 
 
 def release_differences(reference: Provenance, candidate: object) -> tuple[str, ...]:
-    """Return why a released checkpoint is not the reference quantized.
+    """Say why a released checkpoint is not the reference quantized.
 
     There is one sentence for each difference, none if it is the reference quantized.
 
@@ -141,11 +141,11 @@ def release_differences(reference: Provenance, candidate: object) -> tuple[str, 
         reference: where the reference's measurement comes from.
         candidate: the loaded checkpoint, with the attributes that the table names for `release`.
     """
-    found = refusals("release", reference, candidate)
-    return tuple(_HOW_A_RELEASE_DIFFERS[one.field].format(**one._asdict()) for one in found)
+    differences = refusals("release", reference, candidate)
+    return tuple(_HOW_A_RELEASE_DIFFERS[difference.field].format(**difference._asdict()) for difference in differences)
 
 
 def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:
-    """Return the values that two must share for a purpose. Names are among them only if the content is not known."""
+    """Collect the values that two must share for a purpose. Names are among them only if the content is not known."""
     names = () if provenance.content_hash is not None else (Meaning.NAME,)
     return {name: getattr(provenance, name) for name in fields(purpose, Meaning.REFUSED, *names)}

@@ -24,17 +24,20 @@ def judge(comparison: Comparison, metric: MetricName, profile: Profile) -> Verdi
         The verdict, or None when the profile does not gate the metric, or not with so few prompts.
     """
     estimates = comparison.of(metric) or _not_measured(comparison, metric, profile)
-    gated = [(e, limit) for e in estimates if (limit := _limit(comparison, e, profile)) is not None]
+    limits = ((estimate, _limit(comparison, estimate, profile)) for estimate in estimates)
+    gated = [(estimate, limit) for estimate, limit in limits if limit is not None]
     if not gated:
         return None
-    applicable = [(e, limit) for e, limit in gated if e.applicable] or [_none_left(comparison, profile, gated)]
+    applicable = [(estimate, limit) for estimate, limit in gated if estimate.applicable] or [
+        _none_left(comparison, profile, gated)
+    ]
     return min((_verdict(comparison, estimate, limit, profile) for estimate, limit in applicable), key=_severity)
 
 
 def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limit | None:
     limit = profile.limit(
         estimate.metric,
-        bits=_bit_width(comparison),
+        bits=_width_for_limits(comparison),
         layer=estimate.layer,
         n_layers=comparison.reference_provenance.n_layers,
         model=comparison.reference_provenance.model,
@@ -43,8 +46,8 @@ def _limit(comparison: Comparison, estimate: Estimate, profile: Profile) -> Limi
     return limit if limit and comparison.n_prompts >= limit.from_prompts else None
 
 
-def _bit_width(comparison: Comparison) -> str:
-    """Return the bit-width by which limits are chosen; checkpoints saved by bitsandbytes have one."""
+def _width_for_limits(comparison: Comparison) -> str:
+    """Find the bit-width by which limits are chosen; checkpoints saved by bitsandbytes have one."""
     candidate = comparison.candidate_provenance
     released = candidate.bits == RELEASED
     return candidate.format.removeprefix("bitsandbytes ") if released else comparison.candidate
@@ -111,13 +114,13 @@ def _acceptable(status: Status, estimate: Estimate, limit: Limit, profile: Profi
 
 
 def _margin(estimate: Estimate, limit: Limit) -> float:
-    """Return the distance from the limit, positive on the good side."""
+    """Measure the distance from the limit, positive on the good side."""
     assert estimate.value is not None
     return limit.value - estimate.value if limit.direction == "max" else estimate.value - limit.value
 
 
 def _needed(estimate: Estimate, limit: Limit) -> int | None:
-    """Return the number of prompts that would settle a verdict: prompts to attribute, where only some converge."""
+    """Estimate the number of prompts that would settle a verdict: prompts to attribute, where only some converge."""
     assert estimate.value is not None
     assert estimate.low is not None
     assert estimate.high is not None
@@ -135,7 +138,7 @@ def _needed(estimate: Estimate, limit: Limit) -> int | None:
 
 
 def _severity(verdict: Verdict) -> tuple[bool, int, float]:
-    """Return a sort key, worst first: acceptable or not, status, distance beyond the limit."""
+    """Sort worst first: by acceptable or not, status, distance beyond the limit."""
     value, sign = verdict.estimate.value, 1 if METRICS[verdict.metric].direction == "max" else -1
     margin = 0.0 if value is None else sign * (verdict.limit - value)
     return verdict.acceptable, WORST_FIRST.index(verdict.status), margin

@@ -33,28 +33,28 @@ class ModelsFigure(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """One quantity that a comparison estimates and a profile limits.
-
-    `title` and `meaning` say what the value is to readers who have not read the paper, `definition` how it is
-    computed. `direction` is the side of the limit that fails: `"max"` means that a value above the limit fails, `"min"`
-    that a value below it does. A `layered` metric has one estimate for each measured layer. `least` and `most` are the
-    range of the value, in `unit`; a metric that fails below its limit has a range from 0 to 1. `loosest` is the largest
-    limit of a metric whose range has no end. `figure` says how the HTML page draws the metric: `"change"` is the value
-    with its interval over the layers, None no figure.
-    """
+    """One quantity that a comparison estimates and a profile limits."""
 
     name: MetricName
     title: str
     meaning: str
+    """With the title: what the value is, to readers who have not read the paper."""
     definition: str
+    """How it is computed."""
     direction: Literal["max", "min"]
+    """The side of the limit that fails: `"max"`: a value above the limit fails, `"min"`: a value below it does."""
     needs: tuple[Need, ...]
     layered: bool = False
+    """It has one estimate for each measured layer."""
     unit: str = ""
     least: float = 0.0
+    """The range of the value begins here, in `unit`; a metric that fails below its limit has a range from 0 to 1."""
     most: float = 1.0
+    """The range ends here."""
     loosest: float = math.inf
+    """The largest limit of a metric whose range has no end."""
     figure: ModelsFigure | Literal["change"] | None = None
+    """How the HTML page draws it: `"change"` is the value with its interval over the layers, None no figure."""
 
     @property
     def failing_side(self) -> str:
@@ -83,7 +83,7 @@ class Metric(NamedTuple):
         return f"of at least {smallest:g} and at most {largest:g} ({why})"
 
     def can_limit(self, value: float) -> bool:
-        """Return whether a limit can both pass and fail."""
+        """Say whether a limit can both pass and fail."""
         smallest, largest = self.limit_range
         return smallest <= value <= largest
 
@@ -197,20 +197,20 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
 def find_metric(name: str) -> Metric:
-    """Return the metric of a name.
+    """Look up the metric of a name.
 
     Raises:
         MetricError: there is no such metric; lists those there are, the most similar first.
     """
     if not isinstance(name, str) or name not in METRICS:
-        known = ", ".join(nearest_first(str(name), METRICS))
+        names = ", ".join(nearest_first(str(name), METRICS))
         hint = nearest(str(name), METRICS) or ONE_OF_THESE
-        raise MetricError(f"expected a metric ({known}), got {name!r:.100}.{hint}")
+        raise MetricError(f"expected a metric ({names}), got {name!r:.100}.{hint}")
     return METRICS[name]
 
 
 def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[MetricName, ...]:
-    """Return the gated metrics that a run can measure, as in `METRICS`.
+    """Select the gated metrics that a run can measure, as in `METRICS`.
 
     Args:
         gated: names of the metrics that a profile limits.
@@ -224,12 +224,12 @@ def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[MetricName, 
 
 
 def check_limit(metric: Metric, value: float) -> float:
-    """Return a limit as a float.
+    """Check a limit, and make it a float.
 
     Raises:
         ValueError: it is not a number, not finite, negative, or all but the worst values are within it, or none.
     """
-    if not _finite(value):
+    if not _is_finite(value):
         raise ValueError(f"expected a finite limit {metric.limits} for {metric.name}, got {value!r:.100}")
     if not metric.can_limit(value):
         percent = value >= 1 and not metric.unit and metric.can_limit(value / 100)
@@ -238,47 +238,47 @@ def check_limit(metric: Metric, value: float) -> float:
     return float(value)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a question that offers the most similar known word.
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Ask whether the most similar choice is meant.
 
     The text is empty if no word is similar.
 
     >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
     " Did you mean 'ace_drift'?"
     """
-    first = next(iter(nearest_first(word, known)), "")
+    first = next(iter(nearest_first(word, choices)), "")
     return f" Did you mean {first!r}?" if _likeness(word, first) >= _SIMILAR else ""
 
 
-def nearest_first(word: str, known: Iterable[str]) -> list[str]:
-    """Return the known words, the most similar to a word first.
+def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
+    """Sort the choices, the most similar to a word first.
 
     >>> nearest_first("flip-rat", ["ace_drift", "flip_rate"])
     ['flip_rate', 'ace_drift']
     """
-    return sorted(known, key=lambda one: -_likeness(word, one))
+    return sorted(choices, key=lambda choice: -_likeness(word, choice))
 
 
-def likely(words: Collection[str], known: Collection[str]) -> str:
-    """Return the known word most similar to any of some words.
+def likely(words: Collection[str], choices: Collection[str]) -> str:
+    """Find the choice most similar to any of some words.
 
     The text is empty if none is similar.
 
     >>> likely(["question", "query"], ["id", "Questions"])
     'Questions'
     """
-    similar = {one: max(_likeness(word, one) for word in words) for one in known}
+    similar = {choice: max(_likeness(word, choice) for word in words) for choice in choices}
     first = max(similar, key=similar.__getitem__, default="")
     return first if similar.get(first, 0) >= _SIMILAR else ""
 
 
-def _likeness(one: str, other: str) -> float:
-    first, second = (text.lower().replace("-", "_") for text in (one, other))
+def _likeness(word: str, choice: str) -> float:
+    first, second = (text.lower().replace("-", "_") for text in (word, choice))
     return difflib.SequenceMatcher(None, second, first).ratio()
 
 
-def _finite(value: float) -> bool:
-    """Return whether a value is a finite number; True and False are not numbers here."""
+def _is_finite(value: float) -> bool:
+    """Say whether a value is a finite number; True and False are not numbers here."""
     try:
         return not isinstance(value, bool) and math.isfinite(value)
     except (TypeError, OverflowError):

@@ -64,23 +64,24 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The answers of a model, prompt by prompt.
-
-    `index` (n,) int64: position of the prompt in its prompt set, ascending; `token` (n,) int64: the answer's
-    token id; `confidence` (n,) float64 in [0, 1]; `correct` (n,) bool; `support` (n, k) int32: token ids of the
-    *reference's* k most probable tokens; `log_probs` (n, k) float32: this model's log-probabilities of those;
-    `rest` (n,) float32: log-probability of all other tokens. `exact`: the support is the whole distribution, so
-    that `rest` is -inf.
-    """
+    """The answers of a model, prompt by prompt."""
 
     index: NDArray[np.int64]
+    """(n,): position of the prompt in its prompt set, ascending."""
     token: NDArray[np.int64]
+    """(n,): the answer's token id."""
     confidence: NDArray[np.float64]
+    """(n,), in [0, 1]."""
     correct: NDArray[np.bool_]
+    """(n,)."""
     support: NDArray[np.int32]
+    """(n, k): token ids of the *reference's* k most probable tokens."""
     log_probs: NDArray[np.float32]
+    """(n, k): this model's log-probabilities of those."""
     rest: NDArray[np.float32]
+    """(n,): log-probability of all other tokens."""
     exact: bool
+    """The support is the whole distribution, so that `rest` is -inf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ class Correlations:
     comoment: NDArray[np.float32]
 
     def of(self, neurons: NDArray[np.int64]) -> Correlations:
-        """Return the sums of the neurons at places (k,), in that order."""
+        """Select the sums of the neurons at places (k,), in that order."""
         return Correlations(self.count, self.mean[neurons], self.comoment[np.ix_(neurons, neurons)])
 
 
@@ -106,37 +107,41 @@ class Correlations:
 class Activations:
     """Activations of one layer's d neurons over all non-padding tokens.
 
-    Prompts fall into g groups (position in the prompt set modulo g) from which intervals are made. `minimum`,
-    `maximum` (g, d) float32: each neuron's extremes within a group, +inf and -inf where a group is empty;
-    `correlated` (c,) int64, ascending: the neurons that are correlated, all or a seeded sample; `correlations`: theirs
-    over all tokens; `sample` (s,) int64: those of them followed in each group; `groups`: their correlations, one entry
-    for each of the g groups; `rectified`: the activation function is of the ReLU family.
+    Prompts fall into g groups (position in the prompt set modulo g) from which intervals are made.
     """
 
     minimum: NDArray[np.float32]
+    """(g, d): each neuron's smallest activation within a group, +inf where a group is empty."""
     maximum: NDArray[np.float32]
+    """(g, d): its largest, -inf where a group is empty."""
     correlated: NDArray[np.int64]
+    """(c,), ascending: the neurons that are correlated, all or a seeded sample."""
     correlations: Correlations
+    """Theirs over all tokens."""
     sample: NDArray[np.int64]
+    """(s,): those of them followed in each group."""
     groups: tuple[Correlations, ...]
+    """Correlations of the followed ones, one entry for each of the g groups."""
     rectified: bool
+    """The activation function is of the ReLU family."""
 
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
-    """Salient neurons of one layer of d neurons, for m prompts.
-
-    `index` (m,) int64: positions in the prompt set; `target` (m,) int64: token whose log-probability was
-    attributed; `salient` (m, d) bool; `error` (m,) float32: relative completeness error; `nodes` (m,) int32:
-    quadrature nodes used; `converged` (m,) bool.
-    """
+    """Salient neurons of one layer of d neurons, for m prompts."""
 
     index: NDArray[np.int64]
+    """(m,): positions in the prompt set."""
     target: NDArray[np.int64]
+    """(m,): token whose log-probability was attributed."""
     salient: NDArray[np.bool_]
+    """(m, d)."""
     error: NDArray[np.float32]
+    """(m,): relative completeness error."""
     nodes: NDArray[np.int32]
+    """(m,): quadrature nodes used."""
     converged: NDArray[np.bool_]
+    """(m,)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ import pytest
 from pytest_quantcheck.compatibility import (
     TABLE,
     Meaning,
+    Meanings,
     Purpose,
-    Row,
     conditions,
     fields,
     identity,
@@ -27,7 +27,7 @@ KNOWN = msgspec.structs.replace(ANY, content_hash="a" * 64)
 def test_every_field_is_in_the_table_for_every_purpose():
     """A new field of `Provenance` needs a row, in the same place."""
     assert tuple(TABLE) == Provenance.__struct_fields__
-    assert Row._fields == get_args(Purpose)
+    assert Meanings._fields == get_args(Purpose)
     assert {type(meaning) for row in TABLE.values() for meaning in row} == {Meaning}
 
 

@@ -26,7 +26,7 @@ class ReliabilityBins:
 
 
 def adaptive_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> float:
-    """Return the adaptive calibration error (ACE) of one set of answers.
+    """Measure the adaptive calibration error (ACE) of one set of answers.
 
     Prompts are sorted by confidence and cut into bins of equal count (sizes differ by at most one, larger bins
     first); the error is the unweighted mean over bins of abs(accuracy - mean confidence).
@@ -55,7 +55,7 @@ def adaptive_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bin
 
 
 def reliability_bins(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> ReliabilityBins:
-    """Return count, accuracy and mean confidence of each equal-count bin; arguments as in ACE."""
+    """Count each equal-count bin; average its accuracy and confidence. Arguments as in ACE."""
     confidence, correct = _checked(confidence, correct, bins)
     order = np.argsort(confidence, kind="stable")
     level, group = np.unique(confidence[order], return_inverse=True)
@@ -67,7 +67,7 @@ def reliability_bins(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 1
 
 
 def resampled_ace(confidence: ArrayLike, correct: ArrayLike, counts: ArrayLike, *, bins: int = 10) -> Floats:
-    """Return the ACE of every bootstrap draw.
+    """Measure the ACE of every bootstrap draw.
 
     It takes O(n) for each draw, without sorting again. A draw is a vector of multiplicities. Along the prompts sorted
     once, its cumulative count says where the bin edges fall, and the cumulative sum of (correct - confidence), read at
@@ -116,13 +116,13 @@ class _RunningSum:
         self.before = np.pad(np.cumsum(np.einsum("dbk,bk->db", draws, worth), axis=1), [(0, 0), (1, 0)])
 
     def until(self, position: NDArray[np.int64]) -> Floats:
-        """Return the sum of all entries before each position (draws, positions)."""
+        """Sum all entries before each position (draws, positions)."""
         block, offset = np.divmod(position, _BLOCK)
-        asked = np.arange(_BLOCK) < offset[..., None]
-        return np.asarray(self._of(self.before, block) + np.sum(self._inside(block), axis=-1, where=asked))
+        earlier = np.arange(_BLOCK) < offset[..., None]
+        return np.asarray(self._of(self.before, block) + np.sum(self._inside(block), axis=-1, where=earlier))
 
     def first_reaching(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the first position at which the sum reaches each target; the sum includes that position."""
+        """Find the first position at which the sum reaches each target; the sum includes that position."""
         block = np.count_nonzero(self.before[:, None, 1:] < target[:, None], axis=-1)
         inside = self._of(self.before, block)[..., None] + np.cumsum(self._inside(block), axis=-1)
         return np.asarray(block * _BLOCK + np.count_nonzero(inside < target[:, None], axis=-1))

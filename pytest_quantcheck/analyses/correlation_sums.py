@@ -98,12 +98,12 @@ class CorrelationSums:
         mean, comoment = self._mean.cpu().numpy(), self._sums().cpu().numpy()
         mirror(comoment)
         _check_finite(mean, comoment)
-        whole = Correlations(self._count, mean, comoment)
+        correlations = Correlations(self._count, mean, comoment)
         self._clear()
-        return whole
+        return correlations
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs; the accumulator does not change.
+        """Copy all that `restore` needs; the accumulator does not change.
 
         `count` () int64, `mean` (d,) float64, `shift` (d,): what is taken off the next tokens; `waiting` (tokens, d):
         those gathered and not yet multiplied; `comoment` (d * (d + 1) / 2,) float32: the upper triangle, row by row,
@@ -161,8 +161,8 @@ class CorrelationSums:
         self._count, self._filled = total, 0
 
 
-def merge(parts: Sequence[Correlations]) -> Correlations:
-    """Return the sums over all tokens of disjoint parts.
+def merge_sums(parts: Sequence[Correlations]) -> Correlations:
+    """Add up the sums over the tokens of disjoint parts.
 
     They are combined in float64 (Chan, Golub and LeVeque 1983).
 
@@ -173,10 +173,10 @@ def merge(parts: Sequence[Correlations]) -> Correlations:
 
 
 def without(total: Correlations, part: Correlations) -> Correlations:
-    """Return the sums over the tokens of `total` without those of `part`.
+    """Subtract the tokens of `part` from the sums of `total`.
 
-    This is the inverse of `merge`. Rounding grows with the ratio of the total to the rest: meant for parts that hold at
-    most half of the tokens.
+    This is the inverse of `merge_sums`. Rounding grows with the ratio of the total to the rest: meant for parts that
+    hold at most half of the tokens.
 
     Raises:
         ValueError: widths that differ, or a part with more tokens than the total.
@@ -218,7 +218,7 @@ def _add_gram(comoment: Tensor, rows: Tensor) -> None:
 
 
 def _height(comoment: Tensor) -> int:
-    """Return the height of panels that are all nearly equal in height."""
+    """Choose a height that makes all panels nearly equal."""
     width, most = len(comoment), _PANEL if comoment.device.type == "cpu" else _PANEL_ON_DEVICE
     return -(-width // -(-width // most))
 
@@ -237,7 +237,7 @@ def _copy(tensor: Tensor) -> NDArray[Any]:
 
 
 def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlations:
-    """Return the sum of the parts; a part of negative weight is subtracted."""
+    """Sum the parts; a part of negative weight is subtracted."""
     width = check_width(parts)
     count = sum(weights)
     if count == 0:
@@ -257,7 +257,7 @@ def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlati
 
 
 def check_width(parts: Sequence[Correlations]) -> int:
-    """Return the number of neurons that all parts have; `ValueError` where they differ or there are none."""
+    """Count the neurons that all parts have; `ValueError` where they differ or there are none."""
     widths = sorted({len(part.mean) for part in parts})
     if len(widths) != 1:
         raise ValueError(f"Expected correlations of the same neurons, got widths {widths or 'of no parts'}.")

@@ -21,7 +21,7 @@ FAINT_BELOW = np.float32(0.1)
 
 
 def new_extremes(groups: int, neurons: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Return minimum and maximum (groups, neurons) float32 of no tokens at all: +inf and -inf."""
+    """Make minimum and maximum (groups, neurons) float32 of no tokens at all: +inf and -inf."""
     minimum = torch.full((groups, neurons), torch.inf, dtype=torch.float32, device=device)
     return minimum, -minimum
 
@@ -55,7 +55,7 @@ def update_extremes(minimum: Tensor, maximum: Tensor, activations: Tensor, group
 
 
 def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
-    """Return which neurons are dead over all tokens of all groups.
+    """Find the neurons that are dead over all tokens of all groups.
 
     The comparison is made in float32 on both sides, as NumPy and torch make it for the paper: the limits are
     float32(0.1), a little above 0.1, and float32(1e-6), a little below 1e-6. bf16 and fp16 activations are exact
@@ -81,13 +81,13 @@ def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
 
 
 def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
-    """Return (g, neurons) bool: row i says which neurons are dead over all groups but i. Arguments as in `dead`."""
+    """Find which neurons are dead over all groups but i: row i of (g, neurons) bool. Arguments as in `dead`."""
     low, high = _without_each(minimum, np.minimum, np.inf), _without_each(maximum, np.maximum, -np.inf)
     return _inside(low, high, rectified=rectified)
 
 
 def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
-    """Return each neuron's largest magnitude over all tokens: (g, neurons) each to (neurons,) float32.
+    """Find each neuron's largest magnitude over all tokens: (g, neurons) each to (neurons,) float32.
 
     Raises:
         MeasurementError: no token was seen, or an activation was not finite.
@@ -96,12 +96,12 @@ def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
 
 
 def amplitude_without_each(minimum: Extremes, maximum: Extremes) -> Extremes:
-    """Return (g, neurons) float32: row i has the amplitudes over all groups but i. Arguments as in `amplitude`."""
+    """Find the amplitudes over all groups but i: row i of (g, neurons) float32. Arguments as in `amplitude`."""
     return _amplitude(_without_each(minimum, np.minimum, np.inf), _without_each(maximum, np.maximum, -np.inf))
 
 
 def faint(amplitudes: Extremes, reference: Extremes) -> Masks:
-    """Return which neurons are faint: not above a tenth of the median amplitude of the reference's neurons.
+    """Find faint neurons: not above a tenth of the median amplitude of the reference's neurons.
 
     Unlike `dead`, this uses the layer's scale. The fixed limit of `dead` finds all neurons dead where all activations
     are small, and none where all are large. The scale is the reference's for both models, so that a layer whose
@@ -124,7 +124,7 @@ def faint(amplitudes: Extremes, reference: Extremes) -> Masks:
 
 
 def dead_neuron_gain(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
-    """Return the change of the share of dead neurons.
+    """Measure the change of the share of dead neurons.
 
     It is the candidate's share minus the reference's, in [-1, 1], signed, so that its interval can be folded: the delta
     is its size. Masks (neurons,) give a number, (g, neurons) give (g,).
@@ -138,7 +138,7 @@ def dead_neuron_gain(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.f
 
 
 def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
-    """Return the share of neurons whose state differs, in [0, 1]; shapes as in `dead_neuron_gain`.
+    """Measure the share of neurons whose state differs, in [0, 1]; shapes as in `dead_neuron_gain`.
 
     Equal counts can hide different neurons; churn is never below the delta.
 
@@ -151,7 +151,7 @@ def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.
 
 
 def _over_all(minimum: Extremes, maximum: Extremes) -> tuple[Extremes, Extremes]:
-    """Return each neuron's extremes over all groups; +inf and -inf without groups."""
+    """Reduce each neuron's extremes over all groups; +inf and -inf without groups."""
     return minimum.min(axis=0, initial=np.float32(np.inf)), maximum.max(axis=0, initial=np.float32(-np.inf))
 
 

@@ -13,7 +13,7 @@ _NORMALISED = 1e-3
 
 
 def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the k most probable tokens of each prompt, with log-probabilities.
+    """Find the k most probable tokens of each prompt, with log-probabilities.
 
     Args:
         logits: (n, vocabulary), any floating dtype; computed in float32, or in float64 if they are.
@@ -30,7 +30,7 @@ def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_probs_at(logits: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities: of tokens `support` (n, k), and of all others; as `top_log_probs` does."""
+    """Take log-probabilities: of tokens `support` (n, k), and of all others; as `top_log_probs` does."""
     log_probs = _log_softmax(logits)
     index = support.long()
     return log_probs.gather(1, index), _complement(log_probs, index)
@@ -42,7 +42,7 @@ def kl_on_support(
     candidate_log_probs: ArrayLike,
     candidate_rest: ArrayLike,
 ) -> Floats:
-    """Return each prompt's KL(reference || candidate) over parts of the vocabulary.
+    """Measure each prompt's KL(reference || candidate) over parts of the vocabulary.
 
     The parts are each support token and all other tokens together. Merging tokens into one part can only lose
     information, so this is a lower bound on the divergence over the whole vocabulary, and equal to it when the support
@@ -90,12 +90,13 @@ def _complement(log_probs: Tensor, support: Tensor) -> Tensor:
 
 
 def _partition(log_probs: ArrayLike, rest: ArrayLike, whose: str) -> Floats:
-    parts, other = np.asarray(log_probs, dtype=np.float64), np.asarray(rest, dtype=np.float64)
-    if parts.ndim != 2 or other.shape != parts.shape[:1]:
+    parts, remainder = np.asarray(log_probs, dtype=np.float64), np.asarray(rest, dtype=np.float64)
+    if parts.ndim != 2 or remainder.shape != parts.shape[:1]:
         raise ValueError(
-            f"Expected log-probabilities (n, k) and a rest (n,) of the {whose}, got {parts.shape} and {other.shape}."
+            f"Expected log-probabilities (n, k) and a rest (n,) of the {whose}, got {parts.shape} and "
+            f"{remainder.shape}."
         )
-    joined: Floats = np.column_stack([parts, other])
+    joined: Floats = np.column_stack([parts, remainder])
     total = np.asarray(logsumexp(joined, axis=1))
     _refuse(f"log-probabilities of the {whose} that add up to 1", ~(np.abs(total) <= _NORMALISED))
     return np.asarray(joined - total[:, None])

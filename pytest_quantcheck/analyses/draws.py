@@ -45,7 +45,7 @@ def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64
 
 
 def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:
-    """Return a random half of n prompts: a fair coin for each, then the surplus is flipped; faster than a shuffle."""
+    """Draw a random half of n prompts: a fair coin for each, then the surplus is flipped; faster than a shuffle."""
     half = np.unpackbits(random.integers(0, 256, -(-n // 8), dtype=np.uint8), count=n)
     surplus = int(half.sum()) - n // 2
     taken = int(surplus > 0)

@@ -66,7 +66,7 @@ _TILE = 256
 class Matching:
     """The result of matching the neurons of one layer.
 
-    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `known` (k,) int64,
+    `order` (d,) int64: the candidate's neuron that is the reference's neuron i, or None; `shared` (k,) int64,
     ascending: the reference's neurons that are correlated in both models; `moved`: how many neurons have another place;
     without an order, how many seem to, which could be neither confirmed nor refuted; `reason`: why there is no order.
     """
@@ -74,7 +74,7 @@ class Matching:
     order: Indices | None
     moved: int = 0
     reason: str = ""
-    known: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    shared: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def find_order(reference: Activations, candidate: Activations) -> Matching:
@@ -97,50 +97,54 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
     before, after = _signatures(reference, candidate)
     if not _any_away(before, after):
         return Matching(None, reason="every neuron is where it was")
+    # match: by signatures, then by correlations with anchors
     varying = ~constant(reference), ~constant(candidate)
-    order, anchors = _refined(reference, candidate, _distinct(before, after, *varying), varying)
+    order, anchors = _refined(reference, candidate, _matches(before, after, *varying), varying)
+    # give up where the matches do not look like a permutation
     if not _looks_moved(order):
         return Matching(None, reason="no neurons are found elsewhere")
     if np.count_nonzero(order >= 0) < ENOUGH * np.count_nonzero(varying[0]):
         return Matching(None, reason="too few neurons are like one neuron of the reference and no other")
     if not _closed(order):
         return Matching(None, reason="the neurons found elsewhere did not take each other's places")
+    # assign the neurons without a match
     completed = _completed(order, before, after, *varying)
     if completed is None:
         return Matching(None, _moved(order), f"more than {LEFT_OVER} neurons are like none or like several")
+    # confirm by correlations that no match was made from
     every = len(reference.correlated) == len(order)
-    known = reference.correlated if every else _known(order, reference.correlated)
-    return _checked(reference, candidate, Matching(completed, _moved(completed), known=known), anchors)
+    shared = reference.correlated if every else _shared(order, reference.correlated)
+    return _confirmed(reference, candidate, Matching(completed, _moved(completed), shared=shared), anchors)
 
 
 def constant(activations: Activations) -> Masks:
-    """Return which neurons have one value on all tokens, (d,) bool."""
+    """Find the neurons that have one value on all tokens, (d,) bool."""
     same: Masks = activations.minimum.min(axis=0) == activations.maximum.max(axis=0)
     return same
 
 
-def in_order(
-    reference: Activations, candidate: Activations, order: Indices, known: Indices
+def reorder(
+    reference: Activations, candidate: Activations, order: Indices, shared: Indices
 ) -> tuple[Activations, Activations]:
-    """Return both records with the candidate's neurons in the reference's order.
+    """Put the candidate's neurons into the reference's order in both records.
 
-    `order` is (d,) int64. Both keep the correlations of those `known`, (k,) int64, and follow those of them that both
+    `order` is (d,) int64. Both keep the correlations of those `shared`, (k,) int64, and follow those of them that both
     followed.
     """
-    followed = np.intersect1d(reference.sample, known)
+    followed = np.intersect1d(reference.sample, shared)
     followed = followed[np.isin(order[followed], candidate.sample)]
-    return _cut(reference, known, followed), _cut(candidate, known, followed, order)
+    return _cut(reference, shared, followed), _cut(candidate, shared, followed, order)
 
 
-def _cut(activations: Activations, known: Indices, followed: Indices, order: Indices | None = None) -> Activations:
-    """Return the record of some neurons, renumbered by their places in `order`."""
+def _cut(activations: Activations, correlated: Indices, followed: Indices, order: Indices | None = None) -> Activations:
+    """Cut the record to some neurons, renumbered by their places in `order`."""
     order = np.arange(activations.minimum.shape[1]) if order is None else order
     places = np.searchsorted(activations.sample, order[followed])
     return Activations(
         minimum=activations.minimum[:, order],
         maximum=activations.maximum[:, order],
-        correlated=known,
-        correlations=activations.correlations.of(np.searchsorted(activations.correlated, order[known])),
+        correlated=correlated,
+        correlations=activations.correlations.of(np.searchsorted(activations.correlated, order[correlated])),
         sample=followed,
         groups=tuple(group.of(places) for group in activations.groups),
         rectified=activations.rectified,
@@ -148,14 +152,14 @@ def _cut(activations: Activations, known: Indices, followed: Indices, order: Ind
 
 
 def _signatures(reference: Activations, candidate: Activations) -> tuple[Floats, Floats]:
-    """Return both models' extremes on a partly logarithmic scale.
+    """Map both models' extremes to a partly logarithmic scale.
 
     Each is (d, 2 * groups) float64. The scale is linear for small values and logarithmic for large ones, so that the
     same relative error distinguishes neurons of large and of small amplitude.
     """
     raw = [_extremes(activations) for activations in (reference, candidate)]
-    there = np.all([np.isfinite(values).all(axis=0) for values in raw], axis=0)  # a group may have no prompts
-    before, after = (values[:, there] for values in raw)
+    occupied = np.all([np.isfinite(values).all(axis=0) for values in raw], axis=0)  # a group may have no prompts
+    before, after = (values[:, occupied] for values in raw)
     amplitude = np.abs(before).max(axis=1, initial=0.0)
     unit = LINEAR * float(np.median(amplitude[amplitude > 0])) if np.any(amplitude) else 1.0
     before, after = np.arcsinh(before / unit), np.arcsinh(after / unit)
@@ -168,14 +172,14 @@ def _extremes(activations: Activations) -> Floats:
 
 
 def _any_away(before: Floats, after: Floats) -> bool:
-    """Return whether any neuron moved by a share of neurons' typical distance; neighbours stand for all pairs."""
+    """Say whether any neuron moved by a share of neurons' typical distance; neighbours stand for all pairs."""
     apart = float(np.median(_apart(before[1:], before[:-1]))) if len(before) > 1 else 0.0
     return bool(np.any(_apart(before, after) > max(AWAY * apart, RESOLUTION)))
 
 
-def _apart(one: Rows, other: Rows) -> Floats:
-    """Return the root mean square distance of rows."""
-    return np.asarray(np.sqrt(np.mean((one - other) ** 2, axis=1)), dtype=np.float64)
+def _apart(rows: Rows, partners: Rows) -> Floats:
+    """Measure the root mean square distance of rows."""
+    return np.asarray(np.sqrt(np.mean((rows - partners) ** 2, axis=1)), dtype=np.float64)
 
 
 def _refined(
@@ -184,31 +188,31 @@ def _refined(
     """Match the correlated neurons again by correlations with anchors; return the order and the anchors."""
     rows, used = reference.correlated, np.empty(0, dtype=np.int64)
     for _ in range(ROUNDS):
-        known = _known(order, rows)
-        if not _looks_moved(order) or len(known) < FEWEST:
+        shared = _shared(order, rows)
+        if not _looks_moved(order) or len(shared) < FEWEST:
             break
-        anchors = _spaced(known, min(ANCHORS, len(known) // 3))
+        anchors = _spaced(shared, min(ANCHORS, len(shared) // 3))
         profiles = _profiles(reference, rows, anchors), _profiles(candidate, rows, order[anchors])
-        found = _distinct(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
-        order, used = _replaced(order, rows, found), np.union1d(used, anchors)
+        matches = _matches(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
+        order, used = _replaced(order, rows, matches), np.union1d(used, anchors)
     return order, used
 
 
-def _known(order: Indices, correlated: Indices) -> Indices:
-    """Return the correlated neurons whose match is correlated too."""
+def _shared(order: Indices, correlated: Indices) -> Indices:
+    """Select the correlated neurons whose match is correlated too."""
     return correlated[np.isin(order[correlated], correlated)]
 
 
-def _replaced(order: Indices, rows: Indices, found: Indices) -> Indices:
-    """Return the order with new matches of some rows; `found` (rows,): positions among them, -1 for none."""
-    theirs, better = rows[found], order.copy()
-    better[_known(order, rows)] = -1
-    better[np.isin(better, theirs[found >= 0])] = -1
-    better[rows[found >= 0]] = theirs[found >= 0]
+def _replaced(order: Indices, rows: Indices, matches: Indices) -> Indices:
+    """Replace the matches of some rows in the order; `matches` (rows,): positions among them, -1 for none."""
+    theirs, better = rows[matches], order.copy()
+    better[_shared(order, rows)] = -1
+    better[np.isin(better, theirs[matches >= 0])] = -1
+    better[rows[matches >= 0]] = theirs[matches >= 0]
     return better
 
 
-def _distinct(
+def _matches(
     before: Rows,
     after: Rows,
     varying: Masks,
@@ -216,20 +220,21 @@ def _distinct(
     *,
     ratio: float = DISTINCT,
 ) -> Indices:
-    """Return each neuron's distinct match in the candidate, or -1."""
+    """Find each neuron's distinct match in the candidate, or -1."""
     ours, theirs = np.flatnonzero(varying), np.flatnonzero(still_varying)
     order = np.full(len(before), -1, dtype=np.int64)
     if min(len(ours), len(theirs)) < 2:
         return order
-    nearest, clear = _nearest(after[theirs], before[ours], ratio)
-    back, clear_back = _nearest(before[ours], after[theirs], ratio)
-    found = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
-    order[ours[nearest[found]]] = theirs[found]
+    # a match is the nearest, and distinct, in both directions
+    nearest, clear = _nearest_rows(after[theirs], before[ours], ratio)
+    back, clear_back = _nearest_rows(before[ours], after[theirs], ratio)
+    mutual = np.flatnonzero(clear & clear_back[nearest] & (back[nearest] == np.arange(len(theirs))))
+    order[ours[nearest[mutual]]] = theirs[mutual]
     return order
 
 
-def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
-    """Return each row's nearest of the others, and whether it is distinct.
+def _nearest_rows(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
+    """Find each row's nearest of the others, and whether it is distinct.
 
     It is distinct if it is clearly nearer than the second nearest. Which two are nearest is found in float32, a tile of
     distances at a time; how far they are, in float64.
@@ -243,12 +248,12 @@ def _nearest(rows: Rows, others: Rows, ratio: float) -> tuple[Indices, Masks]:
         two[0, start : start + _TILE] = first = tile.argmin(axis=1)
         tile[np.arange(len(tile)), first] = np.inf
         two[1, start : start + _TILE] = tile.argmin(axis=1)
-    best, second = (_apart(rows, others[found]) for found in two)
+    best, second = (_apart(rows, others[places]) for places in two)
     return two[0], np.asarray((best < ratio * second) & (second > RESOLUTION))
 
 
 def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matrix:
-    """Return Pearson's r of neurons with others, (rows, columns) float32; 0 with itself and if constant."""
+    """Correlate neurons with others: Pearson's r, (rows, columns) float32; 0 with itself and if constant."""
     i, j = (np.searchsorted(activations.correlated, neurons) for neurons in (rows, columns))
     sums = activations.correlations.comoment
     scale = np.sqrt(np.diagonal(sums).astype(np.float64))
@@ -259,17 +264,17 @@ def _profiles(activations: Activations, rows: Indices, columns: Indices) -> Matr
 
 
 def _spaced(neurons: Indices, most: int) -> Indices:
-    """Return at most `most` of the neurons, evenly spaced."""
+    """Pick at most `most` of the neurons, evenly spaced."""
     return neurons[np.linspace(0, len(neurons) - 1, min(most, len(neurons))).astype(np.int64)]
 
 
 def _looks_moved(order: Indices) -> bool:
-    """Return whether enough neurons are matched, and some of them have moved."""
+    """Say whether enough neurons are matched, and some of them have moved."""
     return bool(np.count_nonzero(order >= 0) >= FEWEST) and _moved(order) > 1
 
 
 def _closed(order: Indices) -> bool:
-    """Return whether most moved neurons took the place of another moved one; by chance few do."""
+    """Say whether most moved neurons took the place of another moved one; by chance few do."""
     moved = (order >= 0) & (order != np.arange(len(order)))
     return bool(np.isin(order[moved], np.flatnonzero(moved)).mean() >= ENOUGH)
 
@@ -281,14 +286,17 @@ def _moved(order: Indices) -> int:
 def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, still_varying: Masks) -> Indices | None:
     """Assign each unmatched neuron: to its own place, any constant one's, or by least distance."""
     order, here = order.copy(), np.arange(len(order))
+    # to its own place, if no other neuron has it
     stays = (order < 0) & ~np.isin(here, order)
     if np.count_nonzero(order == here) <= _moved(order):
         stays &= ~varying & ~still_varying  # most moved, so that one which varies need not be where it was
     order[stays] = here[stays]
+    # to any constant neuron's place, if it is constant
     free = ~np.isin(here, order)
     ours, theirs = np.flatnonzero((order < 0) & ~varying), np.flatnonzero(free & ~still_varying)
     n = min(len(ours), len(theirs))
     order[ours[:n]] = theirs[:n]
+    # the rest by least distance
     ours, theirs = np.flatnonzero(order < 0), np.flatnonzero(~np.isin(here, order))
     if len(ours) > LEFT_OVER:
         return None
@@ -298,15 +306,16 @@ def _completed(order: Indices, before: Floats, after: Floats, varying: Masks, st
     return order
 
 
-def _checked(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
-    """Return the match if correlations not used for it confirm it."""
-    order, known = match.order, match.known
+def _confirmed(reference: Activations, candidate: Activations, match: Matching, anchors: Indices) -> Matching:
+    """Reject the match unless correlations not used for it confirm it."""
+    order, shared = match.order, match.shared
     assert order is not None
-    known = known[~constant(reference)[known] & ~constant(candidate)[order[known]]]
-    moved, others = _spaced(known[order[known] != known], CHECKED), np.setdiff1d(known, anchors)
+    shared = shared[~constant(reference)[shared] & ~constant(candidate)[order[shared]]]
+    moved, others = _spaced(shared[order[shared] != shared], CHECKED), np.setdiff1d(shared, anchors)
     if len(others) < FEWEST or not len(moved):
         few = f"{len(moved)} of them and {len(others)} others are correlated in both models, too few to confirm it"
         return Matching(None, match.moved, few)
+    # the change of their correlations with others: by index, and as matched
     expected = _profiles(reference, moved, others)
     by_index = np.abs(_profiles(candidate, moved, others) - expected).mean()
     matched = np.abs(_profiles(candidate, order[moved], order[others]) - expected).mean()

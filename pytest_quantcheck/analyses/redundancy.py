@@ -12,14 +12,14 @@ from pytest_quantcheck.records import Correlations
 
 Histogram = NDArray[np.int64]
 
-BINS = 10
+HISTOGRAM_BINS = 10
 """Bins of abs(r), as in the paper's Figure 4: [0, 0.1), ..., [0.9, 1.0]."""
 
-_EDGES = np.arange(1, BINS, dtype=np.float32) / np.float32(BINS)
+_EDGES = np.arange(1, HISTOGRAM_BINS, dtype=np.float32) / np.float32(HISTOGRAM_BINS)
 
 
 def defined(correlations: Correlations) -> NDArray[np.bool_]:
-    """Return which neurons have correlations, (d,) bool: those that are not constant.
+    """Find the neurons that have correlations, (d,) bool: those that are not constant.
 
     A neuron is constant when its standard deviation is not above float32's rounding of its mean (2^-23 of it), or
     when its summed squares do not reach float32's smallest normal number.
@@ -31,18 +31,18 @@ def defined(correlations: Correlations) -> NDArray[np.bool_]:
 
 
 def correlation(correlations: Correlations) -> tuple[Matrix, NDArray[np.bool_]]:
-    """Return Pearson's r of every pair, and which neurons are `defined`.
+    """Correlate every pair by Pearson's r; say which neurons are `defined`.
 
     r is (d, d) float32 in [-1, 1], the mask (d,) bool. Rows and columns of constant neurons are 0.
     """
-    there = defined(correlations)
+    varying = defined(correlations)
     matrix = np.zeros_like(correlations.comoment)
-    for start, tile in _tiles(correlations, there):
+    for start, tile in _tiles(correlations, varying):
         matrix[start : start + len(tile), start:] = tile
     np.clip(matrix, -1, 1, out=matrix)
-    np.fill_diagonal(matrix, there)
+    np.fill_diagonal(matrix, varying)
     mirror(matrix)
-    return matrix, there
+    return matrix, varying
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ChangeSummary:
 
 
 def correlation_change(reference: Correlations, candidate: Correlations) -> ChangeSummary:
-    """Return the mean change of correlations over pairs of neurons.
+    """Average the change of correlations over pairs of neurons.
 
     It is that of abs(r_candidate - r_reference) over i < j. Memory beside the records is that of a few rows.
 
@@ -70,7 +70,7 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
     """
     check_width([reference, candidate])
     both = defined(reference) & defined(candidate)
-    moved = _moved(reference, candidate, both)[both]
+    moved = _change_sums(reference, candidate, both)[both]
     pairs, others = _n_pairs(both), len(moved) - 1
     return ChangeSummary(
         mean=float(moved.sum()) / 2 / pairs if pairs else None,
@@ -81,7 +81,7 @@ def correlation_change(reference: Correlations, candidate: Correlations) -> Chan
 
 
 def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
-    """Return the standard error of `change.mean` due to sampling the neurons.
+    """Estimate the standard error of `change.mean` due to sampling the neurons.
 
     The mean over all pairs within a sample without replacement is a U-statistic (Hoeffding 1948): unbiased for the
     mean over all pairs, with variance 4 / n * spread^2 * (1 - taken / neurons) to first order, n being the neurons
@@ -100,31 +100,31 @@ def sampling_error(change: ChangeSummary, taken: int, neurons: int) -> float:
 
 
 def correlation_histogram(correlations: Correlations) -> Histogram:
-    """Return how many pairs have abs(r) in each bin: (10,) int64, i < j; constant neurons are left out."""
-    there = defined(correlations)
-    at_least = np.zeros(BINS + 1, dtype=np.int64)
-    at_least[0] = _n_pairs(there)
-    for _, tile in _tiles(correlations, there):
+    """Count the pairs with abs(r) in each bin: (10,) int64, i < j; constant neurons are left out."""
+    varying = defined(correlations)
+    at_least = np.zeros(HISTOGRAM_BINS + 1, dtype=np.int64)
+    at_least[0] = _n_pairs(varying)
+    for _, tile in _tiles(correlations, varying):
         size = _absolute(tile)
-        at_least[1:BINS] += [np.count_nonzero(size >= edge) for edge in _EDGES]
+        at_least[1:HISTOGRAM_BINS] += [np.count_nonzero(size >= edge) for edge in _EDGES]
     return -np.diff(at_least)
 
 
 def tail_mass(histogram: Histogram, at: float) -> float:
-    """Return the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
+    """Sum the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
 
     Example:
         >>> tail_mass(np.array([6, 0, 0, 0, 0, 0, 0, 0, 1, 1]), 0.8)
         0.25
     """
-    first = round(at * BINS)
-    if not (0 <= first < BINS and np.isclose(first, at * BINS)):
+    first = round(at * HISTOGRAM_BINS)
+    if not (0 <= first < HISTOGRAM_BINS and np.isclose(first, at * HISTOGRAM_BINS)):
         raise ValueError(f"Expected one of the bin edges 0.0, 0.1, ..., 0.9, got {at}.")
     return float(_shares(histogram)[first:].sum())
 
 
 def wasserstein(reference: Histogram, candidate: Histogram) -> float:
-    """Return the 1-Wasserstein distance between two histograms of abs(r).
+    """Measure the 1-Wasserstein distance between two histograms of abs(r).
 
     The mass of a bin is at its centre, so that the distance lies in [0, 0.9].
 
@@ -132,7 +132,7 @@ def wasserstein(reference: Histogram, candidate: Histogram) -> float:
         >>> round(wasserstein(np.eye(10)[0], np.eye(10)[3]), 12)
         0.3
     """
-    return float(np.abs(np.cumsum(_shares(candidate) - _shares(reference))).sum() / BINS)
+    return float(np.abs(np.cumsum(_shares(candidate) - _shares(reference))).sum() / HISTOGRAM_BINS)
 
 
 def _tiles(correlations: Correlations, neurons: NDArray[np.bool_]) -> Iterator[tuple[int, Matrix]]:
@@ -149,8 +149,8 @@ def _tiles(correlations: Correlations, neurons: NDArray[np.bool_]) -> Iterator[t
         yield start, tile
 
 
-def _moved(reference: Correlations, candidate: Correlations, neurons: NDArray[np.bool_]) -> Floats:
-    """Return each neuron's sum of abs(r_candidate - r_reference) over its pairs."""
+def _change_sums(reference: Correlations, candidate: Correlations, neurons: NDArray[np.bool_]) -> Floats:
+    """Sum abs(r_candidate - r_reference) over each neuron's pairs."""
     moved = np.zeros(len(neurons))
     for (start, before), (_, after) in zip(_tiles(reference, neurons), _tiles(candidate, neurons), strict=True):
         change = _absolute(np.subtract(after, before, out=after))
@@ -170,6 +170,6 @@ def _n_pairs(neurons: NDArray[np.bool_]) -> int:
 
 def _shares(histogram: Histogram) -> Floats:
     total = histogram.sum()
-    if histogram.shape != (BINS,) or total <= 0:
-        raise ValueError(f"Expected counts of at least one pair in {BINS} bins, got {histogram.tolist()}.")
+    if histogram.shape != (HISTOGRAM_BINS,) or total <= 0:
+        raise ValueError(f"Expected counts of at least one pair in {HISTOGRAM_BINS} bins, got {histogram.tolist()}.")
     return np.asarray(histogram / total)

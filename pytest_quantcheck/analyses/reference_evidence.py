@@ -16,7 +16,7 @@ CHANCE = 0.05
 
 
 def evidence_of(answers: Answers, golds: Sequence[str], available: int) -> Evidence:
-    """Return what a prompt set and the reference's answers can show.
+    """Find what a prompt set and the reference's answers can show.
 
     Args:
         answers: the reference's.
@@ -41,29 +41,29 @@ def evidence_of(answers: Answers, golds: Sequence[str], available: int) -> Evide
     return Evidence(**facts, lacking={metric: reason for metric, reason in reasons.items() if reason})
 
 
-def _why_no_accuracy(found: Evidence) -> str:
-    """Return why accuracy cannot be shown to fall; the text is empty if it can.
+def _why_no_accuracy(evidence: Evidence) -> str:
+    """Say why accuracy cannot be shown to fall; the text is empty if it can.
 
     The reference must be right more often than the commonest gold alone would be, by a one-sided exact binomial test.
     """
-    right = round(found.accuracy * found.inputs)
-    if stats.binom.sf(right - 1, found.inputs, found.share) <= CHANCE:
+    right = round(evidence.accuracy * evidence.inputs)
+    if stats.binom.sf(right - 1, evidence.inputs, evidence.share) <= CHANCE:
         return ""
     return (
-        f"the reference is right on {found.accuracy:.1%}, and one answer to every prompt, {found.commonest!r:.40}, "
-        f"would be right on {found.share:.1%}"
+        f"the reference is right on {evidence.accuracy:.1%}, and one answer to every prompt, "
+        f"{evidence.commonest!r:.40}, would be right on {evidence.share:.1%}"
     )
 
 
-def _why_no_calibration(found: Evidence) -> str:
-    if 0 < found.accuracy < 1:
+def _why_no_calibration(evidence: Evidence) -> str:
+    if 0 < evidence.accuracy < 1:
         return ""
-    missing = "wrong" if found.accuracy else "right"
+    missing = "wrong" if evidence.accuracy else "right"
     return f"calibration needs right and wrong answers, and the reference gives no {missing} one"
 
 
-def _why_no_flips(found: Evidence) -> str:
-    return "the reference gives one answer to every prompt" if found.answers == 1 else ""
+def _why_no_flips(evidence: Evidence) -> str:
+    return "the reference gives one answer to every prompt" if evidence.answers == 1 else ""
 
 
 _WHY_NOT: dict[str, Callable[[Evidence], str]] = {

@@ -31,7 +31,7 @@ class Interval:
 
 
 def share(count: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Return the exact binomial interval of a share (Clopper and Pearson 1934).
+    """Estimate the exact binomial interval of a share (Clopper and Pearson 1934).
 
     Its coverage is never less than it claims. It has a width at 0 and at n of n, where resampling the prompts has none.
 
@@ -41,12 +41,12 @@ def share(count: int, n: int, *, confidence: float = 0.95) -> Interval:
         (0.0, 0.056)
     """
     _check_confidence(confidence)
-    found = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
-    return Interval(float(found.low), float(found.high))
+    limits = stats.binomtest(count, n).proportion_ci(confidence, method="exact")
+    return Interval(float(limits.low), float(limits.high))
 
 
 def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Return the interval of a paired difference, (lost - won) / n.
+    """Estimate the interval of a paired difference, (lost - won) / n.
 
     The adjusted Wald interval of Bonett and Price (Journal of Educational and Behavioral Statistics 37, 2012): one
     prompt more that was lost and one that was won keep its width where there are none.
@@ -69,7 +69,7 @@ def paired_shares(lost: int, won: int, n: int, *, confidence: float = 0.95) -> I
 
 
 def studentised_bootstrap(values: ArrayLike, *, draws: int = 2000, confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Return the studentised bootstrap interval (bootstrap-t) of the mean of per-prompt values.
+    """Bootstrap the studentised interval (bootstrap-t) of the mean of per-prompt values.
 
     Draws say how the mean errs in standard errors, so that the interval is longer on the side of a heavy tail (Efron
     and Tibshirani 1993, chapter 12). For differences of two models on the same prompts it is paired.
@@ -94,7 +94,7 @@ def studentised_bootstrap(values: ArrayLike, *, draws: int = 2000, confidence: f
     if error == 0:
         return Interval(centre, centre)
     shifted = (x - centre) / error
-    ratios = [_studentised(counts, shifted) for counts in bootstrap_counts(len(x), draws, seed)]
+    ratios = [_studentised_means(counts, shifted) for counts in bootstrap_counts(len(x), draws, seed)]
     low, high = np.quantile(np.concatenate(ratios), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(centre - high * error), float(centre - low * error))
 
@@ -108,7 +108,7 @@ def bounded_mean(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of the mean of values between `least` and `most`.
+    """Estimate the interval of the mean of values between `least` and `most`.
 
     Prompts get random weights. One more prompt is added, with the least value for the lower end and with the most for
     the upper end: values that were not seen may be that low, or that high. For zeros and ones this is the exact
@@ -150,7 +150,7 @@ def half_sampled(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of a signed statistic whose bias depends on n.
+    """Estimate the interval of a signed statistic whose bias depends on n.
 
     Random halves of the prompts, the same for both models, give the spread of the statistic, and the bias that halving
     adds. Bias that comes from noise falls as 1 / sqrt(n) or faster, so the bias with all prompts is at most
@@ -187,7 +187,7 @@ def half_sampled(
 def grouped_jackknife(
     leave_one_out: ArrayLike, value: float, *, confidence: float = 0.95, sizes: ArrayLike | None = None
 ) -> Interval:
-    """Return Student's interval around `value` by the jackknife over groups of prompts.
+    """Estimate Student's interval around `value` by the jackknife over groups of prompts.
 
     Groups of equal size g: se^2 = (g - 1) / g * sum((theta_i - mean)^2). For unequal sizes the delete-m_j
     jackknife of Busing, Meijer and van der Leeden (Statistics and Computing 9, 1999), which is the same thing
@@ -220,7 +220,7 @@ def grouped_jackknife(
 
 
 def jackknife_bias(leave_one_out: ArrayLike, value: float) -> float:
-    """Return Quenouille's estimate of the bias of `value`.
+    """Estimate the bias of `value`, by Quenouille.
 
     That is (g - 1) * (mean of `leave_one_out` - value). It is right where the bias falls as 1 / n, and half of it where
     it falls as 1 / sqrt(n).
@@ -230,7 +230,7 @@ def jackknife_bias(leave_one_out: ArrayLike, value: float) -> float:
 
 
 def fold(low: float, high: float) -> Interval:
-    """Return the interval of abs(x) for x in [low, high]; it starts at 0 if 0 is inside.
+    """Fold [low, high] to the interval of abs(x); it starts at 0 if 0 is inside.
 
     Example:
         >>> fold(-0.3, 0.1), fold(-0.3, -0.1)
@@ -243,7 +243,7 @@ def fold(low: float, high: float) -> Interval:
 def prompts_to_settle(
     value: float, low: float, high: float, limit: float, n: int, *, confidence: float = 0.95, floor: float = 0.0
 ) -> int | None:
-    """Return how many prompts would settle an inconclusive verdict with probability 0.8.
+    """Estimate how many prompts would settle an inconclusive verdict with probability 0.8.
 
     A verdict is settled when the interval does not contain the limit. The half width on the side of the limit shrinks
     with the square root of the number of prompts. If it just reached the limit, every second sample would still be
@@ -286,8 +286,8 @@ def two_sided_quantile(confidence: float) -> float:
     return normal_quantile((1 + confidence) / 2)
 
 
-def _studentised(counts: Counts, shifted: Floats) -> Floats:
-    """Return mean / spread of each draw of standardized values."""
+def _studentised_means(counts: Counts, shifted: Floats) -> Floats:
+    """Divide mean by spread of each draw of standardized values."""
     mean, square = (counts @ np.column_stack([shifted, shifted**2]) / len(shifted)).T
     return np.asarray(mean / np.sqrt(np.maximum(square - mean**2, _LEAST_SPREAD**2)))
 
@@ -309,10 +309,10 @@ def _groups(leave_one_out: ArrayLike, sizes: ArrayLike | None) -> tuple[Floats, 
 
 
 def _finite(values: ArrayLike) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    if not np.all(np.isfinite(found)):
-        raise ValueError(f"Expected finite values for every prompt or draw, got {found[~np.isfinite(found)][0]}.")
-    return found
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"Expected finite values for every prompt or draw, got {numbers[~np.isfinite(numbers)][0]}.")
+    return numbers
 
 
 def _check_confidence(confidence: float) -> None:

@@ -58,7 +58,7 @@ class Quadrature:
 
 
 def lobatto_kronrod(levels: int = 4) -> Quadrature:
-    """Return nested quadrature with 5, 9, 17, 33, ... nodes.
+    """Build nested quadrature with 5, 9, 17, 33, ... nodes.
 
     It begins with Lobatto's five. The ends of the path are nodes, so the difference that completeness needs costs
     nothing. Exact for polynomials up to degree 7, 13, 25 and 33, where Clenshaw-Curtis nodes, as nested as these, come
@@ -76,7 +76,7 @@ def lobatto_kronrod(levels: int = 4) -> Quadrature:
 
 
 def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return one more node between each two nodes of a rule.
+    """Place one more node between each two nodes of a rule.
 
     Nodes lie in [-1, 1]: from (n,), ascending and symmetric, to (n - 1,), ascending. They are Kronrod's: the zeros of
     the polynomial whose product with the nodes' polynomial is orthogonal to all of lower degree, so that n - 1 more
@@ -94,7 +94,7 @@ def _between(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gauss_legendre(nodes: int) -> Quadrature:
-    """Return Gauss-Legendre quadrature (the paper takes 50 nodes).
+    """Build Gauss-Legendre quadrature (the paper takes 50 nodes).
 
     A polynomial of degree 2 * nodes - 1 is integrated exactly, but only over the whole path: pieces of the path are not
     checked.
@@ -107,7 +107,7 @@ def gauss_legendre(nodes: int) -> Quadrature:
 
 
 def _integrals(nodes: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weights that integrate an interpolation from 0 to points.
+    """Find the weights that integrate an interpolation from 0 to points.
 
     They are (k, n), for each point of `to`. The interpolation is of values at the nodes (n,); `to` is (k,).
     """
@@ -158,11 +158,13 @@ def integrated_gradients(
     step, everyone = end - start, torch.arange(len(end), device=end.device)
     points, weights = (torch.tensor(part, dtype=end.dtype, device=end.device) for part in (rule.points, rule.weights))
     integrals = torch.tensor(rule.integrals, device=end.device)
+    # so far: each level's average gradient; at each node the derivative along the path, and the function
     sums = step.new_zeros(len(weights), *step.shape)
     slopes, heights = (step.new_zeros(len(points), len(end), dtype=torch.float64) for _ in range(2))
     error, level_of = step.new_full((len(end),), torch.inf, dtype=torch.float64), torch.zeros_like(everyone)
     rows, done = everyone, 0
     for level, size in enumerate(rule.sizes):
+        # evaluate this level's new nodes for the prompts that are not done
         copies = max(1, at_once // len(rows))
         for new in torch.split(torch.arange(done, size, device=end.device), copies):
             value, slope = _evaluate(function, start[rows], step[rows], points[new], rows)
@@ -171,10 +173,12 @@ def integrated_gradients(
             for finer in range(level, len(weights)):
                 sums[finer, rows] += torch.tensordot(weights[finer, new], slope, dims=1)
         done = size
+        # check this level's integrals against the function
         before = error[rows]
         checked = slice(rule.checked[level])
         now = _completeness_error(integrals[level, checked] @ slopes[:, rows], heights[checked, rows])
         error[rows], level_of[rows] = now, level
+        # go on with the prompts that need more nodes and gain from them
         rows = rows[(now > tolerance) & (now <= before / 2)]
         if not len(rows):
             break
@@ -189,7 +193,7 @@ def _evaluate(
     points: torch.Tensor,
     rows: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the function and its gradient: (points, rows) float64 and (points, rows, ...), at points of the paths."""
+    """Evaluate function and gradient: (points, rows) float64 and (points, rows, ...), at points of the paths."""
     at = (start + points[:, *[None] * step.ndim] * step).flatten(0, 1).requires_grad_()
     value = function(at, rows.repeat(len(points)))
     (slope,) = torch.autograd.grad(value.sum(), at)
@@ -197,13 +201,13 @@ def _evaluate(
 
 
 def _completeness_error(total: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-    """Return each prompt's largest relative error: `total` (points, m) against `heights` (points, m); see `FLOOR`."""
+    """Find each prompt's largest relative error: `total` (points, m) against `heights` (points, m); see `FLOOR`."""
     truth = heights - heights[0]
     return ((total - truth).abs().amax(0) / truth[_END].abs().clamp(min=FLOOR)).nan_to_num(torch.inf)
 
 
 def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Return the salient neurons: above 0.7 of the largest by one of the paper's rules.
+    """Find the salient neurons: above 0.7 of the largest by one of the paper's rules.
 
     Args:
         attributions: (m, tokens, d).
@@ -227,12 +231,12 @@ def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def attributable(converged: NDArray[np.bool_]) -> bool:
-    """Return whether at least half of a layer's attributions converged, (m,) bool: enough for its salient neurons."""
+    """Say whether at least half of a layer's attributions converged, (m,) bool: enough for its salient neurons."""
     return bool(2 * np.count_nonzero(converged) >= max(1, len(converged)))
 
 
 def given_up(converged: NDArray[np.bool_], planned: int) -> bool:
-    """Return whether a layer is given up after its first prompts.
+    """Decide whether a layer is given up after its first prompts.
 
     Args:
         converged: (m,) of the first m prompts, in the order of the prompt set.
@@ -244,7 +248,7 @@ def given_up(converged: NDArray[np.bool_], planned: int) -> bool:
 
 
 def jaccard(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the Jaccard index of pairs of sets: (m, d) bool to (m,) float64 in [0, 1]; 1 where both are empty."""
+    """Compare pairs of sets by the Jaccard index: (m, d) bool to (m,) float64 in [0, 1]; 1 where both are empty."""
     union = (reference | candidate).sum(axis=1)
     both = (reference & candidate).sum(axis=1)
     return np.where(union == 0, 1.0, both / np.maximum(union, 1))

@@ -5,6 +5,6 @@ from numpy.typing import NDArray
 
 
 def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
-    """Return a seeded sample of n neurons, ascending; a smaller one of the same seed is part of it."""
+    """Draw a seeded sample of n neurons, ascending; a smaller one of the same seed is part of it."""
     chosen = np.random.default_rng(seed).permutation(width)[:n]
     return np.sort(chosen).astype(np.int64)

@@ -9,17 +9,17 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 
 def triangle_size(width: int) -> int:
-    """Return the number of pairs i <= j of `width` neurons."""
+    """Count the pairs i <= j of `width` neurons."""
     return width * (width + 1) // 2
 
 
 def pack_triangle(matrix: NDArray[_Number]) -> NDArray[_Number]:
-    """Return the upper triangle with its diagonal, row by row. From (d, d) to (d * (d + 1) / 2,)."""
+    """Pack the upper triangle with its diagonal, row by row. From (d, d) to (d * (d + 1) / 2,)."""
     return np.concatenate([matrix.reshape(-1)[:0], *(row[i:] for i, row in enumerate(matrix))])
 
 
 def unpack_triangle(triangle: NDArray[_Number], width: int) -> NDArray[_Number]:
-    """Return the symmetric matrix (width, width) that has this upper triangle."""
+    """Restore the symmetric matrix (width, width) that has this upper triangle."""
     matrix = np.empty((width, width), dtype=triangle.dtype)
     start = 0
     for i in range(width):

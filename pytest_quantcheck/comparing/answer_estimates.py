@@ -24,8 +24,8 @@ def prompt_estimates(reference: Measurement, candidate: Measurement, intervals: 
         yield estimate(before, after, intervals)
 
 
-def reliability(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
-    """Return the bins of each model's reliability diagram, those of its ACE; none with fewer prompts than bins."""
+def reliability_diagrams(reference: Measurement, candidate: Measurement) -> dict[str, tuple[ReliabilityBin, ...]]:
+    """Bin each model's answers as for its ACE; no bins with fewer prompts than bins."""
     models = {"reference": reference.answers, "candidate": candidate.answers}
     return {name: _bins(answers) for name, answers in models.items() if len(answers.index) >= BINS}
 
@@ -75,7 +75,7 @@ def _confidence_drift(before: Answers, after: Answers, intervals: IntervalSettin
         float(change.mean()),
         intervals.mean(change),
         len(change),
-        method=_studentised(intervals),
+        method=_bootstrap_method(intervals),
         reference=float(before.confidence.mean()),
         candidate=float(after.confidence.mean()),
     )
@@ -112,7 +112,7 @@ def _kl_divergence(before: Answers, after: Answers, intervals: IntervalSettings)
     except ValueError as error:
         return intervals.undefined("kl_divergence", f"infinite, or no distributions: {error}", n)
     details = {"median": float(np.median(divergence)), "largest": float(divergence.max())}
-    interval, method = intervals.mean(divergence), _studentised(intervals)
+    interval, method = intervals.mean(divergence), _bootstrap_method(intervals)
     interval = Interval(max(0.0, interval.low), interval.high)
     return intervals.estimate("kl_divergence", float(divergence.mean()), interval, n, method=method, details=details)
 
@@ -128,5 +128,5 @@ def _flip_rate(before: Answers, after: Answers, intervals: IntervalSettings) -> 
     return intervals.estimate("flip_rate", flips / n, interval, n, method="exact binomial", details=details)
 
 
-def _studentised(intervals: IntervalSettings) -> str:
+def _bootstrap_method(intervals: IntervalSettings) -> str:
     return f"paired studentised bootstrap, {intervals.draws} draws"

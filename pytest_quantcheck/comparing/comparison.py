@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
-from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability
+from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability_diagrams
 from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
 from pytest_quantcheck.comparing.permutations import align
@@ -50,7 +50,7 @@ def compare(
     aligned = align(reference, candidate)
     layered = aligned.mark(layer_estimates(aligned.reference, aligned.candidate, intervals))
     evidence = evidence_of(reference.answers, reference.golds, reference.available)
-    answered = (_without_value(one, evidence) for one in prompt_estimates(reference, candidate, intervals))
+    answered = (_without_value(estimate, evidence) for estimate in prompt_estimates(reference, candidate, intervals))
     return Comparison(
         candidate=name or candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,
@@ -60,7 +60,7 @@ def compare(
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
         histograms=histograms(reference, candidate),
-        reliability=reliability(reference, candidate),
+        reliability=reliability_diagrams(reference, candidate),
         convergence=convergence(reference, candidate),
         flips=tuple(flips(reference, candidate)),
         profile=profile,
@@ -71,7 +71,7 @@ def compare(
 
 
 def identical(reference: Measurement, candidate: Measurement) -> bool:
-    """Return whether all answers and activations are equal, bit for bit.
+    """Say whether all answers and activations are equal, bit for bit.
 
     Those of a candidate that was never quantized are.
     """
@@ -88,7 +88,7 @@ def identical(reference: Measurement, candidate: Measurement) -> bool:
 
 
 def refuse_identical(comparison: Comparison) -> Comparison:
-    """Return the comparison, unless its candidate is equal to the reference.
+    """Refuse a comparison whose candidate is equal to the reference; hand on others.
 
     Raises:
         ComparisonError: it is equal to the last bit: it was never quantized, or the reference is the same file.

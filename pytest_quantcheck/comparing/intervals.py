@@ -37,15 +37,15 @@ class IntervalSettings:
         return resampling.two_sided_quantile(self.confidence)
 
     def mean(self, values: Floats) -> Interval:
-        """Return the interval of the mean of unbounded `values` (n,); see `studentised_bootstrap`."""
+        """Estimate the interval of the mean of unbounded `values` (n,); see `studentised_bootstrap`."""
         return resampling.studentised_bootstrap(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
     def bounded_mean(self, values: Floats) -> Interval:
-        """Return the interval of the mean of `values` (n,) in [0, 1]; see `bounded_mean`."""
+        """Estimate the interval of the mean of `values` (n,) in [0, 1]; see `bounded_mean`."""
         return resampling.bounded_mean(values, draws=self.draws, confidence=self.confidence, seed=self.seed)
 
     def half_sampled(self, statistic: Callable[[Counts], Floats], value: float, n: int) -> Interval:
-        """Return the interval of a signed, biased statistic; see `half_sampled`."""
+        """Estimate the interval of a signed, biased statistic; see `half_sampled`."""
         return resampling.half_sampled(
             statistic, value, n, draws=self.draws, confidence=self.confidence, seed=self.seed
         )
@@ -53,13 +53,13 @@ class IntervalSettings:
     def absolute_change(
         self, metric: MetricName, change: float, signed: Interval, n: int, **facts: Unpack[Facts]
     ) -> Estimate:
-        """Return the estimate of the size of a signed change."""
+        """Record the estimate of the size of a signed change."""
         return self.estimate(metric, abs(change), fold(signed.low, signed.high), n, **facts)
 
     def estimate(
         self, metric: MetricName, value: float, interval: Interval, n: int, **facts: Unpack[Facts]
     ) -> Estimate:
-        """Return the estimate of a value; the interval is extended to the value, which rounding may exclude."""
+        """Record the estimate of a value; the interval is extended to the value, which rounding may exclude."""
         return Estimate(
             metric=metric,
             value=value,
@@ -73,7 +73,7 @@ class IntervalSettings:
     def undefined(
         self, metric: MetricName, reason: str, n: int, *, layer: int | None = None, applicable: bool = True
     ) -> Estimate:
-        """Return an estimate without a value, and the reason."""
+        """Record an estimate without a value, and the reason."""
         return Estimate(
             metric=metric,
             layer=layer,

@@ -36,7 +36,7 @@ from pytest_quantcheck.records import Activations, Convergence, Correlations, Es
 
 Masks = NDArray[np.bool_]
 
-FEWEST = 5
+FEWEST_PROMPTS = 5
 """Prompts attributed in both models below which their overlap is not averaged."""
 
 
@@ -70,12 +70,12 @@ def convergence(reference: Measurement, candidate: Measurement) -> dict[int, dic
     """Summarize both models' attributions at each layer where one was tried."""
     models = {"reference": reference.saliency, "candidate": candidate.saliency}
     return {
-        layer: {name: _convergence(saliency[layer]) for name, saliency in models.items() if layer in saliency}
+        layer: {name: _summarize(saliency[layer]) for name, saliency in models.items() if layer in saliency}
         for layer in reference.saliency
     }
 
 
-def _convergence(saliency: Saliency) -> Convergence:
+def _summarize(saliency: Saliency) -> Convergence:
     return Convergence(
         attributed=len(saliency.index),
         converged=int(saliency.converged.sum()),
@@ -93,10 +93,10 @@ def _median(values: NDArray[Any]) -> float | None:
 def _dead_neuron_delta(
     layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
 ) -> Estimate:
-    masks, left_out, there = _dead(before, after)
-    facts, floor = _counted(layer, masks, there)
+    masks, left_out, occupied = _dead(before, after)
+    facts, floor = _counted(layer, masks, occupied)
     gain = float(dead_neuron_gain(*masks))
-    spread = _spread(dead_neuron_gain(*left_out), gain, _tokens(before)[there], intervals) + floor
+    spread = _half_width(dead_neuron_gain(*left_out), gain, _tokens(before)[occupied], intervals) + floor
     return intervals.absolute_change("dead_neuron_delta", gain, _within(gain, spread, -1, 1), n, **facts)
 
 
@@ -104,22 +104,24 @@ def _dead_neuron_delta(
 def _dead_neuron_churn(
     layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
 ) -> Estimate:
-    masks, left_out, there = _dead(before, after)
-    facts, floor = _counted(layer, masks, there)
+    masks, left_out, occupied = _dead(before, after)
+    facts, floor = _counted(layer, masks, occupied)
     churn = float(dead_neuron_churn(*masks))
-    spread = _spread(dead_neuron_churn(*left_out), churn, _tokens(before)[there], intervals) + floor
+    spread = _half_width(dead_neuron_churn(*left_out), churn, _tokens(before)[occupied], intervals) + floor
     return intervals.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
 def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Masks], Masks]:
-    """Return both models' dead neurons, in all and without each group.
+    """Find both models' dead neurons, in all and without each group.
 
     The third value says which groups have prompts.
     """
-    there = _tokens(before) > 0
+    occupied = _tokens(before) > 0
     masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
-    left_out = [dead_without_each(a.minimum[there], a.maximum[there], rectified=a.rectified) for a in (before, after)]
-    return masks, left_out, there
+    left_out = [
+        dead_without_each(a.minimum[occupied], a.maximum[occupied], rectified=a.rectified) for a in (before, after)
+    ]
+    return masks, left_out, occupied
 
 
 @estimates("faint_neuron_churn")
@@ -130,17 +132,17 @@ def _faint_neuron_churn(
 
     The scale is that of the reference's layer, computed again with each group left out.
     """
-    sizes, there = _tokens(before), _tokens(before) > 0
+    sizes, occupied = _tokens(before), _tokens(before) > 0
     amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
-    without_each = [amplitude_without_each(a.minimum[there], a.maximum[there]) for a in (before, after)]
+    without_each = [amplitude_without_each(a.minimum[occupied], a.maximum[occupied]) for a in (before, after)]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
-    churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, there)
-    spread = _spread(dead_neuron_churn(*left_out), churn, sizes[there], intervals) + floor
+    churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, occupied)
+    spread = _half_width(dead_neuron_churn(*left_out), churn, sizes[occupied], intervals) + floor
     return intervals.estimate("faint_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
-def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.bool_]) -> tuple[Facts, float]:
-    """Return the fields of an estimate that counts neurons, and its floor.
+def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], occupied: NDArray[np.bool_]) -> tuple[Facts, float]:
+    """Fill the fields of an estimate that counts neurons, and its floor.
 
     The floor is the share of one neuron. No change can be smaller. Where no neuron depends on one group of prompts, the
     jackknife's width is 0.
@@ -148,7 +150,7 @@ def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], there: NDArray[np.b
     floor = 1 / len(masks[0])
     facts: Facts = {
         "layer": layer,
-        "method": f"{_jackknifed(there)}, a neuron more or less",
+        "method": f"{_jackknifed(occupied)}, a neuron more or less",
         "details": {"neurons": float(masks[0].size), "floor": floor},
         "reference": float(masks[0].mean()),
         "candidate": float(masks[1].mean()),
@@ -170,8 +172,8 @@ def _redundancy_change(
     if change.mean is None:
         reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
         return intervals.undefined("redundancy_change", reason, n, layer=layer)
-    there = _tokens(before) > 0
-    spread, bias = _followed_spread(before, after, there, intervals)
+    occupied = _tokens(before) > 0
+    spread, bias = _followed_spread(before, after, occupied, intervals)
     compared, neurons = len(before.correlated), before.minimum.shape[1]
     missed = sampling_error(change, compared, neurons)
     half = math.hypot(spread, intervals.quantile * missed)
@@ -194,7 +196,7 @@ def _redundancy_change(
         interval,
         n,
         layer=layer,
-        method=f"{_jackknifed(there)}, less its bias",
+        method=f"{_jackknifed(occupied)}, less its bias",
         details=details,
     )
 
@@ -210,12 +212,12 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, inter
         came = 0 if after is None else int(after.converged.sum())
         reason = f"the candidate's attributions converge for {came} of {tried} prompts, the reference's for most"
         return intervals.undefined(metric, reason, tried, layer=layer)
-    both, here, there = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
-    settled = before.converged[here] & after.converged[there]
-    if np.count_nonzero(settled) < FEWEST:
-        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST} are needed"
+    both, in_before, in_after = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
+    settled = before.converged[in_before] & after.converged[in_after]
+    if np.count_nonzero(settled) < FEWEST_PROMPTS:
+        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST_PROMPTS} are needed"
         return intervals.undefined(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
-    overlap = jaccard(before.salient[here][settled], after.salient[there][settled])
+    overlap = jaccard(before.salient[in_before][settled], after.salient[in_after][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}
     return intervals.estimate(
         metric,
@@ -232,12 +234,12 @@ def _tokens(activations: Activations) -> Floats:
     return np.array([group.count for group in activations.groups], dtype=np.float64)
 
 
-def _jackknifed(there: NDArray[np.bool_]) -> str:
-    return f"jackknife over {np.count_nonzero(there)} groups of prompts"
+def _jackknifed(occupied: NDArray[np.bool_]) -> str:
+    return f"jackknife over {np.count_nonzero(occupied)} groups of prompts"
 
 
-def _spread(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
-    """Return half the width of the jackknife interval."""
+def _half_width(left_out: Floats, value: float, sizes: Floats | None, intervals: IntervalSettings) -> float:
+    """Estimate half the width of the jackknife interval."""
     interval = grouped_jackknife(left_out, value, confidence=intervals.confidence, sizes=sizes)
     return (interval.high - interval.low) / 2
 
@@ -251,26 +253,26 @@ def _followed(activations: Activations) -> Correlations:
 
 
 def _followed_spread(
-    before: Activations, after: Activations, there: NDArray[np.bool_], intervals: IntervalSettings
+    before: Activations, after: Activations, occupied: NDArray[np.bool_], intervals: IntervalSettings
 ) -> tuple[float, float]:
-    """Return half the width from the followed neurons, and twice their bias.
+    """Estimate half the width from the followed neurons, and twice their bias.
 
     It is the whole range where matching left no pair.
     """
     if len(before.sample) < 2:
         return 2.0, 0.0
-    left_out, followed = _changes_without_each(before, after, there), _followed_change(before, after)
-    return _spread(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
+    left_out, followed = _changes_without_each(before, after, occupied), _followed_change(before, after)
+    return _half_width(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
 
 
 def _followed_change(before: Activations, after: Activations) -> float:
     return correlation_change(_followed(before), _followed(after)).mean or 0.0
 
 
-def _changes_without_each(before: Activations, after: Activations, there: NDArray[np.bool_]) -> Floats:
-    wholes = _followed(before), _followed(after)
+def _changes_without_each(before: Activations, after: Activations, occupied: NDArray[np.bool_]) -> Floats:
+    followed = _followed(before), _followed(after)
     changes = [
-        correlation_change(without(wholes[0], before.groups[g]), without(wholes[1], after.groups[g])).mean or 0.0
-        for g in np.flatnonzero(there)
+        correlation_change(without(followed[0], before.groups[g]), without(followed[1], after.groups[g])).mean or 0.0
+        for g in np.flatnonzero(occupied)
     ]
     return np.array(changes)

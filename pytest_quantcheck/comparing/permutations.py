@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, in_order
+from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, reorder
 from pytest_quantcheck.records import Estimate, Measurement, Saliency
 
 
@@ -39,33 +39,34 @@ def align(reference: Measurement, candidate: Measurement) -> Aligned:
     """
     aligned = Aligned(reference, candidate, {}, ())
     for layer in reference.provenance.layers:
-        found = find_order(reference.activations[layer], candidate.activations[layer])
-        if found.order is not None:
-            aligned = _matched(aligned, layer, found, found.order)
-        elif found.moved:
-            note = f"layer {layer}: {found.moved:,} neurons look moved, but are compared by index: {found.reason}"
+        matching = find_order(reference.activations[layer], candidate.activations[layer])
+        if matching.order is not None:
+            aligned = _matched(aligned, layer, matching, matching.order)
+        elif matching.moved:
+            note = f"layer {layer}: {matching.moved:,} neurons look moved, but are compared by index: {matching.reason}"
             aligned = replace(aligned, notes=(*aligned.notes, note))
     return aligned
 
 
-def _matched(aligned: Aligned, layer: int, found: Matching, order: Indices) -> Aligned:
-    before, after = aligned.reference, aligned.candidate
-    here, there = in_order(before.activations[layer], after.activations[layer], order, found.known)
-    saliency = {**after.saliency}
+def _matched(aligned: Aligned, layer: int, matching: Matching, order: Indices) -> Aligned:
+    reference, candidate = aligned.reference, aligned.candidate
+    before, after = reorder(reference.activations[layer], candidate.activations[layer], order, matching.shared)
+    saliency = {**candidate.saliency}
     if layer in saliency:
-        saliency[layer] = _reordered(saliency[layer], order)
-    known, of = len(found.known), len(before.activations[layer].correlated)
+        saliency[layer] = _reorder_saliency(saliency[layer], order)
+    n_shared, n_correlated = len(matching.shared), len(reference.activations[layer].correlated)
+    correlations = f", correlations of the {n_shared:,} known in both" if n_shared < n_correlated else ""
     note = (
-        f"layer {layer}: {found.moved:,} of {len(order):,} neurons stand elsewhere in the candidate and are found: "
-        f"matched neurons are compared{f', correlations of the {known:,} known in both' if known < of else ''}"
+        f"layer {layer}: {matching.moved:,} of {len(order):,} neurons stand elsewhere in the candidate and are found: "
+        f"matched neurons are compared{correlations}"
     )
     return Aligned(
-        reference=replace(before, activations={**before.activations, layer: here}),
-        candidate=replace(after, activations={**after.activations, layer: there}, saliency=saliency),
-        moved={**aligned.moved, layer: found.moved},
+        reference=replace(reference, activations={**reference.activations, layer: before}),
+        candidate=replace(candidate, activations={**candidate.activations, layer: after}, saliency=saliency),
+        moved={**aligned.moved, layer: matching.moved},
         notes=(*aligned.notes, note),
     )
 
 
-def _reordered(saliency: Saliency, order: Indices) -> Saliency:
+def _reorder_saliency(saliency: Saliency, order: Indices) -> Saliency:
     return replace(saliency, salient=saliency.salient[:, order])

@@ -19,7 +19,7 @@ from pytest_quantcheck.records import REFERENCE
 
 
 def load_as(name: str, dtype: str) -> str:
-    """Return what to load for a control: the reference, or another float format.
+    """Choose what to load for a control: the reference, or another float format.
 
     `dtype` is the reference's: `bf16`, `fp16` or `fp32`.
     """
@@ -57,7 +57,7 @@ def apply_control(
         raise ValueError(f"Expected one of {', '.join(CONTROLS)}, got {name!r}.")
     control = CONTROLS[name]
     layers = choose_layers(plan.layers, loaded.n_layers)
-    site = Site(loaded, plan, layers, prompts, _severity(control, severity))
+    site = Site(loaded, plan, layers, prompts, _chosen_severity(control, severity))
     if control.kind != "null":
         refuse_packed(loaded)
         if not layers:
@@ -66,12 +66,12 @@ def apply_control(
     return (plan, done) if isinstance(done, str) else done
 
 
-def _severity(control: Control, asked: float | None) -> float:
+def _chosen_severity(control: Control, requested: float | None) -> float:
     if control.severity is None:
-        if asked is not None:
-            raise ValueError(f"{control.name} has no severity, got {asked:g}.")
+        if requested is not None:
+            raise ValueError(f"{control.name} has no severity, got {requested:g}.")
         return 0.0
-    severity = control.severity if asked is None else asked
+    severity = control.severity if requested is None else requested
     if not 0 < severity < math.inf:
         raise ValueError(f"Expected a positive number as the severity of {control.name}, got {severity:g}.")
     return severity

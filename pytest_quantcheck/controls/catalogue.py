@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["null", "rewrite", "defect"]
+ControlKind = Literal["null", "rewrite", "defect"]
 
 
 class Control(NamedTuple):
@@ -10,22 +10,23 @@ class Control(NamedTuple):
 
     A `null` is the reference under conditions that must not matter, a `rewrite` has other weights and computes the
     same function; both must pass. A `defect` is a damaged copy and must fail.
-
-    `summary`: one sentence: what is done, and where it happens to released models.
-    `apply`: the function that makes the control of a loaded reference, as `MODULE:FUNCTION`; imported when it is
-    needed. It takes a `Site` and returns what it did, in words; a null may return the plan to measure by before that.
-    `severity`, `grades`: of a defect: the severity in a certificate, and those of studies, mildest first. What a
-    severity counts stands in the function's docstring.
-    `other_dtype`: whether the reference is loaded in another float format.
     """
 
     name: str
-    kind: Kind
+    kind: ControlKind
     summary: str
+    """One sentence: what is done, and where it happens to released models."""
     apply: str
+    """The function that makes the control of a loaded reference, as `MODULE:FUNCTION`; imported when it is needed.
+
+    It takes a `Site` and returns what it did, in words; a null may return the plan to measure by before that.
+    """
     severity: float | None = None
+    """Of a defect: the severity in a certificate. What it counts stands in the function's docstring."""
     grades: tuple[float, ...] = ()
+    """Of a defect: the severities of studies, mildest first."""
     other_dtype: bool = False
+    """Whether the reference is loaded in another float format."""
 
 
 _ALL = (

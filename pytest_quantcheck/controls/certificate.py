@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from pytest_quantcheck.controls.catalogue import CONTROLS, Kind
+from pytest_quantcheck.controls.catalogue import CONTROLS, ControlKind
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.plurals import plural
 from pytest_quantcheck.records import Verdict
@@ -29,7 +29,7 @@ class ControlResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     control: str
-    kind: Kind
+    kind: ControlKind
     prompt_set: str
     outcome: ControlOutcome
     done: str = ""
@@ -70,7 +70,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *, done: str) -> ControlResult:
-    """Return the result of a control from the verdicts on it."""
+    """Decide the result of a control from the verdicts on it."""
     if not verdicts:
         return without_verdicts(control, prompt_set, "not applicable", "the profile has no limit in this case")
     defect = CONTROLS[control].kind == "defect"
@@ -91,7 +91,7 @@ def judge_control(control: str, prompt_set: str, verdicts: Sequence[Verdict], *,
 def without_verdicts(
     control: str, prompt_set: str, outcome: ControlOutcome, reason: str, *, seen_by: tuple[str, ...] = ()
 ) -> ControlResult:
-    """Return the result of a control without verdicts, and the reason."""
+    """Record the result of a control without verdicts, and the reason."""
     kind = CONTROLS[control].kind
     return ControlResult(
         control=control, kind=kind, prompt_set=prompt_set, outcome=outcome, reason=reason, seen_by=seen_by
@@ -101,7 +101,7 @@ def without_verdicts(
 def certify(
     results: Iterable[ControlResult], *, whole: bool, model: str, profile: str, tool_version: str, created: datetime
 ) -> Certificate:
-    """Return the certificate of a run's controls.
+    """Certify a run's controls.
 
     It passes when no control failed and the run is `whole`: it left no control out, else it is partial. `created` has a
     time zone.
@@ -129,29 +129,29 @@ def in_order(results: Iterable[ControlResult]) -> tuple[ControlResult, ...]:
 
 def spreads(results: Sequence[ControlResult]) -> Iterator[Spread]:
     """Yield the spread of each metric on each prompt set."""
-    found: dict[tuple[str, str], list[Verdict]] = {}
+    judged: dict[tuple[str, str], list[Verdict]] = {}
     for result in results:
         for verdict in result.verdicts if result.kind != "defect" else ():
             if verdict.estimate.value is not None:
-                found.setdefault((result.prompt_set, verdict.metric), []).append(verdict)
-    for (prompt_set, metric), verdicts in found.items():
+                judged.setdefault((result.prompt_set, verdict.metric), []).append(verdict)
+    for (prompt_set, metric), verdicts in judged.items():
         yield _spread(prompt_set, metric, verdicts)
 
 
 def conclusion(results: Sequence[ControlResult]) -> str:
-    """Return how many controls passed on all prompt sets, in words."""
+    """Say how many controls passed on all prompt sets."""
     negative, defects = (_outcomes(results, defects=defects) for defects in (False, True))
     left_out = [*negative, *defects].count("not applicable")
     counts = (
-        _share(negative, "negative control passed", "negative controls passed"),
-        _share(defects, "defect was caught", "defects were caught"),
+        _count_passed(negative, "negative control passed", "negative controls passed"),
+        _count_passed(defects, "defect was caught", "defects were caught"),
         f"{left_out} not applicable" if left_out else "",
     )
     return ", ".join(filter(None, counts))
 
 
 def titles(metrics: Iterable[str]) -> str:
-    """Return the titles of metrics, joined by commas."""
+    """Join the titles of metrics by commas."""
     return ", ".join(METRICS[metric].title for metric in metrics)
 
 
@@ -167,14 +167,14 @@ def _defect_reason(seen_by: Sequence[str], against: Sequence[Verdict]) -> str:
 
 
 def _spread(prompt_set: str, metric: str, verdicts: Sequence[Verdict]) -> Spread:
-    found = [verdict.estimate for verdict in verdicts]
-    values = [estimate.value for estimate in found if estimate.value is not None]
-    highs = [estimate.high for estimate in found if estimate.high is not None]
-    lows = [estimate.low for estimate in found if estimate.low is not None]
+    estimates = [verdict.estimate for verdict in verdicts]
+    values = [estimate.value for estimate in estimates if estimate.value is not None]
+    highs = [estimate.high for estimate in estimates if estimate.high is not None]
+    lows = [estimate.low for estimate in estimates if estimate.low is not None]
     return Spread(
         metric=metric,
         prompt_set=prompt_set,
-        n_prompts=min(estimate.n_prompts for estimate in found),
+        n_prompts=min(estimate.n_prompts for estimate in estimates),
         n_controls=len(verdicts),
         smallest=min(values),
         largest=max(values),
@@ -183,15 +183,15 @@ def _spread(prompt_set: str, metric: str, verdicts: Sequence[Verdict]) -> Spread
 
 
 def _outcomes(results: Sequence[ControlResult], *, defects: bool) -> list[ControlOutcome]:
-    """Return the worst outcome of each control over the prompt sets."""
+    """Find the worst outcome of each control over the prompt sets."""
     worst: dict[str, ControlOutcome] = {}
     for result in results:
         if (result.kind == "defect") == defects:
-            known = worst.get(result.control, result.outcome)
-            worst[result.control] = min(known, result.outcome, key=_WORST_FIRST.index)
+            earlier = worst.get(result.control, result.outcome)
+            worst[result.control] = min(earlier, result.outcome, key=_WORST_FIRST.index)
     return list(worst.values())
 
 
-def _share(outcomes: Sequence[ControlOutcome], one: str, many: str) -> str:
+def _count_passed(outcomes: Sequence[ControlOutcome], singular: str, many: str) -> str:
     judged = [outcome for outcome in outcomes if outcome != "not applicable"]
-    return f"{judged.count('passed')} of {len(judged)} {plural(len(judged), one, many)}" if judged else ""
+    return f"{judged.count('passed')} of {len(judged)} {plural(len(judged), singular, many)}" if judged else ""

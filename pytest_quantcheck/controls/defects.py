@@ -73,7 +73,7 @@ def two_bit_layer(site: Site) -> str:
 
     One wrong entry in a mixed-precision recipe does this. Severity: the bits.
     """
-    _repack(projections_of(site.loaded, site.layer), bits=_whole(site.severity, least=2))
+    _repack(projections_of(site.loaded, site.layer), bits=_whole_number(site.severity, least=2))
     return f"layer {site.layer} rounded to {site.severity:.4g} bits"
 
 
@@ -83,15 +83,15 @@ def swapped_layers(site: Site) -> str:
     A converter that sorts tensors by name puts layer 10 before layer 2. Severity: the distance in layers; near the end
     of the model both layers are earlier ones.
     """
-    distance, blocks = _whole(site.severity, least=1), site.loaded.neurons.blocks
+    distance, blocks = _whole_number(site.severity, least=1), site.loaded.neurons.blocks
     first = min(site.layer, len(blocks) - 1 - distance)
     if first < 0:
         raise NotApplicable(f"the model has {len(blocks)} layers, and no two are {distance} apart")
-    here, there = (dict(block.named_parameters()) for block in (blocks[first], blocks[first + distance]))
-    if {name: p.shape for name, p in here.items()} != {name: p.shape for name, p in there.items()}:
+    earlier, later = (dict(block.named_parameters()) for block in (blocks[first], blocks[first + distance]))
+    if {name: p.shape for name, p in earlier.items()} != {name: p.shape for name, p in later.items()}:
         raise NotApplicable(f"layers {first} and {first + distance} have different weights or shapes")
-    for name, parameter in here.items():
-        parameter.data, there[name].data = there[name].data, parameter.data
+    for name, parameter in earlier.items():
+        parameter.data, later[name].data = later[name].data, parameter.data
     return f"layers {first} and {first + distance} swapped"
 
 
@@ -162,7 +162,7 @@ def other_fine_tune(site: Site) -> str:
 
     The release of the wrong fine-tune looks like this. Severity: the number of steps.
     """
-    return train_other_answers(site.loaded, site.prompts, _whole(site.severity, least=1))
+    return train_other_answers(site.loaded, site.prompts, _whole_number(site.severity, least=1))
 
 
 def three_bits(site: Site) -> str:
@@ -170,7 +170,7 @@ def three_bits(site: Site) -> str:
 
     Most models need 4 bits or more. Severity: the bits.
     """
-    bits = _whole(site.severity, least=2)
+    bits = _whole_number(site.severity, least=2)
     _repack(every_projection(site.loaded), bits=bits)
     return f"every layer rounded to {bits} bits"
 
@@ -186,10 +186,10 @@ def _repack(
         projection.weight.copy_(damage(pack(projection.weight, bits, symmetric=symmetric)).weight())
 
 
-def _first_rows(share: float, damaged: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Replace the first rows of `whole`, a share of all."""
-    n = _count(share, len(whole))
-    return torch.cat([damaged[:n], whole[n:]])
+def _first_rows(share: float, damaged: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """Replace the first rows of `original`, a share of all."""
+    n = _count(share, len(original))
+    return torch.cat([damaged[:n], original[n:]])
 
 
 def _count(share: float, n: int) -> int:
@@ -198,7 +198,7 @@ def _count(share: float, n: int) -> int:
     return max(1, int(share * n))
 
 
-def _whole(severity: float, *, least: int) -> int:
+def _whole_number(severity: float, *, least: int) -> int:
     if severity != int(severity) or severity < least:
         raise ValueError(f"Expected a whole number from {least} as severity, got {severity:g}.")
     return int(severity)

@@ -15,7 +15,7 @@ from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.projections import Ffn, every_ffn
 from pytest_quantcheck.prompts import PromptSet
 
-PROMPTS = 8
+PROMPTS_TRAINED_ON = 8
 """How many of the set's first prompts are trained on, all in each step."""
 
 _RATE = 40.0
@@ -50,9 +50,9 @@ def train_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> 
 
 
 def _training_batch(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, torch.Tensor]:
-    """Return the first prompts and their targets: first tokens of other answers, (prompts,)."""
+    """Encode the first prompts and their targets: first tokens of other answers, (prompts,)."""
     chat = loaded.chat if prompts.chat is None else prompts.chat
-    texts = prompts.texts[:PROMPTS]
+    texts = prompts.texts[:PROMPTS_TRAINED_ON]
     (first,) = render_prompts(loaded.tokenizer, texts[:1], chat=chat)
     tokens = {gold: answer_token(loaded.tokenizer, first, gold, chat=chat) for gold in dict.fromkeys(prompts.golds)}
     answers = list(dict.fromkeys(tokens.values()))

@@ -28,7 +28,7 @@ class Packed:
     inputs: int
 
     def weight(self) -> torch.Tensor:
-        """Return the weight that the integers stand for, (out, inputs) float32."""
+        """Unpack the weight that the integers stand for, (out, inputs) float32."""
         return ((self.codes - self.zeros) * self.scales).flatten(1)[:, : self.inputs]
 
 

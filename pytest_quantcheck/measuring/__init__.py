@@ -64,16 +64,16 @@ def measure(
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
-    asked, chat = _positions(prompts, index), _chat(loaded, prompts)
+    positions, chat = _positions(prompts, index), _chat(loaded, prompts)
     encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
     _check_same_encoding(reference, encoded, model)
-    wanted = _distinct(prompts, encoded, asked)
+    wanted = _first_of_equal(prompts, encoded, positions)
     _check_covered(reference, wanted)
     passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
     available = max(prompts.available, len(prompts))
-    with _memory(plan):
+    with _memory_errors(plan):
         answers, activations = passes.forward(wanted, open_stage("forward"))
         if reference is None:
             _announce_gaps(evidence_of(answers, prompts.golds, available), passes.progress)
@@ -84,14 +84,14 @@ def measure(
     return Measurement(provenance, answers, activations, saliency, prompts.golds, available, texts)
 
 
-def _announce_gaps(found: Evidence, progress: ProgressReporter) -> None:
+def _announce_gaps(evidence: Evidence, progress: ProgressReporter) -> None:
     """Say what the reference's answers cannot show, before anything is attributed."""
-    for metric, reason in found.lacking.items():
+    for metric, reason in evidence.lacking.items():
         progress.note(f"{METRICS[metric].title} cannot be measured: {reason}")
 
 
 def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
-    """Return the provenance as known before measuring. `redundancy_neurons` is the most that a layer may have."""
+    """Record the provenance as known before measuring. `redundancy_neurons` is the most that a layer may have."""
     loaded, prompts, plan = passes.loaded, passes.prompts, passes.plan
     return Provenance(
         model=model,
@@ -130,10 +130,10 @@ def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _distinct(prompts: PromptSet, encoded: Sequence[Sequence[int]], asked: Sequence[int]) -> list[int]:
-    """Return the positions whose tokens no earlier prompt of the set has."""
+def _first_of_equal(prompts: PromptSet, encoded: Sequence[Sequence[int]], positions: Sequence[int]) -> list[int]:
+    """Select the positions whose tokens no earlier prompt of the set has."""
     distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
-    wanted = [position for position in asked if position in distinct]
+    wanted = [position for position in positions if position in distinct]
     if not wanted:
         raise ValueError("Expected a prompt in `index` that repeats no earlier one of its set, got none.")
     return wanted
@@ -172,7 +172,7 @@ def _context(loaded: LoadedModel) -> int | None:
 
 
 @contextmanager
-def _memory(plan: Plan) -> Iterator[None]:
+def _memory_errors(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -185,5 +185,5 @@ def _memory(plan: Plan) -> Iterator[None]:
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Return whether an error means that memory ran out; torch has no error type for it on a CPU."""
+    """Say whether an error means that memory ran out; torch has no error type for it on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

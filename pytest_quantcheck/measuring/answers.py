@@ -45,7 +45,7 @@ class AnswerCollector:
         self._n = n
         self._columns: tuple[torch.Tensor, ...] = ()
         self._index: list[int] = []
-        self._whole = 0
+        self._n_offered = 0
 
     def add(self, batch: Batch, logits: torch.Tensor) -> None:
         """Take the logits (prompts, vocabulary) at the answer position of one batch."""
@@ -57,7 +57,7 @@ class AnswerCollector:
             offered = logits[:, ids]
             answer = ids[offered.argmax(dim=-1)]
         chosen = offered.log_softmax(dim=-1).amax(dim=-1)
-        self._whole = offered.shape[-1]
+        self._n_offered = offered.shape[-1]
         support, log_probs, rest = self._partition(batch, offered)
         finite = torch.isfinite(logits).all(dim=-1)
         self._keep((answer, chosen.double().exp(), support, log_probs, rest, finite))
@@ -69,23 +69,23 @@ class AnswerCollector:
         return frozenset(self._index)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs; the collector does not change."""
+        """Copy all that `restore` needs; the collector does not change."""
         done = len(self._index)
         columns = zip(_COLUMNS, self._columns, strict=bool(self._columns))
         return {name: column[:done].cpu().numpy().copy() for name, column in columns} | {
             "index": np.array(self._index, dtype=np.int64),
-            "whole": np.array(self._whole),
+            "whole": np.array(self._n_offered),
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
         """Continue from what `state` returned, to the last bit; the next logits will be on `device`."""
-        self._index, self._columns, self._whole = [], (), int(state["whole"])
+        self._index, self._columns, self._n_offered = [], (), int(state["whole"])
         if len(state["index"]):
             self._keep(tuple(torch.tensor(state[name], device=device) for name in _COLUMNS))
         self._index = state["index"].tolist()
 
     def result(self) -> Answers:
-        """Return the answers, in the order of the prompt set.
+        """Sort the answers by the order of the prompt set.
 
         Raises:
             NonFiniteError: a prompt's logits were NaN or infinite.
@@ -103,7 +103,7 @@ class AnswerCollector:
             support=support.astype(np.int32),
             log_probs=log_probs,
             rest=rest,
-            exact=support.shape[1] == self._whole,
+            exact=support.shape[1] == self._n_offered,
         )
 
     def _keep(self, values: tuple[torch.Tensor, ...]) -> None:
@@ -179,5 +179,5 @@ class _Matcher:
 
 
 def _contains(token: str, gold: str) -> bool:
-    """Return whether the token contains the gold answer: the paper's rule."""
+    """Say whether the token contains the gold answer: the paper's rule."""
     return gold in token

@@ -53,30 +53,30 @@ class _Outcomes:
 
     @classmethod
     def of(cls, layers: Sequence[int], state: Mapping[str, NDArray[Any]] | None) -> _Outcomes:
-        """Return empty outcomes, or those that `state` returned."""
+        """Begin with no outcomes, or with those that `state` returned."""
         if state is None:
             return cls({layer: {} for layer in layers}, set())
         return cls({layer: _to_outcomes(under(state, str(layer))) for layer in layers}, set(state["done"].tolist()))
 
-    def add(self, part: list[int], found: dict[int, list[_Attributed]]) -> None:
+    def add(self, part: list[int], outcomes_by_layer: dict[int, list[_Attributed]]) -> None:
         """Add the outcomes of some more prompts."""
-        for layer, outcomes in found.items():
+        for layer, outcomes in outcomes_by_layer.items():
             self.outcomes[layer] |= zip(part, outcomes, strict=True)
         self.done.update(part)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return all outcomes as arrays."""
+        """Turn all outcomes into arrays."""
         layers = {str(layer): _to_arrays(outcomes) for layer, outcomes in self.outcomes.items()}
         return {"done": np.array(sorted(self.done), dtype=np.int64)} | flat(layers)
 
 
 def _to_arrays(outcomes: dict[int, _Attributed]) -> dict[str, NDArray[Any]]:
-    """Return one layer's outcomes as arrays with a row for each prompt."""
+    """Turn one layer's outcomes into arrays with a row for each prompt."""
     return {
         "index": np.array(list(outcomes), dtype=np.int64),
-        "salient": np.array([found.salient for found in outcomes.values()], dtype=np.bool_),
-        "error": np.array([found.error for found in outcomes.values()], dtype=np.float64),
-        "nodes": np.array([found.nodes for found in outcomes.values()], dtype=np.int64),
+        "salient": np.array([outcome.salient for outcome in outcomes.values()], dtype=np.bool_),
+        "error": np.array([outcome.error for outcome in outcomes.values()], dtype=np.float64),
+        "nodes": np.array([outcome.nodes for outcome in outcomes.values()], dtype=np.int64),
     }
 
 
@@ -116,17 +116,18 @@ class Attributor:
         """
         index, stage = sorted(targets), stage or Stage("attribution")
         self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
-        found = _Outcomes.of(layers, stage.load())
-        progress.start("attributing", len(index), len(found.done))
+        results = _Outcomes.of(layers, stage.load())
+        progress.start("attributing", len(index), len(results.done))
         for first, last in pairwise((0, *PROBES, max(len(index), *PROBES))):
-            left = [layer for layer in layers if not self._hopeless(found.outcomes[layer], index[:first], len(index))]
+            # leave out the layers that are given up after the first prompts
+            left = [layer for layer in layers if not self._hopeless(results.outcomes[layer], index[:first], len(index))]
             for part in self._parts(index[first:last]):
-                if not found.done.issuperset(part):
-                    found.add(part, self._run(left, part, targets))
+                if not results.done.issuperset(part):
+                    results.add(part, self._run(left, part, targets))
                     progress.advance(len(part))
-                    stage.save(found.state)
+                    stage.save(results.state)
         progress.finish()
-        return {layer: _record(outcomes, targets, self._tolerance) for layer, outcomes in found.outcomes.items()}
+        return {layer: _saliency(outcomes, targets, self._tolerance) for layer, outcomes in results.outcomes.items()}
 
     def _run(self, layers: Sequence[int], part: list[int], targets: dict[int, int]) -> dict[int, list[_Attributed]]:
         passage = self._passage(layers, part, targets) if layers else None
@@ -150,20 +151,20 @@ class Attributor:
 
     def _outcomes(self, passage: PartialForward, layer: int) -> list[_Attributed]:
         start = passage.start(layer, self._baseline.get(layer))
-        values, found = attributions(
+        values, integral = attributions(
             passage, layer, start, rule=self._rule, tolerance=self._tolerance, at_once=self._tokens // start.shape[1]
         )
         sets = salient(values, passage.real).cpu().numpy()
-        quality = zip(found.error.tolist(), found.nodes.tolist(), strict=True)
+        quality = zip(integral.error.tolist(), integral.nodes.tolist(), strict=True)
         return [_Attributed(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
     def _hopeless(self, outcomes: dict[int, _Attributed], first: list[int], planned: int) -> bool:
-        """Return whether a layer is given up after its first prompts; later ones of a resumed run do not count."""
+        """Say whether a layer is given up after its first prompts; later ones of a resumed run do not count."""
         converged = [outcomes[i].error <= self._tolerance for i in first if i in outcomes]
         return not self._method.nodes and given_up(np.array(converged), planned)
 
     def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:
-        """Return each layer's neurons on a sequence of token id 0.
+        """Run a sequence of token id 0; keep each layer's neurons.
 
         Each is (length, d). There are none where the path starts at zero.
         """
@@ -180,7 +181,7 @@ class Attributor:
 def attributions(
     passage: PartialForward, layer: int, start: torch.Tensor, *, rule: Quadrature, tolerance: float, at_once: int
 ) -> tuple[torch.Tensor, PathIntegral]:
-    """Return the attributions of a layer's neurons, and the path integral.
+    """Attribute a layer's neurons; return the attributions and the path integral.
 
     They are (prompts, tokens, d), in nats, by the shortest path through the model that gives its own answer.
 
@@ -193,15 +194,15 @@ def attributions(
         at_once: rows in one evaluation.
     """
     for path in passage.paths(layer, start):
-        found = integrated_gradients(
+        integral = integrated_gradients(
             path.log_probs, path.start, path.end, rule=rule, tolerance=tolerance, at_once=at_once
         )
-        if path.whole or bool(((found.at_end - passage.log_probs).abs() < _PATH_TOLERANCE).all()):
+        if path.whole or bool(((integral.at_end - passage.log_probs).abs() < _PATH_TOLERANCE).all()):
             break
-    return path.pull_back(found.gradient) * (passage.neurons[layer] - start), found
+    return path.pull_back(integral.gradient) * (passage.neurons[layer] - start), integral
 
 
-def _record(outcomes: dict[int, _Attributed], targets: dict[int, int], tolerance: float) -> Saliency:
+def _saliency(outcomes: dict[int, _Attributed], targets: dict[int, int], tolerance: float) -> Saliency:
     index = sorted(outcomes)
     error = np.array([outcomes[i].error for i in index], dtype=np.float32)
     return Saliency(

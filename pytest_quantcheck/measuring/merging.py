@@ -41,17 +41,17 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         saliency=_merge_saliency(
             [part.saliency for part in parts], adaptive=parts[0].provenance.attribution.startswith("adaptive")
         ),
-        golds=_same("golds", [part.golds for part in parts]),
-        available=_same("number of available prompts", [part.available for part in parts]),
+        golds=_agreed("golds", [part.golds for part in parts]),
+        available=_agreed("number of available prompts", [part.available for part in parts]),
         texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
     )
 
 
 def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
-    whole, *others = parts
-    for other in others:
-        _check_same_origin(whole, other)
-    return msgspec.structs.replace(whole, batch_size=max(part.batch_size for part in parts))
+    first, *others = parts
+    for provenance in others:
+        _check_same_origin(first, provenance)
+    return msgspec.structs.replace(first, batch_size=max(part.batch_size for part in parts))
 
 
 def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
@@ -66,28 +66,30 @@ def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
 
 
 def _merge_answers(parts: Sequence[Answers]) -> Answers:
-    exact = _same("answers.exact", [part.exact for part in parts])
-    _same("number of supporting tokens", [part.support.shape[1] for part in parts])
-    return Answers(**_joined(parts, _order([part.index for part in parts])), exact=exact)
+    exact = _agreed("answers.exact", [part.exact for part in parts])
+    _agreed("number of supporting tokens", [part.support.shape[1] for part in parts])
+    return Answers(**_joined(parts, _prompt_order([part.index for part in parts])), exact=exact)
 
 
 def _merge_activations(parts: Sequence[dict[int, Activations]]) -> dict[int, Activations]:
-    _same("layers", [sorted(part) for part in parts])
+    _agreed("layers", [sorted(part) for part in parts])
     return {layer: _merge_layer(layer, [part[layer] for part in parts]) for layer in parts[0]}
 
 
 def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:
-    _same(f"groups and neurons of layer {layer}", [part.minimum.shape for part in parts])
-    _same(f"sample of neurons of layer {layer}", [part.sample.tolist() for part in parts])
-    _same(f"correlated neurons of layer {layer}", [part.correlated.tolist() for part in parts])
+    _agreed(f"groups and neurons of layer {layer}", [part.minimum.shape for part in parts])
+    _agreed(f"sample of neurons of layer {layer}", [part.sample.tolist() for part in parts])
+    _agreed(f"correlated neurons of layer {layer}", [part.correlated.tolist() for part in parts])
     return Activations(
         minimum=np.minimum.reduce([part.minimum for part in parts]),
         maximum=np.maximum.reduce([part.maximum for part in parts]),
         correlated=parts[0].correlated,
-        correlations=correlation_sums.merge([part.correlations for part in parts]),
+        correlations=correlation_sums.merge_sums([part.correlations for part in parts]),
         sample=parts[0].sample,
-        groups=tuple(correlation_sums.merge(group) for group in zip(*(part.groups for part in parts), strict=True)),
-        rectified=_same(f"kind of activation function of layer {layer}", [part.rectified for part in parts]),
+        groups=tuple(
+            correlation_sums.merge_sums(group) for group in zip(*(part.groups for part in parts), strict=True)
+        ),
+        rectified=_agreed(f"kind of activation function of layer {layer}", [part.rectified for part in parts]),
     )
 
 
@@ -104,8 +106,8 @@ def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) 
 
     Each part probed the layer on its own first prompts; the whole is probed again on the first of all.
     """
-    _same(f"number of neurons of layer {layer}", [part.salient.shape[1] for part in parts])
-    order = _order([part.index for part in parts])
+    _agreed(f"number of neurons of layer {layer}", [part.salient.shape[1] for part in parts])
+    order = _prompt_order([part.index for part in parts])
     converged = _joined(parts, order)["converged"]
     for tried in PROBES if adaptive else ():
         if given_up(converged[:tried], len(order)):
@@ -115,13 +117,13 @@ def _merge_attributed(layer: int, parts: Sequence[Saliency], *, adaptive: bool) 
 
 
 def _joined(parts: Sequence[Answers] | Sequence[Saliency], order: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-    """Return each array of all parts, joined in prompt order."""
+    """Join each array of all parts in prompt order."""
     arrays = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
     return {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in arrays}
 
 
-def _order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
-    """Return the order that sorts the prompts of all parts; refuse a prompt that occurs twice."""
+def _prompt_order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
+    """Find the order that sorts the prompts of all parts; refuse a prompt that occurs twice."""
     index = np.concatenate(indices)
     order = np.argsort(index, kind="stable")
     again = np.flatnonzero(np.diff(index[order]) == 0)
@@ -133,11 +135,11 @@ def _order(indices: Sequence[NDArray[np.int64]]) -> NDArray[np.intp]:
     return order
 
 
-def _same(what: str, values: Sequence[_T]) -> _T:
+def _agreed(what: str, values: Sequence[_T]) -> _T:
     first = values[0]
-    for other in values[1:]:
-        if other != first:
+    for value in values[1:]:
+        if value != first:
             raise ComparisonError(
-                f"expected shards with the same {what}, got {reprlib.repr(first)} and {reprlib.repr(other)}."
+                f"expected shards with the same {what}, got {reprlib.repr(first)} and {reprlib.repr(value)}."
             )
     return first

@@ -55,17 +55,19 @@ class Passes:
         """Most neurons to correlate in a layer: in a candidate those of its reference, whatever its own size."""
         if self.reference is not None:
             return self.reference.provenance.redundancy_neurons
-        asked = self.plan.redundancy_neurons
-        if asked == "auto":
+        setting = self.plan.redundancy_neurons
+        if setting == "auto":
             blocks = self.loaded.neurons.blocks
             return affordable_neurons(sum(p.numel() for b in blocks for p in b.parameters()), len(self.layers))
-        return sys.maxsize if asked == "all" else asked
+        return sys.maxsize if setting == "all" else setting
 
     def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
         """Run the prompts once, and collect answers and activations."""
         loaded = self.loaded
+        # take up what an earlier run collected
         collected = _Collected(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
         collected.restore(stage.load(), loaded.device)
+        # choose the batches that are left
         parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
         before = collected.answers.seen
         left = [part for part in parts if not before.issuperset(part)]
@@ -73,9 +75,11 @@ class Passes:
         with torch.no_grad(), ExitStack() as hooks:
             if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
                 self._logits(self._batch(parts[0]))
+            # let each layer's activations flow into its stream
             for layer, stream in collected.streams.items():
                 handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
+            # run the batches, and save now and then
             for part in left:
                 batch = self._batch(part)
                 tokens = RealTokens.of(batch)
@@ -90,7 +94,7 @@ class Passes:
         }
 
     def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
-        """Return the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
+        """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
         own = self.reference is None or self.plan.attribution.target == "own"
         source = answers if own or self.reference is None else self.reference.answers
         tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
@@ -109,7 +113,7 @@ class Passes:
         return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
-        """Return the logits of the answer position, (prompts, vocabulary)."""
+        """Compute the logits of the answer position, (prompts, vocabulary)."""
         logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
         return logits
 
@@ -124,8 +128,8 @@ class Passes:
     def _defined_at(self, layer: int) -> bool:
         if self.reference is None:
             return True
-        found = self.reference.saliency.get(layer)
-        return found is not None and attributable(found.converged)
+        saliency = self.reference.saliency.get(layer)
+        return saliency is not None and attributable(saliency.converged)
 
     def _collector(self, n: int) -> AnswerCollector:
         loaded, prompts = self.loaded, self.prompts

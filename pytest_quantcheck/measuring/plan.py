@@ -10,27 +10,29 @@ from pytest_quantcheck.options.attribution import AttributionMethod
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings that decide what a measurement contains.
-
-    `layers`: `paper`, `all` or block numbers; `readout`: `token`, `choices` or `substring`; `samples`: prompts
-    to attribute; `tokens`: counted over prompts and nodes, in one evaluation of an attribution; `batch_size`: prompts
-    in one forward pass; `shuffle`: seed of which prompts meet in a batch, None for those of like length; `seed`: of the
-    neurons followed for intervals, and of those correlated where not all are; `redundancy_neurons`: most neurons
-    correlated in a layer, `all`, or `auto`: as many as are affordable; a candidate's are its reference's.
-    """
+    """Settings that decide what a measurement contains."""
 
     layers: Literal["paper", "all"] | tuple[int, ...] = "paper"
+    """`paper`, `all` or block numbers."""
     readout: str = "token"
+    """`token`, `choices` or `substring`."""
     attribution: AttributionMethod = field(default_factory=AttributionMethod)
     samples: int = 64
+    """Prompts to attribute."""
     tokens: int = 1024
+    """Tokens in one evaluation of an attribution, counted over prompts and nodes."""
     batch_size: int = 16
+    """Prompts in one forward pass."""
     shuffle: int | None = None
+    """Seed of which prompts meet in a batch, None for those of like length."""
     seed: int = 0
+    """Of the neurons followed for intervals, and of those correlated where not all are."""
     redundancy_neurons: Literal["auto", "all"] | int = "auto"
+    """Most neurons correlated in a layer, `all`, or `auto`: as many as are affordable; a candidate's are its
+    reference's."""
 
     def rearranged(self) -> Self:
-        """Return the plan with smaller batches and another prompt order."""
+        """Change the plan to smaller batches and another prompt order."""
         smaller = self.batch_size // 3 or (2 if self.batch_size == 1 else 1)
         return replace(self, batch_size=smaller, tokens=max(self.tokens // 2, 1), shuffle=self.seed)
 

@@ -13,9 +13,9 @@ from pytest_quantcheck.records import Measurement
 
 
 def hash_of_reference(reference: Measurement) -> str:
-    """Return a hash of what a candidate's measurement takes from its reference. It is a SHA-256, in hexadecimal."""
+    """Hash what a candidate's measurement takes from its reference. It is a SHA-256, in hexadecimal."""
     answers, digest = reference.answers, hashlib.sha256()
-    attributed = np.array([layer for layer, found in reference.saliency.items() if attributable(found.converged)])
+    attributed = np.array([layer for layer, saliency in reference.saliency.items() if attributable(saliency.converged)])
     parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]
     parts += [layer.correlated for layer in reference.activations.values()]
     for part in parts:

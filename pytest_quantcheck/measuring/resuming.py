@@ -27,7 +27,7 @@ killed loses no more than that, and the batch that it was at."""
 FIRST = 0.1
 """Assumed duration of the first saving, in seconds: it comes after `SHARE` times as many."""
 
-_ORIGIN = "origin"
+_ORIGIN_ARRAY = "origin"
 
 
 class Stage:
@@ -41,13 +41,13 @@ class Stage:
         self._took, self._since = FIRST, time.monotonic()
 
     def load(self) -> Arrays | None:
-        """Return the state last saved, or None.
+        """Load the state last saved, or None.
 
         Raises:
             CheckpointError: it is damaged, or of another measurement.
         """
         kept = None if self._checkpoint is None else self._checkpoint.load(self._name)
-        if kept is not None and not np.array_equal(kept.get(_ORIGIN, ()), self._origin):
+        if kept is not None and not np.array_equal(kept.get(_ORIGIN_ARRAY, ()), self._origin):
             raise CheckpointError(
                 f"{self._checkpoint} holds an unfinished measurement of another model, of other prompts or with other "
                 "settings or library versions; delete it, or choose another directory."
@@ -64,7 +64,7 @@ class Stage:
         """
         if self._checkpoint is None or not (finished or time.monotonic() - self._since >= SHARE * self._took):
             return
-        arrays = {_ORIGIN: self._origin, **state()}
+        arrays = {_ORIGIN_ARRAY: self._origin, **state()}
         began = time.monotonic()
         self._checkpoint.save(self._name, arrays)
         self._since = time.monotonic()
@@ -78,7 +78,7 @@ def stage_opener(
     index: Sequence[int],
     reference: Measurement | None,
 ) -> Callable[[str], Stage]:
-    """Return a function that opens a stage of this measurement by name.
+    """Make a function that opens a stage of this measurement by name.
 
     Names of models and prompt sets play no part where the content is known: a run that is resumed may find the same
     files in another place.
@@ -92,12 +92,12 @@ def stage_opener(
 
 
 def flat(parts: Mapping[str, Arrays]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of all parts under names such as `part/name`."""
+    """Collect the arrays of all parts under names such as `part/name`."""
     return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
 def under(arrays: Arrays, part: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of one part by their own names.
+    """Select the arrays of one part by their own names.
 
     >>> under(flat({"a": {"x": 1, "b/y": 2}, "b": {}}), "a")
     {'x': 1, 'b/y': 2}

@@ -89,7 +89,7 @@ class LayerStream:
             self._begin(output.shape[-1], output.device)
         neurons = padded if len(tokens.positions) == len(padded) else padded.index_select(0, tokens.positions)
         update_extremes(self._minimum, self._maximum, neurons, tokens.groups)
-        self._all.update(neurons if self._whole else neurons.index_select(1, self._correlated))
+        self._all.update(neurons if self._all_correlated else neurons.index_select(1, self._correlated))
         self._follow(neurons.index_select(1, self._followed), tokens.batch)
         # finite where all squares are: what correlations need; of these dtypes fp16 alone has no room for them
         wide = torch.float32 if neurons.dtype == torch.float16 else None
@@ -97,7 +97,7 @@ class LayerStream:
         self._spoilt.index_add_(0, tokens.owners, finite.logical_not().int())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that `restore` needs; the stream does not change."""
+        """Copy all that `restore` needs; the stream does not change."""
         if not self._width:
             return {}
         extremes = {"minimum": self._minimum, "maximum": self._maximum, "spoilt": self._spoilt}
@@ -116,7 +116,7 @@ class LayerStream:
             accumulator.restore(under(state, name))
 
     def result(self) -> Activations:
-        """Return the record of the layer; the stream must not be used afterwards.
+        """Hand over the record of the layer; the stream must not be used afterwards.
 
         Raises:
             MeasurementError: no activation was seen, or one was not finite or too large to be squared in float32.
@@ -138,7 +138,7 @@ class LayerStream:
         self._spoilt = torch.zeros(len(self._prompts), dtype=torch.int32, device=device)  # tokens of each prompt
         correlated = seeded_neurons(width, self._most, self._seed)
         followed = seeded_neurons(width, min(self._most, FOLLOWED), self._seed)
-        self._whole = len(correlated) == width
+        self._all_correlated = len(correlated) == width
         self._correlated, self._followed = (torch.from_numpy(chosen).to(device) for chosen in (correlated, followed))
         self._all = CorrelationSums(len(correlated), device)
         self._groups = [CorrelationSums(len(followed), device) for _ in range(GROUPS)]
@@ -166,7 +166,7 @@ class LayerStream:
 
 
 def affordable_neurons(parameters: int, layers: int) -> int:
-    """Return how many neurons of each layer can be correlated cheaply.
+    """Count the neurons of each layer that can be correlated cheaply.
 
     It costs at most a tenth of the forward pass. Correlating s neurons takes 9/8 * s^2 floating-point operations for
     each token and layer (a multiplication and an addition for half of the pairs, and an eighth for what the panels of

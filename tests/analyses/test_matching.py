@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pytest_quantcheck.analyses import matching
-from pytest_quantcheck.analyses.matching import find_order, in_order
+from pytest_quantcheck.analyses.matching import find_order, reorder
 from pytest_quantcheck.records import Activations, Correlations
 
 GROUPS, TOKENS, WIDTH = 16, 640, 96
@@ -130,7 +130,7 @@ def test_equal_neurons_are_right_in_any_order(rng):
     reference = record(values)
     found = find_order(reference, record(values[:, places]))
     assert sorted(found.order) == list(range(WIDTH))
-    _, candidate = in_order(reference, record(values[:, places]), found.order, found.known)
+    _, candidate = reorder(reference, record(values[:, places]), found.order, found.shared)
     assert np.array_equal(candidate.maximum, reference.maximum)
     np.testing.assert_allclose(candidate.correlations.comoment, reference.correlations.comoment, rtol=1e-5)
 
@@ -160,7 +160,7 @@ def test_damage_shows_behind_a_permutation(rng):
     silenced = values * (np.arange(WIDTH) >= 6)
     found = find_order(record(values), record(silenced[:, places]))
     assert found.order[6:].tolist() == order_of(places)[6:].tolist()
-    _, candidate = in_order(record(values), record(silenced[:, places]), found.order, found.known)
+    _, candidate = reorder(record(values), record(silenced[:, places]), found.order, found.shared)
     assert np.flatnonzero(candidate.maximum.max(axis=0) == 0).tolist() == list(range(6))
 
 
@@ -173,7 +173,7 @@ def test_samples_keep_what_both_know(rng):
     found = find_order(reference, candidate)
     order = found.order
     assert order.tolist() == order_of(places).tolist()
-    before, after = in_order(reference, candidate, order, found.known)
+    before, after = reorder(reference, candidate, order, found.shared)
     both = [i for i in correlated if order[i] in correlated]
     assert before.correlated.tolist() == after.correlated.tolist() == both
     assert before.sample.tolist() == after.sample.tolist() == [i for i in sample if order[i] in sample]

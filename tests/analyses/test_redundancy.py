@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pytest_quantcheck.analyses import correlation_sums
-from pytest_quantcheck.analyses.correlation_sums import CorrelationSums, _add_gram, merge, without
+from pytest_quantcheck.analyses.correlation_sums import CorrelationSums, _add_gram, merge_sums, without
 from pytest_quantcheck.analyses.redundancy import (
     correlation,
     correlation_change,
@@ -123,7 +123,7 @@ def test_shards_merge_to_the_whole(sample):
     """The sums of disjoint tokens merge to those of all tokens, one-token and empty shards included."""
     activations, cuts = sample
     shards = [sums(activations[start:stop]) for start, stop in pairwise(cuts)]
-    whole, merged = sums(activations), merge(shards)
+    whole, merged = sums(activations), merge_sums(shards)
     assert merged.count == whole.count == len(activations)
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-6, atol=1e-6)
     expected, varies = exact(activations)
@@ -297,7 +297,7 @@ def test_a_constant_neuron_is_constant_at_any_level(constant, dtype):
     """Rounding of means does not make a constant neuron vary, over many batches and after merging."""
     activations = torch.cat([normal(5000, 2), torch.full((5000, 1), constant)], dim=1).to(dtype)
     shards = [sums(activations[start::7]) for start in range(7)]
-    for obtained in (sums(activations, [0, 1, 100, 2000, 5000]), merge(shards)):
+    for obtained in (sums(activations, [0, 1, 100, 2000, 5000]), merge_sums(shards)):
         assert defined(obtained).tolist() == [True, True, False]
 
 
@@ -453,7 +453,7 @@ def test_merged_sums_are_symmetric_to_the_last_bit(layer):
     """Half of the matrix is the whole: products of means, rounded in another order, do not differ."""
     activations, _ = layer
     scaled = [sums(part * 7**i + i) for i, part in enumerate(torch.tensor_split(activations.double(), 3))]
-    comoment = merge(scaled).comoment
+    comoment = merge_sums(scaled).comoment
     assert np.array_equal(comoment, comoment.T)
 
 
@@ -476,7 +476,7 @@ def test_activations_of_another_shape_or_type_are_refused(activations):
 def test_records_of_other_neurons_are_refused():
     """Layers of different width are neither merged nor compared, and no part is larger than the whole."""
     narrow, wide = sums(normal(9, 3)), sums(normal(9, 4))
-    for call in (lambda: merge([narrow, wide]), lambda: correlation_change(narrow, wide), lambda: merge([])):
+    for call in (lambda: merge_sums([narrow, wide]), lambda: correlation_change(narrow, wide), lambda: merge_sums([])):
         with pytest.raises(ValueError, match="of the same neurons"):
             call()
     with pytest.raises(ValueError, match="got one of 10 tokens"):
