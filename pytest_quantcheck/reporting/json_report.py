@@ -46,8 +46,8 @@ def schema_text(name: str = "report") -> str:
     return json.dumps({**head, **schema}, indent=2, sort_keys=True) + "\n"
 
 
-def _encode(found: msgspec.Struct, place: str) -> bytes:
-    plain = msgspec.to_builtins(found, str_keys=True, enc_hook=_builtin, order="deterministic")
+def _encode(record: msgspec.Struct, place: str) -> bytes:
+    plain = msgspec.to_builtins(record, str_keys=True, enc_hook=_builtin, order="deterministic")
     return msgspec.json.format(msgspec.json.encode(_storable(plain, place)), indent=2) + b"\n"
 
 

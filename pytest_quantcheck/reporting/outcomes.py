@@ -99,7 +99,7 @@ def outcomes(report: Report) -> list[CandidateOutcome]:
 
     Candidates that are not fit for release come first, then those that could not be judged.
     """
-    left_out = {one.candidate: len(one.tests) for one in report.not_run}
+    left_out = {omission.candidate: len(omission.tests) for omission in report.not_run}
     candidates = dict.fromkeys((*(verdict.candidate for verdict in report.verdicts), *report.causes))
     unsorted = (
         CandidateOutcome(
@@ -117,7 +117,9 @@ def outcomes(report: Report) -> list[CandidateOutcome]:
 def _count_not_gated(candidate: str, report: Report) -> int:
     judged = {(verdict.prompt_set, verdict.metric) for verdict in report.verdicts if verdict.candidate == candidate}
     own = (comparison for comparison in report.comparisons if comparison.candidate == candidate)
-    return len({(one.prompt_set, estimate.metric) for one in own for estimate in one.estimates} - judged)
+    return len(
+        {(comparison.prompt_set, estimate.metric) for comparison in own for estimate in comparison.estimates} - judged
+    )
 
 
 def _name(verdict: Verdict) -> str:
@@ -149,9 +151,9 @@ def cautions(report: Report) -> Iterator[str]:
 
 
 def _not_run_sentence(not_run: Sequence[NotRun]) -> str:
-    n = sum(len(one.tests) for one in not_run)
-    wholes = [one.candidate for one in not_run if one.whole]
-    tests = [test for one in not_run if not one.whole for test in one.tests]
+    n = sum(len(omission.tests) for omission in not_run)
+    wholes = [omission.candidate for omission in not_run if omission.whole]
+    tests = [test for omission in not_run if not omission.whole for test in omission.tests]
     parts = (f"every test of {shortened(wholes)}" if wholes else "", shortened(tests) if tests else "")
     return printable(
         f"a part of the gate: {counted(n, 'test')} {plural(n, 'was', 'were')} not run "

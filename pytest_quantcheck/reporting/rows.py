@@ -39,11 +39,13 @@ class Row(NamedTuple):
     @property
     def cells(self) -> tuple[str, ...]:
         """The texts of the row, in the columns of `headings`."""
-        found, verdict = self.estimate, self.verdict
-        layer = "" if found.layer is None else str(found.layer)
-        interval = "-" if found.low is None or found.high is None else f"{_cell(found.low)} to {_cell(found.high)}"
+        estimate, verdict = self.estimate, self.verdict
+        layer = "" if estimate.layer is None else str(estimate.layer)
+        interval = (
+            "-" if estimate.low is None or estimate.high is None else f"{_cell(estimate.low)} to {_cell(estimate.high)}"
+        )
         limit = f"{_SIGNS[verdict.direction]} {verdict.limit:.4g}" if verdict else "-"
-        return (self.metric.title, layer, _cell(found.value), interval, limit, self.word)
+        return (self.metric.title, layer, _cell(estimate.value), interval, limit, self.word)
 
 
 class Group(NamedTuple):
@@ -87,7 +89,9 @@ class Group(NamedTuple):
             chosen = verdict.estimate if verdict else worst_estimate(estimates, metric)
             yield Row(metric, verdict, chosen)
             if layers:
-                yield from (Row(metric, None, one, beside=True) for one in estimates if one.layer != chosen.layer)
+                yield from (
+                    Row(metric, None, estimate, beside=True) for estimate in estimates if estimate.layer != chosen.layer
+                )
 
     def notes(self) -> Iterator[str]:
         """Yield sentences about the table, the comparison's own notes last."""
@@ -163,9 +167,9 @@ def _remarks(metric: Metric, estimates: Sequence[Estimate], notes: Sequence[str]
     for estimate in estimates:
         if estimate.value is None or estimate.reason:
             layers.setdefault((_state(estimate), estimate.reason), []).append(estimate.layer)
-    for (state, reason), found in layers.items():
+    for (state, reason), numbers in layers.items():
         if not reason or not any(reason in note for note in notes):
-            where = " ".join(filter(None, (_places(found), state)))
+            where = " ".join(filter(None, (_places(numbers), state)))
             yield ": ".join(filter(None, (metric.title, where, reason)))
 
 

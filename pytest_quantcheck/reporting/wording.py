@@ -41,8 +41,8 @@ def number(value: float) -> str:
         return f"{value:.4g}"
     decimals = 3 - math.floor(math.log10(size)) if size else 4
     text = f"{value:.{max(decimals, 0)}f}"
-    whole, _, fraction = text.partition(".")
-    return f"{whole}.{fraction[:4]}{fraction[4:].rstrip('0')}" if fraction else whole
+    integer, _, fraction = text.partition(".")
+    return f"{integer}.{fraction[:4]}{fraction[4:].rstrip('0')}" if fraction else integer
 
 
 def bound(verdict: Verdict) -> str:
@@ -150,8 +150,8 @@ def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for verdict in verdicts:
         if verdict.status == "inconclusive":
             doubts.setdefault(METRICS[verdict.metric].more_evidence, []).append(verdict)
-    for found in doubts.values():
-        yield _prompts_step(max(found, key=lambda verdict: verdict.prompts_needed or math.inf))
+    for group in doubts.values():
+        yield _prompts_step(max(group, key=lambda verdict: verdict.prompts_needed or math.inf))
 
 
 def _prompts_step(verdict: Verdict) -> str:

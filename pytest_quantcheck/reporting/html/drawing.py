@@ -88,8 +88,8 @@ def reliability(name: str, series: Sequence[Series]) -> str:
     """Draw accuracy over confidence of both models, with the line of equality."""
     with _drawn(name, height=3.6) as (axes, svg):
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
-        for one in series:
-            _line(axes, one)
+        for curve in series:
+            _line(axes, curve)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of a bin", ylabel="accuracy of the bin")
         axes.grid(visible=True)
         _legend(axes)
@@ -101,11 +101,11 @@ def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float |
     with _drawn(name) as (axes, svg):
         if limit is not None:
             axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="-.", label="limit")
-        for one in series:
-            _line(axes, one)
+        for curve in series:
+            _line(axes, curve)
         axes.set(xlabel="layer", ylabel=quantity)
         axes.set_ylim(*_range(series, limit))
-        axes.set_xlim(*_around([layer for one in series for layer in one.x]))
+        axes.set_xlim(*_around([layer for curve in series for layer in curve.x]))
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
         axes.grid(visible=True, axis="y")
         _legend(axes)
@@ -116,10 +116,10 @@ def histogram(name: str, series: Sequence[Series]) -> str:
     """Draw counts in ten bins of abs(r) from 0 to 1; the axis is symmetric-logarithmic."""
     edges = [edge / 10 for edge in range(11)]
     with _drawn(name) as (axes, svg):
-        for one in series:
-            counts = [value or 0 for value in one.y]
+        for curve in series:
+            counts = [value or 0 for value in curve.y]
             axes.stairs(
-                counts, edges, color=one.colour, label=one.name, linestyle=_STYLES[one.colour][1], linewidth=1.4
+                counts, edges, color=curve.colour, label=curve.name, linestyle=_STYLES[curve.colour][1], linewidth=1.4
             )
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_minor_locator(NullLocator())
@@ -144,13 +144,13 @@ def _line(axes: Axes, series: Series) -> None:
 def _without_gaps(*columns: Sequence[float | None]) -> list[list[float]]:
     """Return the columns without the rows in which a number is missing."""
     rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
-    whole = [row for row in rows if len(row) == len(columns)]
-    return [[row[place] for row in whole] for place in range(len(columns))]
+    complete = [row for row in rows if len(row) == len(columns)]
+    return [[row[place] for row in complete] for place in range(len(columns))]
 
 
 def _range(series: Sequence[Series], limit: float | None) -> tuple[float, float]:
     """Return the limits of the axis: 0, and a little above the largest number."""
-    drawn = [value for one in series for value in (*one.y, *one.high) if value is not None]
+    drawn = [value for curve in series for value in (*curve.y, *curve.high) if value is not None]
     return 0.0, (max([*drawn, limit or 0.0]) or 0.01) * 1.12
 
 

@@ -65,12 +65,12 @@ def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -
 
 def _affordable(flips: Sequence[Flip], prompts: PromptSet | None, budget: int) -> Iterator[Prompt]:
     for flip in flips:
-        one = _prompt(flip, prompts)
-        texts = (one.text, one.beginning, one.gold, one.reference.text, one.candidate.text)
+        prompt = _prompt(flip, prompts)
+        texts = (prompt.text, prompt.beginning, prompt.gold, prompt.reference.text, prompt.candidate.text)
         budget -= _MARKUP + sum(len(escape(text or "").encode()) for text in texts)
         if budget < 0:
             return
-        yield one
+        yield prompt
 
 
 def _kind(flip: Flip) -> str:
@@ -81,12 +81,12 @@ def _kind(flip: Flip) -> str:
 
 
 def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
-    known = prompts if prompts and flip.index < len(prompts) else None
-    text = shortened(visible(known.prompts[flip.index])) if known else None
+    prompt_set = prompts if prompts and flip.index < len(prompts) else None
+    text = shortened(visible(prompt_set.prompts[flip.index])) if prompt_set else None
     return Prompt(
-        row=known.rows[flip.index] if known else flip.index + 1,
+        row=prompt_set.rows[flip.index] if prompt_set else flip.index + 1,
         kind=_kind(flip),
-        gold=shortened(visible(known.golds[flip.index])) if known else None,
+        gold=shortened(visible(prompt_set.golds[flip.index])) if prompt_set else None,
         text=text,
         beginning=None if text is None or len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " "),
         reference=_model_answer(flip.reference),
@@ -94,5 +94,5 @@ def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
     )
 
 
-def _model_answer(found: Answer) -> ModelAnswer:
-    return ModelAnswer(answer(found.text), number(found.confidence), found.correct)
+def _model_answer(reply: Answer) -> ModelAnswer:
+    return ModelAnswer(answer(reply.text), number(reply.confidence), reply.correct)
