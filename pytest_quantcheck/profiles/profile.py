@@ -80,7 +80,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     def may_meet(self, other: "Rule") -> bool:
         """Return whether some case matches both rules: they differ in no key."""
         named = ((getattr(self, key), getattr(other, key)) for key in _NAMED_KEYS)
-        if any(one is not None and two is not None and one != two for one, two in named):
+        if any(first is not None and second is not None and first != second for first, second in named):
             return False
         return _layers_may_meet(self.layer, other.layer)
 
@@ -172,12 +172,12 @@ def block_name(layer: int, n_layers: int) -> LayerName | None:
     return "middle" if layer == (n_layers - 1) // 2 else None
 
 
-def _layers_may_meet(one: int | LayerName | None, two: int | LayerName | None) -> bool:
-    if one is None or two is None or one == two:
+def _layers_may_meet(first: int | LayerName | None, second: int | LayerName | None) -> bool:
+    if first is None or second is None or first == second:
         return True
-    if type(one) is type(two):
+    if type(first) is type(second):
         return False
-    name, number = (one, two) if isinstance(one, str) else (two, one)
+    name, number = (first, second) if isinstance(first, str) else (second, first)
     return (name == "first") == (number == 0)
 
 

@@ -61,9 +61,11 @@ def published_checksums(directory: Path | None = None) -> dict[str, str]:
 def changed_profiles(directory: Path | None = None) -> list[str]:
     """Return the files that are changed, deleted or without a checksum, sorted."""
     directory = directory or thresholds_directory()
-    found = {path.relative_to(directory).as_posix(): checksum(path.read_bytes()) for path in directory.glob("*/*.toml")}
+    actual = {
+        path.relative_to(directory).as_posix(): checksum(path.read_bytes()) for path in directory.glob("*/*.toml")
+    }
     published = published_checksums(directory)
-    return sorted(name for name in found.keys() | published.keys() if found.get(name) != published.get(name))
+    return sorted(name for name in actual.keys() | published.keys() if actual.get(name) != published.get(name))
 
 
 def _split(spec: str, directory: Path) -> tuple[str, int]:
@@ -75,9 +77,9 @@ def _split(spec: str, directory: Path) -> tuple[str, int]:
 
 
 def _refuse_unknown(spec: str, directory: Path) -> NoReturn:
-    known = sorted(f"{path.parent.name}@{path.stem}" for path in directory.glob("*/*.toml"))
+    labels = sorted(f"{path.parent.name}@{path.stem}" for path in directory.glob("*/*.toml"))
     raise ProfileError(
-        f"profile {spec!r}: expected NAME@VERSION or the path of a .toml file; there are {', '.join(known) or 'none'}"
+        f"profile {spec!r}: expected NAME@VERSION or the path of a .toml file; there are {', '.join(labels) or 'none'}"
     )
 
 

@@ -210,10 +210,10 @@ def _read_override(metric: Metric, override: _Override, place: str, label: str) 
 
 
 def _refuse_ambiguity(rules: dict[str, Rule]) -> None:
-    for (first, one), (second, two) in itertools.combinations(rules.items(), 2):
-        if one.rank == two.rank and one.may_meet(two):
+    for (earlier, rule), (later, later_rule) in itertools.combinations(rules.items(), 2):
+        if rule.rank == later_rule.rank and rule.may_meet(later_rule):
             raise _PlaceError(
-                second,
-                f"has as many keys as {first} and both can match the same case, so neither wins; "
+                later,
+                f"has as many keys as {earlier} and both can match the same case, so neither wins; "
                 "add another key to one of them",
             )

@@ -28,9 +28,9 @@ def toml_string(text: str) -> str:
     >>> print(toml_string('a "b"\x07'))
     "a \"b\"\u0007"
     """
-    whole = _escaped(text)
-    if len(whole) <= WIDTH:
-        return f'"{whole}"'
+    escaped = _escaped(text)
+    if len(escaped) <= WIDTH:
+        return f'"{escaped}"'
     return '"""' + "\\\n".join(_rows(text)) + '"""'
 
 

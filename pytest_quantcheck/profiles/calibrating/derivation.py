@@ -51,11 +51,11 @@ def derive_limits(
     Returns the limits, and the number of tests that share the false-alarm rate: one for each metric and layer.
     """
     both = [*harmless, *damaged]
-    measured = {one.name: found for one in METRICS.values() if (found := shifts_of(harmless, one.name))}
-    tests = sum(len({shift.layer for shift in found}) for found in measured.values())
+    measured = {metric.name: shifts for metric in METRICS.values() if (shifts := shifts_of(harmless, metric.name))}
+    tests = sum(len({shift.layer for shift in shifts}) for shifts in measured.values())
     return [
-        _derive_limit(metric, found, shifts_of(damaged, metric), rate / tests, unmeasured_controls(both, metric))
-        for metric, found in measured.items()
+        _derive_limit(metric, shifts, shifts_of(damaged, metric), rate / tests, unmeasured_controls(both, metric))
+        for metric, shifts in measured.items()
     ], tests
 
 
@@ -75,10 +75,10 @@ def harmless_bound(harmless: Sequence[Shift], share: float) -> float:
 
 def largest_by_control(shifts: Iterable[Shift]) -> dict[str, float]:
     """Return each control's largest shift over its layers, the smallest first."""
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for shift in shifts:
-        found[shift.control] = max(shift.value, found.get(shift.control, shift.value))
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+        largest[shift.control] = max(shift.value, largest.get(shift.control, shift.value))
+    return dict(sorted(largest.items(), key=lambda item: item[1]))
 
 
 def limit_between(bound: float, damage: float | None) -> Decimal:

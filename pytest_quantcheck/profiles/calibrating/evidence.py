@@ -71,9 +71,11 @@ def _prompts(derived: DerivedLimit) -> str:
 
 
 def _without_limit(limits: Iterable[DerivedLimit]) -> Mapping[str, str]:
-    found = {derived.metric: derived for derived in limits}
-    unmeasured = {metric: "not measured in any harmless model" for metric in METRICS if metric not in found}
-    useless = {name: "its limit would be too loose to fail" for name, one in found.items() if not one.can_fail}
+    by_metric = {derived.metric: derived for derived in limits}
+    unmeasured = {metric: "not measured in any harmless model" for metric in METRICS if metric not in by_metric}
+    useless = {
+        name: "its limit would be too loose to fail" for name, derived in by_metric.items() if not derived.can_fail
+    }
     return unmeasured | useless
 
 

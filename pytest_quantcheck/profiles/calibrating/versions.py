@@ -72,8 +72,8 @@ def _path(directory: Path, name: str, version: int) -> Path:
 
 
 def _versions(directory: Path, name: str) -> list[int]:
-    found = (re.fullmatch(r"[1-9]\d*", path.stem, re.ASCII) for path in (directory / name).glob("*.toml"))
-    return [int(match[0]) for match in found if match]
+    matches = (re.fullmatch(r"[1-9]\d*", path.stem, re.ASCII) for path in (directory / name).glob("*.toml"))
+    return [int(match[0]) for match in matches if match]
 
 
 def _refuse_existing(directory: Path, name: str, version: int) -> None:
