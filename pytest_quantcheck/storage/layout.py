@@ -87,7 +87,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
         "provenance": measurement.provenance,
         "exact": measurement.answers.exact,
         "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
-        "saliency": {layer: found.salient.shape[-1] for layer, found in measurement.saliency.items()},
+        "saliency": {layer: saliency.salient.shape[-1] for layer, saliency in measurement.saliency.items()},
         "golds": measurement.golds,
         "available": measurement.available,
         "texts": measurement.texts,
@@ -156,18 +156,19 @@ def _layer_scalars(seen: Activations) -> LayerScalars:
     )
 
 
-def _activations(arrays: Arrays, layer: int, found: LayerScalars, *, rounded: bool) -> Activations:
+def _activations(arrays: Arrays, layer: int, layer_scalars: LayerScalars, *, rounded: bool) -> Activations:
     prefix = f"activations/{layer}"
-    own = _take(arrays, prefix, ACTIVATIONS, g=len(found.group_tokens))
+    own = _take(arrays, prefix, ACTIVATIONS, g=len(layer_scalars.group_tokens))
     correlations = _rounded_correlations if rounded else _exact_correlations
     c, s = len(own["correlated"]), len(own["sample"])
     return Activations(
         **own,
-        correlations=correlations(arrays, f"{prefix}/correlations", found.tokens, c),
+        correlations=correlations(arrays, f"{prefix}/correlations", layer_scalars.tokens, c),
         groups=tuple(
-            correlations(arrays, f"{prefix}/groups/{group}", count, s) for group, count in enumerate(found.group_tokens)
+            correlations(arrays, f"{prefix}/groups/{group}", count, s)
+            for group, count in enumerate(layer_scalars.group_tokens)
         ),
-        rectified=found.rectified,
+        rectified=layer_scalars.rectified,
     )
 
 
@@ -187,14 +188,14 @@ def _saliency(arrays: Arrays, layer: int, neurons: int) -> Saliency:
 
 def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
     """Return the arrays under a prefix by name, in their layout's dtype."""
-    found = {}
+    fields = {}
     for name, (_, dtype) in layout.items():
         array = arrays.get(f"{prefix}/{name}")
         if array is None:
             raise ValueError(f"expected an array {prefix}/{name}, found none")
-        found[name] = widen(array, dtype)
-    _check(prefix, found, layout, sizes)
-    return found
+        fields[name] = widen(array, dtype)
+    _check(prefix, fields, layout, sizes)
+    return fields
 
 
 def _check(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
@@ -203,9 +204,9 @@ def _check(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]
         array, letters = arrays[name], dimensions.split()
         sizes = dict(zip(letters, array.shape, strict=False)) | dict(sizes)
         if array.dtype != dtype or array.shape != tuple(sizes.get(letter) for letter in letters):
-            known = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
+            lengths = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
             raise ValueError(
-                f"expected {prefix}/{name} to be {np.dtype(dtype)} ({', '.join(letters)}) with {known}, got "
+                f"expected {prefix}/{name} to be {np.dtype(dtype)} ({', '.join(letters)}) with {lengths}, got "
                 f"{array.dtype} {array.shape}"
             )
 

@@ -65,9 +65,9 @@ def check_new(flag: str, directory: Path) -> None:
     _check_access(flag, directory, target.parent if is_there else target)
     if not is_there:
         return
-    if found := sorted(path.name for path in target.iterdir()):
+    if names := sorted(path.name for path in target.iterdir()):
         raise StorageError(
-            f"{flag}={directory}: expected a new or an empty directory, found {shortened(found)} in it; choose another "
+            f"{flag}={directory}: expected a new or an empty directory, found {shortened(names)} in it; choose another "
             "one"
         )
     if target.is_mount() or target == Path.cwd():
@@ -85,7 +85,7 @@ def _check_access(flag: str, directory: Path, place: Path) -> None:
 
 def _nearest(path: Path) -> tuple[Path, int]:
     """Return the path, or the nearest one above that exists; and its mode."""
-    return next((one, mode) for one in (path, *path.parents) if (mode := _mode(one)))
+    return next((place, mode) for place in (path, *path.parents) if (mode := _mode(place)))
 
 
 def _mode(path: Path) -> int:
@@ -96,8 +96,8 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _refusal(path: Path, expected: str, found: str) -> StorageError:
+def _refusal(path: Path, expected: str, obtained: str) -> StorageError:
     return StorageError(
-        f"cannot write {path}: expected {expected}, found {found}; it was left as it is: remove it or choose another "
-        "place"
+        f"cannot write {path}: expected {expected}, found {obtained}; it was left as it is: remove it or choose "
+        "another place"
     )
