@@ -115,14 +115,14 @@ def _json_row(path: Path, number: int, line: str, columns: Columns) -> Row:
     return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
-def _check_columns(place: str, found: list[str], columns: Columns) -> None:
-    missing = [column for column in columns.values() if column not in found]
+def _check_columns(place: str, header: list[str], columns: Columns) -> None:
+    missing = [column for column in columns.values() if column not in header]
     if missing:
         raise PromptError(
-            f"{place}: expected the columns {_both(columns)}, missing {missing}, found {found}; name those that have "
-            f"prompt and gold: {suggest(columns, found)}"
+            f"{place}: expected the columns {_both(columns)}, missing {missing}, found {header}; name those that have "
+            f"prompt and gold: {suggest(columns, header)}"
         )
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise PromptError(f"{place}: expected each column once, got {twice} more than once")
 

@@ -73,8 +73,8 @@ class PromptSet:
             PromptError: equal inputs have different golds, or fewer than ten are left of a set with repeats.
         """
         first: dict[Hashable, int] = {}
-        for position, one in enumerate(inputs):
-            earlier = first.setdefault(one, position)
+        for position, model_input in enumerate(inputs):
+            earlier = first.setdefault(model_input, position)
             if self.golds[earlier] != self.golds[position]:
                 rows = f"{self.rows[earlier]} and {self.rows[position]}"
                 golds = f"{self.golds[earlier]!r:.60} and {self.golds[position]!r:.60}"

@@ -42,9 +42,9 @@ def read_prompts(
     numbers = _shuffled(rows, seed)
     if source.startswith("hf:"):
         numbers = numbers[:samples]  # nobody can correct the rows of others that are not measured
-    found = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers}, available=len(rows))
-    found.choose_distinct(found.prompts)
-    sample = found.first(samples)
+    prompt_set = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers}, available=len(rows))
+    prompt_set.choose_distinct(prompt_set.prompts)
+    sample = prompt_set.first(samples)
     if len(sample) < FEWEST_PROMPTS:
         raise PromptError(
             f"{source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(sample)}"
@@ -53,12 +53,12 @@ def read_prompts(
     return sample
 
 
-def _choose_template(source: str, asked: Template) -> Template:
-    if source.startswith("hf:") and asked.format is None:
-        return Template(asked.chat, find_hub_set(source.removeprefix("hf:")).format)
-    if source == "builtin" and asked == Template():
+def _choose_template(source: str, template: Template) -> Template:
+    if source.startswith("hf:") and template.format is None:
+        return Template(template.chat, find_hub_set(source.removeprefix("hf:")).format)
+    if source == "builtin" and template == Template():
         return Template(chat=False)
-    return asked
+    return template
 
 
 def _read_source(source: str, columns: Mapping[str, str]) -> Mapping[int, Row]:
