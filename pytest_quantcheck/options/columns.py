@@ -48,7 +48,7 @@ def complete(named: Mapping[str, str]) -> dict[str, str]:
     return columns
 
 
-def suggest(columns: Mapping[str, str], found: Sequence[str]) -> str:
+def suggest(columns: Mapping[str, str], header: Sequence[str]) -> str:
     """Return the option, as it is typed, for the likeliest columns found.
 
     >>> suggest(COLUMNS, ["id", "question", "answer"])
@@ -56,7 +56,9 @@ def suggest(columns: Mapping[str, str], found: Sequence[str]) -> str:
     """
     meant: dict[str, str] = {}
     for name, column in columns.items():
-        free = [one for one in found if one not in {*columns.values(), *meant.values()} and "," not in one]
-        meant[name] = column if column in found else likely(_USUAL[name], free) or "COLUMN"
+        free = [
+            heading for heading in header if heading not in {*columns.values(), *meant.values()} and "," not in heading
+        ]
+        meant[name] = column if column in header else likely(_USUAL[name], free) or "COLUMN"
     changed = {name: column for name, column in meant.items() if column != COLUMNS[name]} or meant
     return shlex.quote(f"--quantcheck-columns={','.join(f'{name}={column}' for name, column in changed.items())}")

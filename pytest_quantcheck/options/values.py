@@ -71,14 +71,14 @@ def parse_template(raw: str) -> str:
     return raw.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def parse_name(known: Mapping[str, str]) -> Callable[[str], str]:
+def parse_name(spellings: Mapping[str, str]) -> Callable[[str], str]:
     """Make a parser from known spellings to their exact names."""
 
     def parse(raw: str) -> str:
         word = raw.strip().lower()
-        if word not in known:
-            raise ValueError(f"expected one of {', '.join(known)}, got {raw!r}.{nearest(word, known)}")
-        return known[word]
+        if word not in spellings:
+            raise ValueError(f"expected one of {', '.join(spellings)}, got {raw!r}.{nearest(word, spellings)}")
+        return spellings[word]
 
     return parse
 
