@@ -44,8 +44,8 @@ def take_selection(config: pytest.Config, *, only: bool) -> Selection:
         expressions = [expression for expression in (line.keyword, line.markexpr) if expression]
         others = bool(expressions) or not all(map(is_suite, line.file_or_dir))
         only = bool(line.quantcheck_only) or (only and not others)
-        asked = any(config.getoption(option.dest) is not None for option in OPTIONS)
-        collect = only or bool(node_ids) or asked or not others or any(map(_NAMES.search, expressions))
+        option_given = any(config.getoption(option.dest) is not None for option in OPTIONS)
+        collect = only or bool(node_ids) or option_given or not others or any(map(_NAMES.search, expressions))
         selection = Selection(collect, tuple(map(own_nodeid, node_ids)), alone=collect and (only or not config.args))
         config.option.quantcheck_selection = asdict(selection)
     return Selection(**config.option.quantcheck_selection)
