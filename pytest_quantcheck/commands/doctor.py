@@ -14,7 +14,7 @@ from pytest_quantcheck.reporting.publishing.step_summary import VARIABLE
 _OURS = "pytest-quantcheck"
 
 
-def run(_asked: argparse.Namespace) -> int:
+def run(_arguments: argparse.Namespace) -> int:
     """Print one fact a line; what is missing begins with `warning:`, and the exit status is 0 all the same."""
     say(_lines())
     return FINE
@@ -41,5 +41,7 @@ def _lines() -> Iterator[str]:
 def _required(extra: str = "") -> list[str]:
     """Return the packages that this one requires, or those of an extra."""
     marker = f'extra == "{extra}"' if extra else ""
-    found = (one.replace("'", '"').partition(";") for one in importlib.metadata.requires(_OURS) or ())
-    return [re.split(r"[^\w.-]", name.strip())[0] for name, _, condition in found if condition.strip() == marker]
+    requirements = (
+        requirement.replace("'", '"').partition(";") for requirement in importlib.metadata.requires(_OURS) or ()
+    )
+    return [re.split(r"[^\w.-]", name.strip())[0] for name, _, condition in requirements if condition.strip() == marker]

@@ -77,7 +77,7 @@ def spelled(text: str) -> str:
     >>> spelled("--quantcheck-samples=9 and --quantcheck-report, not --quantcheck-controls")
     '--samples=9 and --report, not --quantcheck-controls'
     """
-    return re.sub(r"--quantcheck-[a-z]+(-[a-z]+)*", lambda found: _SPELLINGS.get(found[0], found[0]), text)
+    return re.sub(r"--quantcheck-[a-z]+(-[a-z]+)*", lambda match: _SPELLINGS.get(match[0], match[0]), text)
 
 
 def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
@@ -94,12 +94,12 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
         )
 
 
-def read(asked: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
+def read(arguments: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
     """Each option's value by its field: from the command line, else its default.
 
     Raises `SettingsError` for a value that cannot be used, and names the option.
     """
-    return {option.field: _value(option, getattr(asked, option.field)) for option in options}
+    return {option.field: _value(option, getattr(arguments, option.field)) for option in options}
 
 
 def to_settings(given: Mapping[str, Any]) -> Settings:
