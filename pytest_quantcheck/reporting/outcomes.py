@@ -86,7 +86,7 @@ class CandidateOutcome(NamedTuple):
         """Yield the objections where each verdict's own sentence stands elsewhere: a line for each status."""
         yield from dict.fromkeys(map(printable, self.causes))
         for status in WORST_FIRST:
-            if named := [_name(verdict) for verdict in self.against if verdict.status == status]:
+            if named := [_verdict_name(verdict) for verdict in self.against if verdict.status == status]:
                 yield f"{status}: {', '.join(named)}"
 
     def steps(self) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _count_not_gated(candidate: str, report: Report) -> int:
     )
 
 
-def _name(verdict: Verdict) -> str:
+def _verdict_name(verdict: Verdict) -> str:
     """Name a verdict's metric, layer and prompt set."""
     layer = verdict.estimate.layer
     place = "" if layer is None else f" at layer {layer}"

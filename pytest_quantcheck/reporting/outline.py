@@ -12,7 +12,7 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.prompts import PromptSet
 
-_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+_SHOWN_LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
 class Outline(NamedTuple):
@@ -29,7 +29,7 @@ class Outline(NamedTuple):
     def header_lines(self) -> Iterator[str]:
         """Yield the lines for the top of pytest's output."""
         settings = self.settings
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _SHOWN_LIBRARIES)
         revision = f" at {settings.revision}" if settings.revision else ""
         prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in self.prompt_sets.items())
         controls = f" and {len(self.controls)} controls" if self.controls else ""

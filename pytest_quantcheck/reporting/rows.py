@@ -14,7 +14,7 @@ from pytest_quantcheck.reporting.wording import SMALLEST, interval_name, next_st
 _SIGNS = {"max": "<=", "min": ">="}
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One metric with its verdict, if any, and its worst layer's estimate.
 
     A row `beside` it is another layer of the same metric, which has no verdict.
@@ -77,7 +77,7 @@ class Group(NamedTuple):
             return self.comparison.of(metric)
         return (self.verdicts[metric].estimate,) if metric in self.verdicts else ()
 
-    def rows(self, *, layers: bool = False) -> Iterator[Row]:
+    def rows(self, *, layers: bool = False) -> Iterator[TableRow]:
         """Yield a row for each judged or estimated metric, as in `METRICS`.
 
         With `layers`, a row for each other layer follows.
@@ -87,10 +87,12 @@ class Group(NamedTuple):
             if not (verdict or estimates):
                 continue
             chosen = verdict.estimate if verdict else worst_estimate(estimates, metric)
-            yield Row(metric, verdict, chosen)
+            yield TableRow(metric, verdict, chosen)
             if layers:
                 yield from (
-                    Row(metric, None, estimate, beside=True) for estimate in estimates if estimate.layer != chosen.layer
+                    TableRow(metric, None, estimate, beside=True)
+                    for estimate in estimates
+                    if estimate.layer != chosen.layer
                 )
 
     def notes(self) -> Iterator[str]:
@@ -114,7 +116,7 @@ class Group(NamedTuple):
         return f"{metric.title} (from {wanted:,} prompts up)" if wanted > self.n_prompts else metric.title
 
 
-def headings(rows: Sequence[Row]) -> tuple[str, ...]:
+def headings(rows: Sequence[TableRow]) -> tuple[str, ...]:
     """Return the headings of a table's columns."""
     names = {interval_name(row.estimate.confidence) for row in rows if row.estimate.low is not None}
     interval = names.pop() if len(names) == 1 else "interval"

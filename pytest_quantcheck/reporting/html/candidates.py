@@ -85,7 +85,7 @@ def _findings(outcome: CandidateOutcome, report: Report, sections: Mapping[tuple
         status="failed" if outcome.unfit else "passed" if outcome.fit else "none",
         sentence=outcome.facts,
         causes=tuple(map(visible, dict.fromkeys(outcome.causes))),
-        against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_order)),
+        against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_severity_key)),
         warnings=tuple(_finding(verdict, report, sections) for verdict in outcome.warnings),
     )
 
@@ -94,7 +94,7 @@ def _named(summaries: Sequence[CandidateSummary], status: str) -> str:
     return ", ".join(summary.candidate for summary in summaries if summary.status == status)
 
 
-def _order(verdict: Verdict) -> tuple[int, float]:
+def _severity_key(verdict: Verdict) -> tuple[int, float]:
     """Return a sort key: worst status first, then the furthest beyond its limit."""
     return WORST_FIRST.index(verdict.status), -_times(verdict)
 

@@ -21,7 +21,7 @@ INK, FAINT, REFERENCE, CANDIDATE, LIMIT = "#000001", "#000002", "#000003", "#000
 _VARIABLES = {INK: "ink", FAINT: "line", REFERENCE: "reference", CANDIDATE: "candidate", LIMIT: "bad"}
 _STYLES = {REFERENCE: ("o", "-"), CANDIDATE: ("s", "--")}
 _SIZE = (4.4, 2.9)
-_LONGEST = 22
+_LONGEST_LABEL = 22
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -76,7 +76,7 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
         axes.barh(places, values, color=colours, height=0.62)
         for place, value in zip(places, values, strict=True):
             axes.annotate(number(value), (value, place), (4, 0), textcoords="offset points", va="center")
-        axes.set_yticks(places, [_label(label) for label in labels])
+        axes.set_yticks(places, [_short_label(label) for label in labels])
         axes.invert_yaxis()
         axes.set_xlim(0, max([*values, 1e-9]) * 1.22)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -84,12 +84,12 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
     return svg[0]
 
 
-def reliability(name: str, series: Sequence[Series]) -> str:
+def reliability_diagram(name: str, series: Sequence[Series]) -> str:
     """Draw accuracy over confidence of both models, with the line of equality."""
     with _drawn(name, height=3.6) as (axes, svg):
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
         for curve in series:
-            _line(axes, curve)
+            _plot(axes, curve)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of a bin", ylabel="accuracy of the bin")
         axes.grid(visible=True)
         _legend(axes)
@@ -102,7 +102,7 @@ def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float |
         if limit is not None:
             axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="-.", label="limit")
         for curve in series:
-            _line(axes, curve)
+            _plot(axes, curve)
         axes.set(xlabel="layer", ylabel=quantity)
         axes.set_ylim(*_range(series, limit))
         axes.set_xlim(*_around([layer for curve in series for layer in curve.x]))
@@ -131,7 +131,7 @@ def histogram(name: str, series: Sequence[Series]) -> str:
     return svg[0]
 
 
-def _line(axes: Axes, series: Series) -> None:
+def _plot(axes: Axes, series: Series) -> None:
     marker, style = _STYLES[series.colour]
     if series.low:
         axes.vlines(
@@ -172,9 +172,11 @@ def _short(count: float) -> str:
     return f"{count:g}"
 
 
-def _label(text: str) -> str:
+def _short_label(text: str) -> str:
     shown = printable(text)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]}…{shown[-_LONGEST // 2 + 1 :]}"
+    return (
+        shown if len(shown) <= _LONGEST_LABEL else f"{shown[: _LONGEST_LABEL // 2]}…{shown[-_LONGEST_LABEL // 2 + 1 :]}"
+    )
 
 
 @contextmanager

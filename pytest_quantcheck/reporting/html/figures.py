@@ -96,7 +96,7 @@ def _reliability(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Fig
         "Reliability",
         "accuracy over confidence in ten bins of equal count; below the dotted line a model is overconfident",
         f"Reliability diagram of both models. Largest gap between confidence and accuracy in a bin: {worst}",
-        Markup(drawing.reliability(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
+        Markup(drawing.reliability_diagram(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
         ("bin", "prompts", *(f"{model} {side}" for model, _ in _MODELS for side in ("confidence", "accuracy"))),
         tuple(rows),
     )
@@ -158,12 +158,12 @@ def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | No
     )
 
 
-def _convergence(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+def _convergence_figure(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
     convergence, x = comparison.convergence, sorted(comparison.convergence)
     if not convergence:
         return
     series = [
-        Series(model, colour, x, [_share(convergence[layer].get(model)) for layer in x])
+        Series(model, colour, x, [_converged_share(convergence[layer].get(model)) for layer in x])
         for model, colour in _MODELS
         if any(model in convergence[layer] for layer in x)
     ]
@@ -193,7 +193,7 @@ def _tried(own: Convergence) -> tuple[str, ...]:
     return f"{own.attributed:,}", f"{own.converged:,}", _cell(own.median_nodes), _cell(own.median_error)
 
 
-def _share(own: Convergence | None) -> float | None:
+def _converged_share(own: Convergence | None) -> float | None:
     return own.converged / own.attributed if own and own.attributed else None
 
 
@@ -268,7 +268,7 @@ def _cell(value: float | None) -> str:
 _FIGURES: tuple[Callable[[Comparison, Verdicts, str], Iterator[Figure]], ...] = (
     _reliability,
     _metrics,
-    _convergence,
+    _convergence_figure,
     _strong_pairs,
     _pair_counts,
 )

@@ -21,7 +21,7 @@ from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.outcomes import cautions
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.report import Report
-from pytest_quantcheck.reporting.rows import Group, Row, groups
+from pytest_quantcheck.reporting.rows import Group, TableRow, groups
 from pytest_quantcheck.reporting.wording import (
     interval_name,
     number,
@@ -33,7 +33,7 @@ _HERE = Path(__file__).parent
 _FOREMOST = 6  # findings against a candidate that are shown unfolded
 
 
-class Line(NamedTuple):
+class MetricLine(NamedTuple):
     """One metric as a row of a section's table."""
 
     title: str
@@ -57,7 +57,7 @@ class Section(NamedTuple):
     prompt_set: str
     n_prompts: int
     interval: str
-    lines: tuple[Line, ...]
+    lines: tuple[MetricLine, ...]
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     flips: Flips | None
@@ -119,7 +119,7 @@ def _environment() -> jinja2.Environment:
         "visible": visible,
         "number": number,
         "counted": counted,
-        "plain": _plain,
+        "plain": _as_text,
         "options": _options,
     }
     return environment
@@ -144,9 +144,9 @@ def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups
     )
 
 
-def _line(row: Row) -> Line:
+def _line(row: TableRow) -> MetricLine:
     estimate, verdict = row.estimate, row.verdict
-    return Line(
+    return MetricLine(
         title=row.metric.title,
         meaning=row.metric.meaning,
         layer="" if estimate.layer is None else str(estimate.layer),
@@ -182,12 +182,12 @@ def _origins(report: Report) -> Iterator[Origins]:
         models = {"reference": own[0].reference_provenance} | {
             comparison.candidate: comparison.candidate_provenance for comparison in own
         }
-        yield Origins(visible(prompt_set), tuple(map(visible, models)), tuple(_facts(list(models.values()))))
+        yield Origins(visible(prompt_set), tuple(map(visible, models)), tuple(_provenance_rows(list(models.values()))))
 
 
-def _facts(models: Sequence[Provenance]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def _provenance_rows(models: Sequence[Provenance]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     for name in Provenance.__struct_fields__:
-        values = tuple(_plain(getattr(model, name)) for model in models)
+        values = tuple(_as_text(getattr(model, name)) for model in models)
         same = len(set(values)) == 1
         yield name.replace("_", " "), values[:1] if same else values, not same
 
@@ -200,14 +200,14 @@ def _options(text: str) -> Markup:
     )
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """Return a setting or a fact of a provenance as text."""
     if value is None or value in ((), "", [], {}):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{visible(str(key))}: {_plain(item)}" for key, item in sorted(value.items()))
+        return ", ".join(f"{visible(str(key))}: {_as_text(item)}" for key, item in sorted(value.items()))
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_as_text, value))
     return visible(str(value))

@@ -30,7 +30,7 @@ def answer(text: str) -> str:
     return f"“{shown}”"
 
 
-def shortened(text: str) -> str:
+def without_middle(text: str) -> str:
     """Return a text without its middle, if it is too long."""
     if len(text) <= LONGEST:
         return text
