@@ -32,7 +32,7 @@ def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
     if spec.endswith(".toml"):
         return read_profile(_read_bytes(Path(spec).expanduser()), spec)
     directory = directory or thresholds_directory()
-    name, version = _split(spec, directory)
+    name, version = _split_label(spec, directory)
     path = directory / name / f"{version}.toml"
     data = _read_bytes(path) if path.is_file() else _refuse_unknown(spec, directory)
     _check_checksum(data, f"{name}/{version}.toml", directory)
@@ -68,7 +68,7 @@ def changed_profiles(directory: Path | None = None) -> list[str]:
     return sorted(name for name in actual.keys() | published.keys() if actual.get(name) != published.get(name))
 
 
-def _split(spec: str, directory: Path) -> tuple[str, int]:
+def _split_label(spec: str, directory: Path) -> tuple[str, int]:
     try:
         name, version = read_label(spec)
     except ValueError:

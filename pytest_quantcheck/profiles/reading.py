@@ -12,7 +12,7 @@ from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.metrics import Metric, check_limit, find_metric
 from pytest_quantcheck.profiles.profile import Inconclusive, LayerName, Limit, Profile, Rule
 
-SCHEMA = 1
+PROFILE_SCHEMA = 1
 """Version of the profile's file format."""
 
 MOST_PROMPTS = 1_000_000
@@ -141,8 +141,8 @@ def _to_profile(document: _Document, path: str) -> Profile:
 
 
 def _check_head(document: _Document) -> None:
-    if document.schema != SCHEMA:
-        raise _PlaceError("schema", f"expected {SCHEMA}, the format this release reads, got {document.schema}")
+    if document.schema != PROFILE_SCHEMA:
+        raise _PlaceError("schema", f"expected {PROFILE_SCHEMA}, the format this release reads, got {document.schema}")
     if not document.name.strip():
         raise _PlaceError("name", "expected a name, got nothing")
     if document.version < 1:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 
 from pytest_quantcheck.profiles.profile import Profile, Rule
-from pytest_quantcheck.profiles.reading import SCHEMA
+from pytest_quantcheck.profiles.reading import PROFILE_SCHEMA
 
-WIDTH = 100
+ROW_WIDTH = 100
 """Most characters in a row of a long text, without its key and its quotes."""
 
 _SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
@@ -29,13 +29,13 @@ def toml_string(text: str) -> str:
     "a \"b\"\u0007"
     """
     escaped = _escaped(text)
-    if len(escaped) <= WIDTH:
+    if len(escaped) <= ROW_WIDTH:
         return f'"{escaped}"'
-    return '"""' + "\\\n".join(_rows(text)) + '"""'
+    return '"""' + "\\\n".join(_wrapped_rows(text)) + '"""'
 
 
 def _head(profile: Profile) -> Iterator[str]:
-    yield f"schema = {SCHEMA}"
+    yield f"schema = {PROFILE_SCHEMA}"
     yield f"name = {toml_string(profile.name)}"
     yield f"version = {profile.version}"
     yield f"description = {toml_string(profile.description)}"
@@ -55,12 +55,12 @@ def _table(rule: Rule) -> Iterator[str]:
     yield f"evidence = {toml_string(limit.evidence)}"
 
 
-def _rows(text: str) -> Iterator[str]:
+def _wrapped_rows(text: str) -> Iterator[str]:
     """Break a text between words; blanks stay at row ends, as a reader drops leading ones."""
     row = ""
     for word in re.findall(r"\S+\s*|\s+", text):
         added = _escaped(word)
-        if row and len(row) + len(added) > WIDTH:
+        if row and len(row) + len(added) > ROW_WIDTH:
             yield row
             row = ""
         row += added

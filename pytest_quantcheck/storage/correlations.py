@@ -47,7 +47,7 @@ def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
     scale = _scale(squares)
     inverse = np.divide(STEPS, scale, out=np.zeros_like(scale), where=scale > 0)
     half = np.empty(triangle_size(len(scale) - 1), dtype=np.int16)
-    for row, places in _rows(len(scale)):
+    for row, places in _triangle_rows(len(scale)):
         r = sums.comoment[row, row + 1 :] * inverse[row + 1 :]
         r *= inverse[row] / STEPS
         half[places] = np.clip(np.rint(r, out=r), -STEPS, STEPS, out=r)
@@ -63,14 +63,14 @@ def from_rounded(count: int, mean: Floats, squares: NDArray[np.float32], r: NDAr
     """Return the sums whose arrays `rounded_arrays` returned, up to rounding."""
     scale = _scale(squares)
     matrix = np.empty((len(mean), len(mean)), dtype=np.float32)
-    for row, places in _rows(len(mean)):
+    for row, places in _triangle_rows(len(mean)):
         matrix[row, row + 1 :] = r[places] * (scale[row] / STEPS) * scale[row + 1 :]
         matrix[row + 1 :, row] = matrix[row, row + 1 :]
     np.fill_diagonal(matrix, squares)
     return Correlations(count, mean, matrix)
 
 
-def _rows(width: int) -> Iterator[tuple[int, slice]]:
+def _triangle_rows(width: int) -> Iterator[tuple[int, slice]]:
     """Yield each row of a triangle without diagonal, and its place."""
     start = 0
     for row in range(width):

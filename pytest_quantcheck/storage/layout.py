@@ -105,7 +105,7 @@ def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[A
     arrays: dict[str, NDArray[Any]] = {}
     for prefix, record, layout, sizes in _records(measurement):
         fields = {name: getattr(record, name) for name in layout}
-        _check(prefix, fields, layout, sizes)
+        _check_arrays(prefix, fields, layout, sizes)
         _check_numbers(prefix, fields)
         if isinstance(record, Correlations):
             fields = rounded_arrays(record) if rounded else exact_arrays(record)
@@ -194,11 +194,11 @@ def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str
         if array is None:
             raise ValueError(f"expected an array {prefix}/{name}, found none")
         fields[name] = widen(array, dtype)
-    _check(prefix, fields, layout, sizes)
+    _check_arrays(prefix, fields, layout, sizes)
     return fields
 
 
-def _check(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
+def _check_arrays(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
     """Refuse arrays of another dtype or shape; the first array sets a dimension that is not in `sizes`."""
     for name, (dimensions, dtype) in layout.items():
         array, letters = arrays[name], dimensions.split()

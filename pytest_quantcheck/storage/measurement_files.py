@@ -139,7 +139,7 @@ def to_bytes(measurement: Measurement, *, rounded: bool) -> tuple[bytes, memoryv
     document = Document(
         schema=SCHEMA, arrays=_sha256(arrays), arrays_bytes=len(arrays), rounded=rounded, **scalars(measurement)
     )
-    return _head(_encode(document), data[8:start].rstrip(b" ")), arrays
+    return _file_head(_encode(document), data[8:start].rstrip(b" ")), arrays
 
 
 def refused(directory: Path, problem: ValueError) -> StorageError:
@@ -158,7 +158,7 @@ def _encode(document: Document) -> bytes:
     return text
 
 
-def _head(document: bytes, table: bytes) -> bytes:
+def _file_head(document: bytes, table: bytes) -> bytes:
     """Return the length and the header of a file: a document, and safetensors' own table of arrays."""
     text = msgspec.json.encode(document.decode())
     header = b'%s%064d","measurement":%s},%s' % (_START, 0, text, table[1:])

@@ -26,7 +26,7 @@ def find_target(path: Path, *, folder: bool = False) -> Path:
     expected = f"{describe_kind(kind)} or nothing there"
     if not target.is_relative_to(place):
         raise _refusal(path, expected, f"a link to {target}, outside {place}")
-    nearest, mode = _nearest(target)
+    nearest, mode = _nearest_existing(target)
     if nearest != target:
         kind, expected = stat.S_IFDIR, f"a directory at {nearest}"
     if stat.S_IFMT(mode) != kind:
@@ -78,12 +78,12 @@ def check_new(flag: str, directory: Path) -> None:
 
 
 def _check_access(flag: str, directory: Path, place: Path) -> None:
-    nearest, _ = _nearest(place)
+    nearest, _ = _nearest_existing(place)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
 
 
-def _nearest(path: Path) -> tuple[Path, int]:
+def _nearest_existing(path: Path) -> tuple[Path, int]:
     """Return the path, or the nearest one above that exists; and its mode."""
     return next((place, mode) for place in (path, *path.parents) if (mode := _mode(place)))
 

@@ -52,15 +52,16 @@ def circumstances(comparisons: Sequence[Comparison]) -> str:
 def _sentences(derived: DerivedLimit) -> Iterator[str]:
     values = sorted(shift.value for shift in derived.harmless)
     controls = _listed(shift.control for shift in derived.harmless)
-    least, most, bound = (_read(derived, shift) for shift in (values[0], values[-1], derived.bound))
+    least, most, bound = (_metric_text(derived, shift) for shift in (values[0], values[-1], derived.bound))
     yield f"Harmless: {least} to {most} ({controls}), by chance no further than {bound}."
-    seen = [f"{_read(derived, shift)} by {control}" for control, shift in derived.seen.items()]
+    seen = [f"{_metric_text(derived, shift)} by {control}" for control, shift in derived.seen.items()]
     if seen:
         yield f"Smallest damage seen: {seen[0]}{'; larger: ' if seen[1:] else ''}{', '.join(seen[1:])}."
     else:
         yield "No damage is seen: the limit is where chance ends."
     if derived.unseen:
-        yield f"Not seen: {', '.join(f'{_read(derived, shift)} by {name}' for name, shift in derived.unseen.items())}."
+        unseen = (f"{_metric_text(derived, shift)} by {control}" for control, shift in derived.unseen.items())
+        yield f"Not seen: {', '.join(unseen)}."
     if derived.unmeasured:
         yield f"Not measured, which fails: {', '.join(derived.unmeasured)}."
 
@@ -79,7 +80,7 @@ def _without_limit(limits: Iterable[DerivedLimit]) -> Mapping[str, str]:
     return unmeasured | useless
 
 
-def _read(derived: DerivedLimit, shift: float) -> str:
+def _metric_text(derived: DerivedLimit, shift: float) -> str:
     return f"{metric_value(derived.metric, shift):.3g}"
 
 
