@@ -73,13 +73,13 @@ def _comparison(reference: Path, candidate: Path, profile: Profile) -> Compariso
     before, after = load_measurement(reference), load_measurement(candidate)
     if before.provenance.bits != REFERENCE:
         raise ComparisonError(
-            f"{reference}: expected the reference's measurement, got one of {_name(before.provenance)}; REF comes "
-            "first, then CAND"
+            f"{reference}: expected the reference's measurement, got one of {_candidate_name(before.provenance)}; REF "
+            "comes first, then CAND"
         )
-    return refuse_identical(compare(before, after, name=_name(after.provenance), profile=profile))
+    return refuse_identical(compare(before, after, name=_candidate_name(after.provenance), profile=profile))
 
 
-def _name(provenance: Provenance) -> str:
+def _candidate_name(provenance: Provenance) -> str:
     """How a gate calls the candidate: by its bit-width, or by the last part of a released checkpoint's path."""
     if provenance.bits != RELEASED:
         return provenance.bits

@@ -11,7 +11,7 @@ from pytest_quantcheck.commands.stored import size
 from pytest_quantcheck.errors import ModelError, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.models.source import local_path
-from pytest_quantcheck.options.values import DTYPES, parse_text
+from pytest_quantcheck.options.values import PRECISIONS, parse_text
 from pytest_quantcheck.reporting.progress_line import duration
 from pytest_quantcheck.run.local_models import LocalModels
 from pytest_quantcheck.run.targets import resolve_targets
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         from pytest_quantcheck.models.released import unpacked  # noqa: PLC0415 - heavy
 
         with write_directory(out) as folder:
-            dtype = DTYPES[unpacked(models.files(target), folder).config["dtype"]]
+            dtype = PRECISIONS[unpacked(models.files(target), folder).config["dtype"]]
     took = duration(time.monotonic() - began)
     follow = f"pytest --quantcheck-only --quantcheck-model={shlex.quote(str(out))}"
     say([f"{out}: {arguments.file} in {dtype}, {size(out)}, written in {took}; next: {follow}"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TABLE = {option.name: option for option in OPTIONS}
 
 
-def _same(*names: str) -> tuple[Option, ...]:
+def _pytest_options(*names: str) -> tuple[Option, ...]:
     return tuple(_TABLE[name] for name in names)
 
 
@@ -37,7 +37,7 @@ MEASURE: tuple[Option, ...] = (
     _TABLE["candidate"]._replace(
         summary="the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id", kind="text"
     ),
-    *_same(
+    *_pytest_options(
         "dtype",
         "prompts",
         "columns",
@@ -64,7 +64,7 @@ DEQUANTIZE: tuple[Option, ...] = (
         summary="float format of its weights: fp32, which adds no rounding, bf16 or fp16", default="fp32"
     ),
 )
-COMPARE = _same("profile", "fail", "allow-unmeasured", "report")
+COMPARE = _pytest_options("profile", "fail", "allow-unmeasured", "report")
 
 _ACTIONS = {"text": "store", "list": "append", "flag": "store_true"}
 _SPELLINGS = {option.flag: f"--{option.name}" for option in (*MEASURE, *COMPARE)}

@@ -164,7 +164,7 @@ OPTIONS: tuple[Option, ...] = (
         "template",
         "how prompts are put to the model: auto, chat, raw or a format with {prompt}",
         "auto",
-        _late("values.parse_template"),
+        _late("values.parse_template_text"),
     ),
     Option(
         "samples",

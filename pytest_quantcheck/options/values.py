@@ -22,13 +22,13 @@ BIT_WIDTHS: Mapping[str, str] = {
 }
 """Each spelling of a bit-width and its exact name."""
 
-_FLOATS = {width.dtype: name for name, width in WIDTHS.items() if width.dtype}
-DTYPES: Mapping[str, str] = {
+_FLOAT_DTYPES = {width.dtype: name for name, width in WIDTHS.items() if width.dtype}
+PRECISIONS: Mapping[str, str] = {
     "auto": "auto",
-    **{name: name for name in _FLOATS.values()},
+    **{name: name for name in _FLOAT_DTYPES.values()},
     "16": "bf16",
     "32": "fp32",
-    **_FLOATS,
+    **_FLOAT_DTYPES,
 }
 """Each spelling of the reference's precision and its exact name; `auto` is the checkpoint's own."""
 
@@ -62,7 +62,7 @@ def parse_text(raw: str) -> str:
     return text
 
 
-def parse_template(raw: str) -> str:
+def parse_template_text(raw: str) -> str:
     r"""Parse a template; a literal `\n` or `\t` becomes newline or tab."""
     if not raw.strip():
         raise ValueError("expected auto, chat, raw or a format with {prompt}, got nothing")
@@ -83,7 +83,7 @@ def parse_name(spellings: Mapping[str, str]) -> Callable[[str], str]:
     return parse
 
 
-parse_dtype = parse_name(DTYPES)
+parse_dtype = parse_name(PRECISIONS)
 parse_readout = parse_name(_READOUTS)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.options.columns import COLUMNS
 from pytest_quantcheck.prompts.hub import find_hub_set, read_hub_rows
-from pytest_quantcheck.prompts.prompt_files import Row, read_rows
+from pytest_quantcheck.prompts.prompt_files import PromptRow, read_rows
 from pytest_quantcheck.prompts.promptset import FEWEST_PROMPTS, PromptSet
 from pytest_quantcheck.prompts.template import Template, parse_template, render
 
@@ -61,19 +61,19 @@ def _choose_template(source: str, template: Template) -> Template:
     return template
 
 
-def _read_source(source: str, columns: Mapping[str, str]) -> Mapping[int, Row]:
+def _read_source(source: str, columns: Mapping[str, str]) -> Mapping[int, PromptRow]:
     if source.startswith("hf:"):
         return read_hub_rows(source.removeprefix("hf:"))
     return read_rows(BUILTIN) if source == "builtin" else read_rows(Path(source).expanduser(), columns)
 
 
-def _shuffled(rows: Mapping[int, Row], seed: int) -> list[int]:
+def _shuffled(rows: Mapping[int, PromptRow], seed: int) -> list[int]:
     numbers = sorted(rows)
     random.Random(seed).shuffle(numbers)  # noqa: S311 - a reproducible order, not a secret
     return numbers
 
 
-def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row], *, available: int) -> PromptSet:
+def _make_prompt_set(source: str, template: Template, rows: Mapping[int, PromptRow], *, available: int) -> PromptSet:
     _check_fields(source, template, rows)
     deferred = template.format if template.fields == {"prompt"} else None
     return PromptSet(
@@ -89,13 +89,13 @@ def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row], *
     )
 
 
-def _prompt(row: Row, template: Template, deferred: str | None) -> str:
+def _prompt(row: PromptRow, template: Template, deferred: str | None) -> str:
     if template.format is None or template.format == deferred:
         return row["prompt"]
     return render(template.format, row)
 
 
-def _check_fields(source: str, template: Template, rows: Mapping[int, Row]) -> None:
+def _check_fields(source: str, template: Template, rows: Mapping[int, PromptRow]) -> None:
     for number, row in rows.items():
         missing = sorted(template.fields - row.keys())
         if missing:
