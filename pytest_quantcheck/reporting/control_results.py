@@ -94,7 +94,7 @@ def _colour(result: ControlResult) -> dict[str, bool]:
 
 
 def _alarm(verdict: Verdict) -> str:
-    """Return the verdict's message, without its advice for a failed candidate."""
+    """Write the verdict's message, without its advice for a failed candidate."""
     text = failure_message(verdict)
     return text.partition("\n  next ")[0] if verdict.status == "failed" else text
 

@@ -50,7 +50,7 @@ def truncate_lines(lines: Iterable[str], room: int) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Return the text on one line, with Markdown's special characters escaped.
+    r"""Write the text on one line, with Markdown's special characters escaped.
 
     >>> print(escaped("a|b\n<script> `c`"))
     a\|b \<script\> \`c\`

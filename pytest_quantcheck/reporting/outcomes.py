@@ -95,7 +95,7 @@ class CandidateOutcome(NamedTuple):
 
 
 def outcomes(report: Report) -> list[CandidateOutcome]:
-    """Return the outcome for each candidate of which a test was run.
+    """Decide the outcome for each candidate of which a test was run.
 
     Candidates that are not fit for release come first, then those that could not be judged.
     """

@@ -9,7 +9,7 @@ _Fact = str | float | None
 
 
 def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
-    """Return a verdict as names and values, for `user_properties` and JUnit.
+    """List a verdict as names and values, for `user_properties` and JUnit.
 
     Facts without a value are left out.
 
@@ -34,7 +34,7 @@ def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
 
 
 def ungated_properties(comparison: Comparison, metric: MetricName, *, reason: str) -> list[tuple[str, str | float]]:
-    """Return an ungated metric as names and values: its worst layer's estimate.
+    """List an ungated metric as names and values: its worst layer's estimate.
 
     `quantcheck_reason` says why nothing was judged, after the reason why nothing was estimated, if there is one.
     """

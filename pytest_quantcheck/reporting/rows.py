@@ -72,7 +72,7 @@ class Group(NamedTuple):
         return f"{self.candidate} on {self.prompt_set}: {counted(self.n_prompts, 'prompt')}"
 
     def estimates(self, metric: MetricName) -> tuple[Estimate, ...]:
-        """Return the estimates of one metric; without a comparison the one that decided."""
+        """Find the estimates of one metric; without a comparison the one that decided."""
         if self.comparison:
             return self.comparison.of(metric)
         return (self.verdicts[metric].estimate,) if metric in self.verdicts else ()
@@ -89,11 +89,8 @@ class Group(NamedTuple):
             chosen = verdict.estimate if verdict else worst_estimate(estimates, metric)
             yield TableRow(metric, verdict, chosen)
             if layers:
-                yield from (
-                    TableRow(metric, None, estimate, beside=True)
-                    for estimate in estimates
-                    if estimate.layer != chosen.layer
-                )
+                others = (estimate for estimate in estimates if estimate.layer != chosen.layer)
+                yield from (TableRow(metric, None, estimate, beside=True) for estimate in others)
 
     def notes(self) -> Iterator[str]:
         """Yield sentences about the table, the comparison's own notes last."""
@@ -109,7 +106,7 @@ class Group(NamedTuple):
             yield f"not measured under the same conditions: {'; '.join(self.comparison.conditions)}"
 
     def _ungated(self, metric: Metric) -> str:
-        """Return a metric's title, and the prompts needed to gate it."""
+        """Name a metric, and the prompts needed to gate it."""
         profile = self.comparison.profile if self.comparison else None
         rules = [rule for rule in profile.rules if rule.limit.metric == metric.name] if profile else []
         wanted = max((rule.limit.from_prompts for rule in rules), default=1)
@@ -117,7 +114,7 @@ class Group(NamedTuple):
 
 
 def headings(rows: Sequence[TableRow]) -> tuple[str, ...]:
-    """Return the headings of a table's columns."""
+    """Name a table's columns."""
     names = {interval_name(row.estimate.confidence) for row in rows if row.estimate.low is not None}
     interval = names.pop() if len(names) == 1 else "interval"
     return ("metric", "layer", "value", interval, "limit", "verdict")
@@ -139,7 +136,7 @@ def groups(report: Report) -> Iterator[Group]:
 
 
 def _cell(value: float | None) -> str:
-    """Return a number with four decimals, so that columns align."""
+    """Write a number with four decimals, so that columns align."""
     if value is None:
         return "-"
     if 0 < value < SMALLEST:
@@ -148,14 +145,14 @@ def _cell(value: float | None) -> str:
 
 
 def worst_estimate(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
-    """Return the worst estimate, or the first if none has a value."""
+    """Find the worst estimate, or the first if none has a value."""
     measured = [estimate for estimate in estimates if estimate.applicable and estimate.value is not None]
     worst = max if metric.direction == "max" else min
     return worst(measured, key=lambda estimate: estimate.value or 0.0) if measured else estimates[0]
 
 
 def _is_doubt(verdict: Verdict) -> bool:
-    """Return whether a note says what to do; for other verdicts the outcome says it."""
+    """Tell whether a note says what to do; for other verdicts the outcome says it."""
     return verdict.warning and verdict.status == "inconclusive"
 
 

@@ -49,7 +49,7 @@ class CandidateSummary(NamedTuple):
 
 
 def release_headline(report: Report, summaries: Sequence[CandidateSummary]) -> str:
-    """Return one sentence on the whole run: what must not be released, if anything."""
+    """Say in one sentence what must not be released, if anything."""
     if bad := _named(summaries, "failed"):
         return f"Not fit for release: {bad}"
     if unjudged := _named(summaries, "none"):
@@ -70,7 +70,7 @@ def unopposed(summaries: Sequence[CandidateSummary]) -> str:
 
 
 def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list[CandidateSummary]:
-    """Return the findings on each candidate, failed candidates first.
+    """Collect the findings on each candidate, failed candidates first.
 
     Args:
         report: the run.
@@ -95,12 +95,12 @@ def _named(summaries: Sequence[CandidateSummary], status: str) -> str:
 
 
 def _severity_key(verdict: Verdict) -> tuple[int, float]:
-    """Return a sort key: worst status first, then the furthest beyond its limit."""
+    """Rank the worst status first, then the furthest beyond its limit."""
     return WORST_FIRST.index(verdict.status), -_times(verdict)
 
 
 def _times(verdict: Verdict) -> float:
-    """Return value / limit, above 1 on the failing side; 0 if undefined."""
+    """Divide value by limit, above 1 on the failing side; 0 if undefined."""
     value, limit = verdict.estimate.value, verdict.limit
     if value is None or min(value, limit) <= 0:
         return 0.0

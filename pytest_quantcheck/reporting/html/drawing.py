@@ -142,20 +142,20 @@ def _plot(axes: Axes, series: Series) -> None:
 
 
 def _without_gaps(*columns: Sequence[float | None]) -> list[list[float]]:
-    """Return the columns without the rows in which a number is missing."""
+    """Leave out the rows in which a number is missing."""
     rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
     complete = [row for row in rows if len(row) == len(columns)]
     return [[row[place] for row in complete] for place in range(len(columns))]
 
 
 def _range(series: Sequence[Series], limit: float | None) -> tuple[float, float]:
-    """Return the limits of the axis: 0, and a little above the largest number."""
+    """Limit the axis to 0 and a little above the largest number."""
     drawn = [value for curve in series for value in (*curve.y, *curve.high) if value is not None]
     return 0.0, (max([*drawn, limit or 0.0]) or 0.01) * 1.12
 
 
 def _around(layers: Sequence[float]) -> tuple[float, float]:
-    """Return the limits of the layer axis, with a margin; layers without a value count."""
+    """Limit the layer axis, with a margin; layers without a value count."""
     margin = 0.04 * (max(layers) - min(layers)) or 0.5
     return min(layers) - margin, max(layers) + margin
 
@@ -174,9 +174,9 @@ def _short(count: float) -> str:
 
 def _short_label(text: str) -> str:
     shown = printable(text)
-    return (
-        shown if len(shown) <= _LONGEST_LABEL else f"{shown[: _LONGEST_LABEL // 2]}…{shown[-_LONGEST_LABEL // 2 + 1 :]}"
-    )
+    if len(shown) <= _LONGEST_LABEL:
+        return shown
+    return f"{shown[: _LONGEST_LABEL // 2]}…{shown[-_LONGEST_LABEL // 2 + 1 :]}"
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def _drawn(name: str, *, height: float = _SIZE[1]) -> Iterator[tuple[Axes, list[
 
 
 def _inlined(text: str, name: str) -> str:
-    """Return the SVG element for a page: no own size and colours, unique ids."""
+    """Fit an SVG element into a page: no own size and colours, unique ids."""
     head, _, body = text[text.index("<svg") :].partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     for pattern, replacement in _REWRITES:

@@ -15,7 +15,7 @@ BUDGET = 1_000_000
 
 _MARKUP_BYTES = 600  # bytes around the texts of one prompt, rounded up
 
-_FLIP_KINDS = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
+_CHANGES = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
 
 
 class ModelAnswer(NamedTuple):
@@ -52,13 +52,11 @@ def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -
 
     Flips beyond `budget` bytes are left out and counted.
     """
-    ordered = sorted(
-        flips, key=lambda flip: (_FLIP_KINDS.index(_flip_kind(flip)), -flip.candidate.confidence, flip.index)
-    )
+    ordered = sorted(flips, key=lambda flip: (_CHANGES.index(_flip_kind(flip)), -flip.candidate.confidence, flip.index))
     shown = tuple(_affordable(ordered, prompts, budget))
     kinds = [_flip_kind(flip) for flip in flips]
     return Flips(
-        kinds=tuple((kind, kinds.count(kind)) for kind in _FLIP_KINDS if kind in kinds),
+        kinds=tuple((kind, kinds.count(kind)) for kind in _CHANGES if kind in kinds),
         source=visible(prompts.source) if prompts else "",
         prompts=shown,
         left_out=len(flips) - len(shown),
@@ -78,8 +76,8 @@ def _affordable(flips: Sequence[Flip], prompts: PromptSet | None, budget: int) -
 def _flip_kind(flip: Flip) -> str:
     before, after = flip.reference.correct, flip.candidate.correct
     if before != after:
-        return _FLIP_KINDS[0] if before else _FLIP_KINDS[1]
-    return _FLIP_KINDS[3] if before else _FLIP_KINDS[2]
+        return _CHANGES[0] if before else _CHANGES[1]
+    return _CHANGES[3] if before else _CHANGES[2]
 
 
 def _flipped_prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:

@@ -75,7 +75,7 @@ class Origins(NamedTuple):
 
 
 def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
-    """Return the report as one HTML file in UTF-8: same records, same bytes.
+    """Render the report as one HTML file in UTF-8: same records, same bytes.
 
     Args:
         report: the content of `report.json`.
@@ -201,7 +201,7 @@ def _options(text: str) -> Markup:
 
 
 def _as_text(value: Any) -> str:
-    """Return a setting or a fact of a provenance as text."""
+    """Write a setting or a fact of a provenance as text."""
     if value is None or value in ((), "", [], {}):
         return "none"
     if isinstance(value, bool):
