@@ -17,7 +17,7 @@ CHECKSUMS = "CHECKSUMS"
 
 
 def thresholds_directory() -> Path:
-    """Return the directory of published profiles, in a wheel or checkout."""
+    """Find the directory of published profiles, in a wheel or checkout."""
     return _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 
 
@@ -40,12 +40,12 @@ def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
 
 
 def checksum(data: bytes) -> str:
-    r"""Return the SHA-256 of a profile; `\r\n` counts as `\n`."""
+    r"""Hash a profile by SHA-256; `\r\n` counts as `\n`."""
     return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def published_checksums(directory: Path | None = None) -> dict[str, str]:
-    """Return the checksum of each published profile, such as `default/1.toml`."""
+    """Read the checksum of each published profile, such as `default/1.toml`."""
     path = (directory or thresholds_directory()) / CHECKSUMS
     sums = {}
     for number, line in enumerate(_read_bytes(path).decode().splitlines(), start=1):
@@ -59,7 +59,7 @@ def published_checksums(directory: Path | None = None) -> dict[str, str]:
 
 
 def changed_profiles(directory: Path | None = None) -> list[str]:
-    """Return the files that are changed, deleted or without a checksum, sorted."""
+    """Find the files that are changed, deleted or without a checksum, sorted."""
     directory = directory or thresholds_directory()
     actual = {
         path.relative_to(directory).as_posix(): checksum(path.read_bytes()) for path in directory.glob("*/*.toml")

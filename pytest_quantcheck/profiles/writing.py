@@ -13,7 +13,7 @@ _SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
 
 
 def profile_text(profile: Profile) -> str:
-    """Return a profile's file; `read_profile` reads the same profile from it, except the path.
+    """Write a profile's file; `read_profile` reads the same profile from it, except the path.
 
     The first rule of each metric must be the limit without a case, as in a file.
     """
@@ -21,7 +21,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def toml_string(text: str) -> str:
-    r"""Return a text as a TOML string; a long text has several lines, which a reader joins.
+    r"""Write a text as a TOML string; a long text has several lines, which a reader joins.
 
     A byte that is not UTF-8, as in some paths, is written as an escape.
 

@@ -60,7 +60,7 @@ def derive_limits(
 
 
 def harmless_bound(harmless: Sequence[Shift], share: float) -> float:
-    """Return the shift that a harmless model exceeds with probability `share`.
+    """Bound the shift that a harmless model exceeds with probability `share`.
 
     The model is measured on fresh prompts; the probability is approximate. The bound is the largest of
     value + z * sqrt(2) * error over the harmless models, z the one-sided normal quantile. The factor sqrt(2) is there
@@ -74,7 +74,7 @@ def harmless_bound(harmless: Sequence[Shift], share: float) -> float:
 
 
 def largest_by_control(shifts: Iterable[Shift]) -> dict[str, float]:
-    """Return each control's largest shift over its layers, the smallest first."""
+    """Find each control's largest shift over its layers, the smallest first."""
     largest: dict[str, float] = {}
     for shift in shifts:
         largest[shift.control] = max(shift.value, largest.get(shift.control, shift.value))
@@ -82,7 +82,7 @@ def largest_by_control(shifts: Iterable[Shift]) -> dict[str, float]:
 
 
 def limit_between(bound: float, damage: float | None) -> Decimal:
-    """Return the geometric mean of a bound and a damage beyond it.
+    """Take the geometric mean of a bound and a damage beyond it.
 
     Without damage it is the bound. It is rounded away from the bound to two significant digits, or to more where two
     would reach the damage.

@@ -12,7 +12,7 @@ from pytest_quantcheck.records import Comparison
 
 
 def evidence(derived: DerivedLimit, comparisons: Sequence[Comparison]) -> str:
-    """Return the evidence of one limit.
+    """Write the evidence of one limit.
 
     It names harmless and damaged values, the defects that the limit cannot see, prompts, model and versions.
     """
@@ -26,7 +26,7 @@ def description(
     tests: int,
     rate: float,
 ) -> str:
-    """Return how the limits were derived, and which metrics have none."""
+    """Say how the limits were derived, and which metrics have none."""
     counts = f"{counted(len(harmless), 'harmless comparison')} and {counted(len(damaged), 'comparison')} with damage"
     without = _without_limit(limits)
     left_out = " Without a limit: " + "; ".join(f"{metric} ({why})" for metric, why in without.items()) + "."
@@ -41,7 +41,7 @@ def description(
 
 
 def circumstances(comparisons: Sequence[Comparison]) -> str:
-    """Return model, prompts and library versions: the end of a sentence."""
+    """Name model, prompts and library versions: the end of a sentence."""
     sources = [c.reference_provenance for c in comparisons]
     models = _listed(source.model for source in sources)
     sets = _listed(comparison.prompt_set for comparison in comparisons)

@@ -29,7 +29,7 @@ class Shift(NamedTuple):
 
 
 def shifts_of(comparisons: Sequence[Comparison], metric: MetricName) -> list[Shift]:
-    """Return the shifts of a metric; leave out missing values and layers that do not apply."""
+    """List the shifts of a metric; leave out missing values and layers that do not apply."""
     return [
         _shift(name, estimate)
         for name, comparison in _with_names(comparisons)
@@ -39,7 +39,7 @@ def shifts_of(comparisons: Sequence[Comparison], metric: MetricName) -> list[Shi
 
 
 def unmeasured_controls(comparisons: Sequence[Comparison], metric: MetricName) -> list[str]:
-    """Return the controls that lack a value of a metric.
+    """Find the controls that lack a value of a metric.
 
     A control is named once, however many of its layers lack one; layers that do not apply are left out.
     """
@@ -59,7 +59,7 @@ def _with_names(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Compar
 
 
 def metric_value(metric: MetricName, shift: float) -> float:
-    """Return a shift as a value of the metric: for the overlap 1 minus the shift."""
+    """Turn a shift into a value of the metric: for the overlap 1 minus the shift."""
     return shift if METRICS[metric].direction == "max" else 1 - shift
 
 

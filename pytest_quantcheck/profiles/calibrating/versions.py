@@ -39,7 +39,7 @@ def check_calibration(name: str, *, directory: Path, rate: float, n_prompts: int
 
 
 def next_version(directory: Path, name: str) -> int:
-    """Return one more than the largest version, built-in profiles included."""
+    """Add one to the largest version, built-in profiles included."""
     return max((0, *_versions(directory, name), *_versions(thresholds_directory(), name))) + 1
 
 
