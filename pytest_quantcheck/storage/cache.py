@@ -53,7 +53,7 @@ class Cache:
         probe.unlink(missing_ok=True)
 
     def entry(self, key: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> Entry:
-        """Return the entry of a key of JSON types; nothing is read or written yet.
+        """Find the entry of a key of JSON types; nothing is read or written yet.
 
         Args:
             key: all that decides the measurement.
@@ -105,7 +105,7 @@ class Entry:
             yield
 
     def load(self) -> Measurement | None:
-        """Return the measurement; None where there is none yet. No lock is needed.
+        """Load the measurement; None where there is none yet. No lock is needed.
 
         Raises:
             StorageError: it is damaged, or that of another key; names the file.
@@ -123,7 +123,7 @@ class Entry:
         return measurement
 
     def load_or_set_aside(self) -> Measurement | None:
-        """Return the measurement; None where there is none, or a damaged one, which is set aside.
+        """Load the measurement; None where there is none, or a damaged one, which is set aside.
 
         The process must hold the lock.
 
@@ -197,7 +197,7 @@ class Entry:
 
 
 def _canonical(key: Mapping[str, Any]) -> bytes:
-    """Return the JSON text of a key, its fields sorted."""
+    """Write the JSON text of a key, its fields sorted."""
     try:
         text = json.dumps(key, indent=2, sort_keys=True, allow_nan=False)
     except TypeError as problem:

@@ -37,7 +37,7 @@ class Checkpoint:
         return str(self.directory)
 
     def load(self, stage: str) -> dict[str, NDArray[Any]] | None:
-        """Return the arrays last saved for a stage; None where none were.
+        """Load the arrays last saved for a stage; None where none were.
 
         Raises:
             CheckpointError: the file cannot be read, or is not what was saved.
@@ -84,7 +84,7 @@ class Checkpoint:
 
 
 def _stage_hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 of a stage's name and its arrays: names, dtypes, shapes and bytes."""
+    """Hash a stage's name and its arrays by SHA-256: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(stage.encode())
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())

@@ -82,7 +82,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def scalars(measurement: Measurement) -> dict[str, Any]:
-    """Return the fields of a document that describe the measurement."""
+    """List the fields of a document that describe the measurement."""
     return {
         "provenance": measurement.provenance,
         "exact": measurement.answers.exact,
@@ -95,7 +95,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
 
 
 def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[Any]]:
-    """Return a measurement's arrays as the file has them.
+    """Lay out a measurement's arrays as the file has them.
 
     Names are flat, such as `activations/3/minimum`. All come back bit for bit, unless correlations are `rounded`.
 
@@ -116,7 +116,7 @@ def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[A
 
 
 def to_measurement(document: Document, arrays: Arrays) -> Measurement:
-    """Return the measurement that a document and its arrays describe.
+    """Make the measurement that a document and its arrays describe.
 
     Raises:
         ValueError: an array is missing, or has another dtype or shape than the record needs.
@@ -187,7 +187,7 @@ def _saliency(arrays: Arrays, layer: int, neurons: int) -> Saliency:
 
 
 def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
-    """Return the arrays under a prefix by name, in their layout's dtype."""
+    """Take the arrays under a prefix by name, in their layout's dtype."""
     fields = {}
     for name, (_, dtype) in layout.items():
         array = arrays.get(f"{prefix}/{name}")

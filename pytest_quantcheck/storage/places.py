@@ -10,7 +10,7 @@ from pytest_quantcheck.user_files import describe_kind
 
 
 def find_target(path: Path, *, folder: bool = False) -> Path:
-    """Return where a file is written: its path without links, in the directory that was named.
+    """Find where a file is written: its path without links, in the directory that was named.
 
     The directory may be a link to another one. A link in it must stay in it, and lead to a regular file or to nothing.
 
@@ -84,12 +84,12 @@ def _check_access(flag: str, directory: Path, place: Path) -> None:
 
 
 def _nearest_existing(path: Path) -> tuple[Path, int]:
-    """Return the path, or the nearest one above that exists; and its mode."""
+    """Find the path, or the nearest one above that exists; and its mode."""
     return next((place, mode) for place in (path, *path.parents) if (mode := _mode(place)))
 
 
 def _mode(path: Path) -> int:
-    """Return a file's mode, its own where it is a link; 0 where it cannot be seen."""
+    """Read a file's mode, its own where it is a link; 0 where it cannot be seen."""
     try:
         return path.lstat().st_mode
     except OSError:
