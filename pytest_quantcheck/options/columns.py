@@ -35,7 +35,7 @@ def parse_columns(raw: str) -> dict[str, str]:
 
 
 def complete(named: Mapping[str, str]) -> dict[str, str]:
-    """Return the column of each name, those not named too.
+    """Fill in the column of each name that is missing.
 
     Raises:
         ValueError: a name that no file needs, or one column for both.
@@ -49,7 +49,7 @@ def complete(named: Mapping[str, str]) -> dict[str, str]:
 
 
 def suggest(columns: Mapping[str, str], header: Sequence[str]) -> str:
-    """Return the option, as it is typed, for the likeliest columns found.
+    """Spell the option, as it is typed, for the likeliest columns found.
 
     >>> suggest(COLUMNS, ["id", "question", "answer"])
     '--quantcheck-columns=prompt=question,gold=answer'

@@ -204,7 +204,7 @@ def parse_directory(raw: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a text is 1 to 18 digits 0 to 9."""
+    """Tell whether a text is 1 to 18 digits 0 to 9."""
     return re.fullmatch(r"\d{1,18}", text, re.ASCII) is not None
 
 
@@ -221,7 +221,7 @@ def _read_float(raw: str, expected: str, *, fits: Callable[[float], bool]) -> fl
 
 
 def _to_float(text: str) -> float | None:
-    """Return a number, or None; Python's float() also reads 0.0_5 and digits of other scripts."""
+    """Read a number, or None; Python's float() also reads 0.0_5 and digits of other scripts."""
     try:
         return float(text) if text.isascii() and "_" not in text else None
     except ValueError:
@@ -245,5 +245,5 @@ def _whole_hint(raw: str, minimum: int) -> str:
 
 
 def _digits_hint(raw: str) -> str:
-    """Return what to do about digits of other scripts, which Python reads."""
+    """Say what to do about digits of other scripts, which Python reads."""
     return "" if raw.isascii() else "; write it with the digits 0 to 9"

@@ -92,7 +92,7 @@ HUB_SETS = {
 
 
 def find_hub_set(name: str) -> HubSet:
-    """Return the data set of `hf:NAME`.
+    """Find the data set of `hf:NAME`.
 
     Raises:
         PromptError: there is no such data set.
@@ -113,7 +113,7 @@ def read_hub_rows(name: str) -> dict[int, PromptRow]:
 
 
 def to_rows(name: str, records: Iterable[Mapping[str, Any]]) -> dict[int, PromptRow]:
-    """Return the rows of a data set's records, numbered from 1.
+    """Make rows of a data set's records, numbered from 1.
 
     >>> to_rows("boolq", [{"question": "is ice cold", "answer": True}])
     {1: {'prompt': 'is ice cold', 'gold': 'True'}}

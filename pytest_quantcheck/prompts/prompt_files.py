@@ -18,7 +18,7 @@ _LONGEST_FIELD = 2**31 - 1  # the largest C long on every platform
 
 
 def read_rows(path: Path, columns: Columns = COLUMNS) -> dict[int, PromptRow]:
-    """Return every row of a file by its number from 1.
+    """Read every row of a file by its number from 1.
 
     The number counts rows below a CSV's header, or lines of a JSONL file. Every column of a row is text; `prompt` and
     `gold` are there whatever the file's `columns` for them are called.

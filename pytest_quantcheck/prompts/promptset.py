@@ -39,7 +39,7 @@ class PromptSet:
     available: int = 0
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
+        """Count the prompts."""
         return len(self.prompts)
 
     @property
@@ -50,11 +50,11 @@ class PromptSet:
         return tuple(render(self.format, {"prompt": prompt}) for prompt in self.prompts)
 
     def first(self, n: int) -> Self:
-        """Return the first n prompts: a random sample of the source."""
+        """Take the first n prompts: a random sample of the source."""
         return replace(self, prompts=self.prompts[:n], golds=self.golds[:n], rows=self.rows[:n])
 
     def template_used(self, *, chat: bool) -> str:
-        """Return the template as a measurement's provenance names it.
+        """Name the template as a measurement's provenance does.
 
         `chat`: whether the tokenizer's chat template is used.
 
@@ -64,7 +64,7 @@ class PromptSet:
         return f"{'chat' if chat else 'raw'}:{self.format or '{prompt}'}"
 
     def choose_distinct(self, inputs: Sequence[Hashable]) -> list[int]:
-        """Return the positions of the prompts without those that repeat earlier ones.
+        """Find the positions of the prompts that repeat no earlier one.
 
         `inputs` has one entry for each prompt: what a model reads. An input is one unit of evidence, so it is measured
         once.
