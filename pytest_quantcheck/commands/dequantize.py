@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _find(text: str) -> str:
-    """Return the path of a GGUF file as the user named it; nothing is fetched."""
+    """Find the path of a GGUF file as the user named it; nothing is fetched."""
     try:
         name = parse_text(text)
     except ValueError as problem:

@@ -39,7 +39,7 @@ def _lines() -> Iterator[str]:
 
 
 def _required(extra: str = "") -> list[str]:
-    """Return the packages that this one requires, or those of an extra."""
+    """Read the packages that this one requires, or those of an extra."""
     marker = f'extra == "{extra}"' if extra else ""
     requirements = (
         requirement.replace("'", '"').partition(";") for requirement in importlib.metadata.requires(_PACKAGE) or ()

@@ -43,7 +43,7 @@ def disarm(config: pytest.Config) -> None:
 
 
 def _ending(config: pytest.Config) -> Ending:
-    """Return the run's listener, which is there from the first call on."""
+    """Find the run's listener, which is there from the first call on."""
     registered: Ending | None = config.pluginmanager.get_plugin(_NAME)
     if registered:
         return registered

@@ -147,13 +147,13 @@ class AcceptanceItem(PackagedItem):
         enforce(verdict)
 
     def _is_anything_judged(self) -> bool:
-        """Return whether any selected test beside this one judges a value."""
+        """Tell whether any selected test beside this one judges a value."""
         tests = (item for item in self.session.items if isinstance(item, AcceptanceItem))
         own = (self.candidate, self.prompts)
         return any(item.is_judged() for item in tests if (item.candidate, item.prompts) == own)
 
     def is_judged(self) -> bool:
-        """Return whether this test judges a value."""
+        """Tell whether this test judges a value."""
         try:
             verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         except QuantcheckError:

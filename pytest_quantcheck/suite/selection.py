@@ -52,5 +52,5 @@ def take_selection(config: pytest.Config, *, only: bool) -> Selection:
 
 
 def _command_line(config: pytest.Config) -> argparse.Namespace:
-    """Return what pytest's parser reads in the command line, without `addopts`."""
+    """Parse the command line as pytest does, without `addopts`."""
     return config._parser.parse_known_args(config.invocation_params.args)  # noqa: SLF001 - no public way

@@ -68,7 +68,7 @@ class Session:
             config.args = []
 
     def header(self) -> list[str]:
-        """Return the lines for the top of pytest's output."""
+        """List the lines for the top of pytest's output."""
         lines = list(self._outline.header_lines())
         return lines if self._selection.collect else [*lines, _NOT_COLLECTED]
 
