@@ -18,25 +18,27 @@ FEWEST_PROMPTS = 10
 class PromptSet:
     """Prompts with gold answers, in the order in which they are measured.
 
-    `name` is a part of node ids. `prompts`, `golds` and `rows` have one entry for each prompt: the raw prompt, its
-    gold answer without surrounding blanks, and its row in the source, counted from 1 (rows below the header of
-    a CSV file, lines of a JSONL file). The order is a seeded permutation of the source, so that the first k
-    prompts are a random sample of it. `format` is applied to each prompt by `texts`; it is None when there is
-    none, or when it needed other columns and was applied while reading. `chat`: wrap each text in the tokenizer's
-    chat template (True), do not (False), or do when the tokenizer has one (None). `template` is the whole
-    template for people to read. `available`: rows of the source, of which the set may be a sample; 0 if it is all there
-    is.
+    The order is a seeded permutation of the source, so that the first k prompts are a random sample of it. `prompts`,
+    `golds` and `rows` have one entry for each prompt.
     """
 
     name: str
+    """A part of node ids."""
     prompts: tuple[str, ...]
+    """The raw prompts."""
     golds: tuple[str, ...]
+    """Gold answers without surrounding blanks."""
     rows: tuple[int, ...]
+    """Rows in the source from 1: rows below the header of a CSV file, lines of a JSONL file."""
     source: str
     template: str
+    """The whole template for people to read."""
     format: str | None = None
+    """What `texts` applies; None when there is none, or it needed other columns and was applied while reading."""
     chat: bool | None = None
+    """Wrap each text in the tokenizer's chat template (True), do not (False), or do when there is one (None)."""
     available: int = 0
+    """Rows of the source, of which the set may be a sample; 0 if it is all there is."""
 
     def __len__(self) -> int:
         """Count the prompts."""

@@ -63,19 +63,22 @@ class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything of a measurement that is not an array.
 
-    `arrays`, `arrays_bytes`: SHA-256, in hexadecimal, and size of the arrays in the file; `rounded`: correlations are
-    rounded, as in a baseline; `exact`: as in `Answers`; `saliency`: the number of neurons of each layer attributed;
-    `golds`, `available`, `texts`: as in `Measurement`.
+    `golds`, `available` and `texts` are as in `Measurement`.
     """
 
     schema: int
     arrays: str
+    """SHA-256 of the arrays in the file, in hexadecimal."""
     arrays_bytes: int
+    """Size of the arrays in the file."""
     rounded: bool
+    """Whether correlations are rounded, as in a baseline."""
     provenance: Provenance
     exact: bool
+    """As in `Answers`."""
     activations: dict[int, LayerScalars]
     saliency: dict[int, int]
+    """Number of neurons of each layer attributed."""
     golds: tuple[str, ...]
     available: int
     texts: dict[int, str] = {}

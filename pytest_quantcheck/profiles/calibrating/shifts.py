@@ -14,18 +14,21 @@ from pytest_quantcheck.records import Comparison, Estimate
 class Shift(NamedTuple):
     """The estimate of one metric for one control, at one layer.
 
-    `layer`: None for a metric without layers. `value` and `low` are large when they are bad: for a metric with a lower
-    limit, the overlap, they are distances to 1. `error` is the standard error; `units`: the number of prompts (or
-    neurons) that the value is a mean or a share of; `prompts`: the number measured.
+    `value` and `low` are large when they are bad: for a metric with a lower limit, the overlap, they are distances
+    to 1.
     """
 
     control: str
     layer: int | None
+    """None for a metric without layers."""
     value: float
     low: float
     error: float
+    """Standard error."""
     units: int
+    """Number of prompts (or neurons) that the value is a mean or a share of."""
     prompts: int
+    """Number of prompts measured."""
 
 
 def shifts_of(comparisons: Sequence[Comparison], metric: MetricName) -> list[Shift]:
