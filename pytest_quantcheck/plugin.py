@@ -161,9 +161,12 @@ def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
 
 
 def _parametrized(test: pytest.Item, fixture: str) -> bool:
-    """Return whether a test parametrizes a fixture itself."""
+    """Tell whether a test parametrizes a fixture itself."""
     names = (mark.args[0] if mark.args else mark.kwargs["argnames"] for mark in test.iter_markers("parametrize"))
-    return any(fixture in (one.replace(" ", "").split(",") if isinstance(one, str) else one) for one in names)
+    return any(
+        fixture in (argnames.replace(" ", "").split(",") if isinstance(argnames, str) else argnames)
+        for argnames in names
+    )
 
 
 def _settings(config: pytest.Config) -> Settings | None:

@@ -15,10 +15,10 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for and return the exit status; argparse itself ends with 2 on a bad one."""
-    asked = parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     try:
         with interrupt_on_sigterm():
-            status: int = import_module(f"{__name__}.{asked.command}").run(asked)
+            status: int = import_module(f"{__name__}.{parsed.command}").run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

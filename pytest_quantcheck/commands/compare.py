@@ -24,7 +24,7 @@ from pytest_quantcheck.reporting.publishing.directory import remove_report
 from pytest_quantcheck.storage import load_measurement
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Compare two directories of measurements and print what a gate would.
 
     Returns the exit status: 0 where every verdict is acceptable.
@@ -32,17 +32,17 @@ def run(asked: argparse.Namespace) -> int:
     Raises:
         QuantcheckError: the two cannot be compared, or nothing in them can be judged.
     """
-    given = read(asked, COMPARE)
+    given = read(arguments, COMPARE)
     if given["report"]:
         remove_report(Path(given["report"]))
     profile = load_profile(given["profile"]).with_limits(given["fail"], "--fail").allowing(given["allow_unmeasured"])
     with ignore_library_warnings():
-        comparisons = list(_comparisons(Path(asked.reference), Path(asked.candidate), profile))
+        comparisons = list(_comparisons(Path(arguments.reference), Path(arguments.candidate), profile))
     verdicts = [verdict for comparison in comparisons for verdict in _verdicts(comparison, profile)]
     judged = {verdict.prompt_set for verdict in verdicts if verdict.status != "unmeasured"}
-    for one in comparisons:
-        if one.prompt_set not in judged:
-            raise ProfileError(nothing_judged(one.candidate, one.prompt_set, profile.label))
+    for comparison in comparisons:
+        if comparison.prompt_set not in judged:
+            raise ProfileError(nothing_judged(comparison.candidate, comparison.prompt_set, profile.label))
     report = Report(
         schema=2,
         tool_version=importlib.metadata.version("pytest-quantcheck"),
@@ -50,7 +50,7 @@ def run(asked: argparse.Namespace) -> int:
         outcome="passed" if all(verdict.acceptable for verdict in verdicts) else "failed",
         model=comparisons[0].reference_provenance.model,
         profile=profile.label,
-        settings={"reference": asked.reference, "candidate": asked.candidate, **given},
+        settings={"reference": arguments.reference, "candidate": arguments.candidate, **given},
         verdicts=tuple(verdicts),
         comparisons=tuple(comparisons),
     )
@@ -73,13 +73,13 @@ def _comparison(reference: Path, candidate: Path, profile: Profile) -> Compariso
     before, after = load_measurement(reference), load_measurement(candidate)
     if before.provenance.bits != REFERENCE:
         raise ComparisonError(
-            f"{reference}: expected the reference's measurement, got one of {_name(before.provenance)}; REF comes "
-            "first, then CAND"
+            f"{reference}: expected the reference's measurement, got one of {_candidate_name(before.provenance)}; REF "
+            "comes first, then CAND"
         )
-    return refuse_identical(compare(before, after, name=_name(after.provenance), profile=profile))
+    return refuse_identical(compare(before, after, name=_candidate_name(after.provenance), profile=profile))
 
 
-def _name(provenance: Provenance) -> str:
+def _candidate_name(provenance: Provenance) -> str:
     """How a gate calls the candidate: by its bit-width, or by the last part of a released checkpoint's path."""
     if provenance.bits != RELEASED:
         return provenance.bits

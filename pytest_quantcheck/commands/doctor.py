@@ -11,10 +11,10 @@ from pytest_quantcheck.commands.output import FINE, say
 from pytest_quantcheck.packages import installed
 from pytest_quantcheck.reporting.publishing.step_summary import VARIABLE
 
-_OURS = "pytest-quantcheck"
+_PACKAGE = "pytest-quantcheck"
 
 
-def run(_asked: argparse.Namespace) -> int:
+def run(_arguments: argparse.Namespace) -> int:
     """Print one fact a line; what is missing begins with `warning:`, and the exit status is 0 all the same."""
     say(_lines())
     return FINE
@@ -22,7 +22,7 @@ def run(_asked: argparse.Namespace) -> int:
 
 def _lines() -> Iterator[str]:
     yield f"python: {platform.python_version()} on {platform.platform()}"
-    versions = {name: installed(name) for name in (_OURS, *_required())}
+    versions = {name: installed(name) for name in (_PACKAGE, *_required())}
     for name, version in versions.items():
         yield f"{name}: {version}" if version else f"warning: {name} is required and not installed: pip install {name}"
     if all(versions.values()):
@@ -31,7 +31,7 @@ def _lines() -> Iterator[str]:
         yield from environment_lines()
     missing = [name for name in _required("report") if installed(name) is None]
     if missing:
-        yield f"warning: report.html needs {' and '.join(missing)}: pip install '{_OURS}[report]'"
+        yield f"warning: report.html needs {' and '.join(missing)}: pip install '{_PACKAGE}[report]'"
     else:
         yield f"report.html: drawn with {' and '.join(_required('report'))}"
     summary = os.environ.get(VARIABLE)
@@ -39,7 +39,9 @@ def _lines() -> Iterator[str]:
 
 
 def _required(extra: str = "") -> list[str]:
-    """Return the packages that this one requires, or those of an extra."""
+    """Read the packages that this one requires, or those of an extra."""
     marker = f'extra == "{extra}"' if extra else ""
-    found = (one.replace("'", '"').partition(";") for one in importlib.metadata.requires(_OURS) or ())
-    return [re.split(r"[^\w.-]", name.strip())[0] for name, _, condition in found if condition.strip() == marker]
+    requirements = (
+        requirement.replace("'", '"').partition(";") for requirement in importlib.metadata.requires(_PACKAGE) or ()
+    )
+    return [re.split(r"[^\w.-]", name.strip())[0] for name, _, condition in requirements if condition.strip() == marker]

@@ -22,13 +22,13 @@ from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import save_measurement
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Measure the reference or one candidate, and store each prompt set's measurement.
 
     Raises:
         QuantcheckError: what was asked for cannot be done; whatever can be said before a model is loaded is.
     """
-    given = read(asked, MEASURE)
+    given = read(arguments, MEASURE)
     _check_together(given)
     began, out = time.monotonic(), Path(given["out"])
     with ignore_library_warnings():

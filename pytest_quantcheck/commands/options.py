@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TABLE = {option.name: option for option in OPTIONS}
 
 
-def _same(*names: str) -> tuple[Option, ...]:
+def _pytest_options(*names: str) -> tuple[Option, ...]:
     return tuple(_TABLE[name] for name in names)
 
 
@@ -37,7 +37,7 @@ MEASURE: tuple[Option, ...] = (
     _TABLE["candidate"]._replace(
         summary="the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id", kind="text"
     ),
-    *_same(
+    *_pytest_options(
         "dtype",
         "prompts",
         "columns",
@@ -64,7 +64,7 @@ DEQUANTIZE: tuple[Option, ...] = (
         summary="float format of its weights: fp32, which adds no rounding, bf16 or fp16", default="fp32"
     ),
 )
-COMPARE = _same("profile", "fail", "allow-unmeasured", "report")
+COMPARE = _pytest_options("profile", "fail", "allow-unmeasured", "report")
 
 _ACTIONS = {"text": "store", "list": "append", "flag": "store_true"}
 _SPELLINGS = {option.flag: f"--{option.name}" for option in (*MEASURE, *COMPARE)}
@@ -77,7 +77,7 @@ def spelled(text: str) -> str:
     >>> spelled("--quantcheck-samples=9 and --quantcheck-report, not --quantcheck-controls")
     '--samples=9 and --report, not --quantcheck-controls'
     """
-    return re.sub(r"--quantcheck-[a-z]+(-[a-z]+)*", lambda found: _SPELLINGS.get(found[0], found[0]), text)
+    return re.sub(r"--quantcheck-[a-z]+(-[a-z]+)*", lambda match: _SPELLINGS.get(match[0], match[0]), text)
 
 
 def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
@@ -94,12 +94,12 @@ def add_options(parser: argparse.ArgumentParser, options: Sequence[Option]) -> N
         )
 
 
-def read(asked: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
+def read(arguments: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
     """Each option's value by its field: from the command line, else its default.
 
     Raises `SettingsError` for a value that cannot be used, and names the option.
     """
-    return {option.field: _value(option, getattr(asked, option.field)) for option in options}
+    return {option.field: _value(option, getattr(arguments, option.field)) for option in options}
 
 
 def to_settings(given: Mapping[str, Any]) -> Settings:

@@ -10,26 +10,26 @@ from pytest_quantcheck.profiles.published import load_profile
 from pytest_quantcheck.reporting.profile_description import difference_lines, profile_lines
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Do what is asked of profiles. Raises `ProfileError` for one that cannot be read."""
-    return _VERBS[asked.verb](asked)
+    return _VERBS[arguments.verb](arguments)
 
 
-def _show(asked: argparse.Namespace) -> int:
-    say(profile_lines(load_profile(asked.spec)))
+def _show(arguments: argparse.Namespace) -> int:
+    say(profile_lines(load_profile(arguments.spec)))
     return FINE
 
 
-def _diff(asked: argparse.Namespace) -> int:
-    old, new = load_profile(asked.old), load_profile(asked.new)
+def _diff(arguments: argparse.Namespace) -> int:
+    old, new = load_profile(arguments.old), load_profile(arguments.new)
     differences = list(difference_lines(old, new))
     say(differences or [f"{old.label} and {new.label} say the same"])
     return OTHERWISE if differences else FINE
 
 
-def _check(asked: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     status = FINE
-    for finding in check_files(asked.specs) if asked.specs else check_published():
+    for finding in check_files(arguments.specs) if arguments.specs else check_published():
         if isinstance(finding, ProfileError):
             complain(finding)
             status = OTHERWISE

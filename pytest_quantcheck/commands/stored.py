@@ -20,13 +20,15 @@ def find_measurements(directory: Path) -> dict[str, Path]:
             f"{directory}: expected a measurement, or a directory with one for each prompt set; found none. Check the "
             "path, or write one with `python -m pytest_quantcheck measure --out`."
         )
-    found: dict[str, Path] = {}
+    measurements: dict[str, Path] = {}
     for folder in folders:
         name = load_provenance(folder).prompt_set
-        if name in found:
-            raise StorageError(f"{found[name]} and {folder} are both measurements on {name}: take one of them away")
-        found[name] = folder
-    return found
+        if name in measurements:
+            raise StorageError(
+                f"{measurements[name]} and {folder} are both measurements on {name}: take one of them away"
+            )
+        measurements[name] = folder
+    return measurements
 
 
 def size(directory: Path) -> str:

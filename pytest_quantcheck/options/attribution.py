@@ -66,5 +66,5 @@ def _read_part(part: str) -> dict[str, Any]:
         return {"method": "fixed", "nodes": int(value)}
     if name in _CHOICES and value in _CHOICES[name]:
         return {name: value}
-    known = [*_METHODS, "nodes=N", *(f"{key}={choice}" for key, choices in _CHOICES.items() for choice in choices)]
-    raise ValueError(f"expected {', '.join(known)}, joined by commas, got {part!r}.{nearest(part, known)}")
+    spellings = [*_METHODS, "nodes=N", *(f"{key}={choice}" for key, choices in _CHOICES.items() for choice in choices)]
+    raise ValueError(f"expected {', '.join(spellings)}, joined by commas, got {part!r}.{nearest(part, spellings)}")

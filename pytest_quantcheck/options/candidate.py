@@ -48,15 +48,15 @@ def name_candidates(released: Iterable[Released]) -> dict[str, Released]:
         SettingsError: one checkpoint twice, or two that have their last two parts in common.
     """
     released = tuple(released)
-    last = Counter(_tail(one, 1) for one in released)
+    last = Counter(_tail(checkpoint, 1) for checkpoint in released)
     named: dict[str, Released] = {}
-    for one in released:
-        short = _tail(one, 1)
-        name = short if last[short] == 1 and short not in BIT_WIDTHS else _tail(one, 2)
+    for checkpoint in released:
+        short = _tail(checkpoint, 1)
+        name = short if last[short] == 1 and short not in BIT_WIDTHS else _tail(checkpoint, 2)
         if name in named or name in BIT_WIDTHS:
-            other = f"{named[name]} and {one} would both" if name in named else f"{one} would"
-            raise SettingsError(f"--quantcheck-candidate: {other} be called {name!r} in test ids; rename one")
-        named[name] = one
+            subject = f"{named[name]} and {checkpoint} would both" if name in named else f"{checkpoint} would"
+            raise SettingsError(f"--quantcheck-candidate: {subject} be called {name!r} in test ids; rename one")
+        named[name] = checkpoint
     return named
 
 
@@ -66,5 +66,5 @@ def _tail(released: Released, parts: int) -> str:
     The path is made absolute, so that `.` has a name.
     """
     path = Path(released.model).expanduser()
-    whole = path.resolve() if path.exists() else PurePath(released.model)
-    return re.sub(r"[^\w.+@=-]+", "-", "-".join(whole.parts[-parts:])).strip("-")
+    absolute = path.resolve() if path.exists() else PurePath(released.model)
+    return re.sub(r"[^\w.+@=-]+", "-", "-".join(absolute.parts[-parts:])).strip("-")

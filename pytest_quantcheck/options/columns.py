@@ -35,7 +35,7 @@ def parse_columns(raw: str) -> dict[str, str]:
 
 
 def complete(named: Mapping[str, str]) -> dict[str, str]:
-    """Return the column of each name, those not named too.
+    """Fill in the column of each name that is missing.
 
     Raises:
         ValueError: a name that no file needs, or one column for both.
@@ -48,15 +48,17 @@ def complete(named: Mapping[str, str]) -> dict[str, str]:
     return columns
 
 
-def suggest(columns: Mapping[str, str], found: Sequence[str]) -> str:
-    """Return the option, as it is typed, for the likeliest columns found.
+def suggest(columns: Mapping[str, str], header: Sequence[str]) -> str:
+    """Spell the option, as it is typed, for the likeliest columns found.
 
     >>> suggest(COLUMNS, ["id", "question", "answer"])
     '--quantcheck-columns=prompt=question,gold=answer'
     """
     meant: dict[str, str] = {}
     for name, column in columns.items():
-        free = [one for one in found if one not in {*columns.values(), *meant.values()} and "," not in one]
-        meant[name] = column if column in found else likely(_USUAL[name], free) or "COLUMN"
+        free = [
+            heading for heading in header if heading not in {*columns.values(), *meant.values()} and "," not in heading
+        ]
+        meant[name] = column if column in header else likely(_USUAL[name], free) or "COLUMN"
     changed = {name: column for name, column in meant.items() if column != COLUMNS[name]} or meant
     return shlex.quote(f"--quantcheck-columns={','.join(f'{name}={column}' for name, column in changed.items())}")

@@ -88,12 +88,12 @@ def settings_from(config: pytest.Config) -> Settings | None:
         values["bits"] = ()
     values["dry_run"] |= values["trial"]
     settings = Settings(**values)
-    _check_reference(settings, [by_field[field].flag for field in _FROM_REFERENCE if field in given])
+    _require_reference(settings, [by_field[field].flag for field in _FROM_REFERENCE if field in given])
     check_together(settings)
     return settings
 
 
-def _check_reference(settings: Settings, made_from_it: list[str]) -> None:
+def _require_reference(settings: Settings, made_from_it: list[str]) -> None:
     """Check that there is a reference, or a baseline that suffices."""
     if settings.update_baseline and not settings.baseline:
         raise SettingsError("--quantcheck-update-baseline needs a place to write to: add --quantcheck-baseline=DIR")

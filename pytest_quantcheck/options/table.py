@@ -40,8 +40,8 @@ def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
 
     def parse(raw: str) -> Any:
         module, function = name.split(".")
-        found = getattr(import_module(f"pytest_quantcheck.options.{module}"), function)
-        return (found(*arguments) if arguments else found)(raw)
+        imported = getattr(import_module(f"pytest_quantcheck.options.{module}"), function)
+        return (imported(*arguments) if arguments else imported)(raw)
 
     return parse
 
@@ -164,7 +164,7 @@ OPTIONS: tuple[Option, ...] = (
         "template",
         "how prompts are put to the model: auto, chat, raw or a format with {prompt}",
         "auto",
-        _late("values.parse_template"),
+        _late("values.parse_template_text"),
     ),
     Option(
         "samples",
@@ -330,10 +330,10 @@ def check_ini_keys(config: pytest.Config) -> None:
             continue
         from pytest_quantcheck.metrics import nearest  # noqa: PLC0415 - rarely needed
 
-        known = [option.dest for option in OPTIONS]
+        keys = [option.dest for option in OPTIONS]
         raise SettingsError(
             f"{config.inipath or 'the ini settings'}: expected an option of the gate, got {key!r}, which is none."
-            f"{nearest(key, known)} `pytest --help` lists them all."
+            f"{nearest(key, keys)} `pytest --help` lists them all."
         )
 
 

@@ -22,13 +22,13 @@ BIT_WIDTHS: Mapping[str, str] = {
 }
 """Each spelling of a bit-width and its exact name."""
 
-_FLOATS = {width.dtype: name for name, width in WIDTHS.items() if width.dtype}
-DTYPES: Mapping[str, str] = {
+_FLOAT_DTYPES = {width.dtype: name for name, width in WIDTHS.items() if width.dtype}
+PRECISIONS: Mapping[str, str] = {
     "auto": "auto",
-    **{name: name for name in _FLOATS.values()},
+    **{name: name for name in _FLOAT_DTYPES.values()},
     "16": "bf16",
     "32": "fp32",
-    **_FLOATS,
+    **_FLOAT_DTYPES,
 }
 """Each spelling of the reference's precision and its exact name; `auto` is the checkpoint's own."""
 
@@ -62,7 +62,7 @@ def parse_text(raw: str) -> str:
     return text
 
 
-def parse_template(raw: str) -> str:
+def parse_template_text(raw: str) -> str:
     r"""Parse a template; a literal `\n` or `\t` becomes newline or tab."""
     if not raw.strip():
         raise ValueError("expected auto, chat, raw or a format with {prompt}, got nothing")
@@ -71,19 +71,19 @@ def parse_template(raw: str) -> str:
     return raw.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def parse_name(known: Mapping[str, str]) -> Callable[[str], str]:
+def parse_name(spellings: Mapping[str, str]) -> Callable[[str], str]:
     """Make a parser from known spellings to their exact names."""
 
     def parse(raw: str) -> str:
         word = raw.strip().lower()
-        if word not in known:
-            raise ValueError(f"expected one of {', '.join(known)}, got {raw!r}.{nearest(word, known)}")
-        return known[word]
+        if word not in spellings:
+            raise ValueError(f"expected one of {', '.join(spellings)}, got {raw!r}.{nearest(word, spellings)}")
+        return spellings[word]
 
     return parse
 
 
-parse_dtype = parse_name(DTYPES)
+parse_dtype = parse_name(PRECISIONS)
 parse_readout = parse_name(_READOUTS)
 
 
@@ -204,7 +204,7 @@ def parse_directory(raw: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Return whether a text is 1 to 18 digits 0 to 9."""
+    """Tell whether a text is 1 to 18 digits 0 to 9."""
     return re.fullmatch(r"\d{1,18}", text, re.ASCII) is not None
 
 
@@ -221,7 +221,7 @@ def _read_float(raw: str, expected: str, *, fits: Callable[[float], bool]) -> fl
 
 
 def _to_float(text: str) -> float | None:
-    """Return a number, or None; Python's float() also reads 0.0_5 and digits of other scripts."""
+    """Read a number, or None; Python's float() also reads 0.0_5 and digits of other scripts."""
     try:
         return float(text) if text.isascii() and "_" not in text else None
     except ValueError:
@@ -245,5 +245,5 @@ def _whole_hint(raw: str, minimum: int) -> str:
 
 
 def _digits_hint(raw: str) -> str:
-    """Return what to do about digits of other scripts, which Python reads."""
+    """Say what to do about digits of other scripts, which Python reads."""
     return "" if raw.isascii() else "; write it with the digits 0 to 9"

@@ -42,7 +42,7 @@ def check_published(directory: Path | None = None) -> Iterator[str | ProfileErro
 
 
 def _label(name: str) -> str:
-    """Return the label of a published file, such as `default@1` for `default/1.toml`."""
+    """Label a published file, such as `default@1` for `default/1.toml`."""
     return name.removesuffix(".toml").replace("/", "@")
 
 

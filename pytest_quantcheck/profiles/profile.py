@@ -73,14 +73,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.case)
 
     def matches(self, case: Case) -> bool:
-        """Return whether the rule is for this case."""
+        """Tell whether the rule is for this case."""
         named = all(getattr(self, key) in (None, getattr(case, key)) for key in _NAMED_KEYS)
         return named and (self.layer is None or self.layer in case.layer_names)
 
     def may_meet(self, other: "Rule") -> bool:
-        """Return whether some case matches both rules: they differ in no key."""
+        """Tell whether some case matches both rules: they differ in no key."""
         named = ((getattr(self, key), getattr(other, key)) for key in _NAMED_KEYS)
-        if any(one is not None and two is not None and one != two for one, two in named):
+        if any(first is not None and second is not None and first != second for first, second in named):
             return False
         return _layers_may_meet(self.layer, other.layer)
 
@@ -112,7 +112,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(rule.limit.metric for rule in self.rules))
 
     def fewest_prompts(self, metric: MetricName) -> int:
-        """Return the fewest prompts to which a limit of a metric applies."""
+        """Find the fewest prompts to which a limit of a metric applies."""
         return min(rule.limit.from_prompts for rule in self.rules if rule.limit.metric == metric)
 
     def limit(
@@ -125,7 +125,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         model: str | None = None,
         prompts: str | None = None,
     ) -> Limit | None:
-        """Return the most specific limit for a case, or None.
+        """Find the most specific limit for a case, or None.
 
         Args:
             metric: name of the metric.
@@ -147,7 +147,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return max(matching, key=lambda rule: rule.rank).limit if matching else None
 
     def with_limits(self, pairs: Iterable[tuple[MetricName, float]], source: str = "--quantcheck-fail") -> "Profile":
-        """Return the profile with new limits, each for all its metric's cases."""
+        """Copy the profile with new limits, each for all its metric's cases."""
         profile = self
         for name, value in pairs:
             others = tuple(rule for rule in profile.rules if rule.limit.metric != name)
@@ -155,12 +155,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return profile
 
     def allowing(self, metrics: Iterable[MetricName]) -> "Profile":
-        """Return the profile with metrics that may pass unmeasured."""
+        """Copy the profile with metrics that may pass unmeasured."""
         return msgspec.structs.replace(self, allow_unmeasured=tuple(metrics))
 
 
 def block_name(layer: int, n_layers: int) -> LayerName | None:
-    """Return the name of a block: first, last, or middle, block (L-1)//2 of L.
+    """Name a block: first, last, or middle, block (L-1)//2 of L.
 
     >>> [block_name(layer, 5) for layer in range(5)]
     ['first', None, 'middle', None, 'last']
@@ -172,12 +172,12 @@ def block_name(layer: int, n_layers: int) -> LayerName | None:
     return "middle" if layer == (n_layers - 1) // 2 else None
 
 
-def _layers_may_meet(one: int | LayerName | None, two: int | LayerName | None) -> bool:
-    if one is None or two is None or one == two:
+def _layers_may_meet(first: int | LayerName | None, second: int | LayerName | None) -> bool:
+    if first is None or second is None or first == second:
         return True
-    if type(one) is type(two):
+    if type(first) is type(second):
         return False
-    name, number = (one, two) if isinstance(one, str) else (two, one)
+    name, number = (first, second) if isinstance(first, str) else (second, first)
     return (name == "first") == (number == 0)
 
 

@@ -17,7 +17,7 @@ CHECKSUMS = "CHECKSUMS"
 
 
 def thresholds_directory() -> Path:
-    """Return the directory of published profiles, in a wheel or checkout."""
+    """Find the directory of published profiles, in a wheel or checkout."""
     return _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 
 
@@ -32,7 +32,7 @@ def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
     if spec.endswith(".toml"):
         return read_profile(_read_bytes(Path(spec).expanduser()), spec)
     directory = directory or thresholds_directory()
-    name, version = _split(spec, directory)
+    name, version = _split_label(spec, directory)
     path = directory / name / f"{version}.toml"
     data = _read_bytes(path) if path.is_file() else _refuse_unknown(spec, directory)
     _check_checksum(data, f"{name}/{version}.toml", directory)
@@ -40,12 +40,12 @@ def load_profile(spec: str, *, directory: Path | None = None) -> Profile:
 
 
 def checksum(data: bytes) -> str:
-    r"""Return the SHA-256 of a profile; `\r\n` counts as `\n`."""
+    r"""Hash a profile by SHA-256; `\r\n` counts as `\n`."""
     return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def published_checksums(directory: Path | None = None) -> dict[str, str]:
-    """Return the checksum of each published profile, such as `default/1.toml`."""
+    """Read the checksum of each published profile, such as `default/1.toml`."""
     path = (directory or thresholds_directory()) / CHECKSUMS
     sums = {}
     for number, line in enumerate(_read_bytes(path).decode().splitlines(), start=1):
@@ -59,14 +59,16 @@ def published_checksums(directory: Path | None = None) -> dict[str, str]:
 
 
 def changed_profiles(directory: Path | None = None) -> list[str]:
-    """Return the files that are changed, deleted or without a checksum, sorted."""
+    """Find the files that are changed, deleted or without a checksum, sorted."""
     directory = directory or thresholds_directory()
-    found = {path.relative_to(directory).as_posix(): checksum(path.read_bytes()) for path in directory.glob("*/*.toml")}
+    actual = {
+        path.relative_to(directory).as_posix(): checksum(path.read_bytes()) for path in directory.glob("*/*.toml")
+    }
     published = published_checksums(directory)
-    return sorted(name for name in found.keys() | published.keys() if found.get(name) != published.get(name))
+    return sorted(name for name in actual.keys() | published.keys() if actual.get(name) != published.get(name))
 
 
-def _split(spec: str, directory: Path) -> tuple[str, int]:
+def _split_label(spec: str, directory: Path) -> tuple[str, int]:
     try:
         name, version = read_label(spec)
     except ValueError:
@@ -75,9 +77,9 @@ def _split(spec: str, directory: Path) -> tuple[str, int]:
 
 
 def _refuse_unknown(spec: str, directory: Path) -> NoReturn:
-    known = sorted(f"{path.parent.name}@{path.stem}" for path in directory.glob("*/*.toml"))
+    labels = sorted(f"{path.parent.name}@{path.stem}" for path in directory.glob("*/*.toml"))
     raise ProfileError(
-        f"profile {spec!r}: expected NAME@VERSION or the path of a .toml file; there are {', '.join(known) or 'none'}"
+        f"profile {spec!r}: expected NAME@VERSION or the path of a .toml file; there are {', '.join(labels) or 'none'}"
     )
 
 

@@ -12,7 +12,7 @@ from pytest_quantcheck.errors import ProfileError
 from pytest_quantcheck.metrics import Metric, check_limit, find_metric
 from pytest_quantcheck.profiles.profile import Inconclusive, LayerName, Limit, Profile, Rule
 
-SCHEMA = 1
+PROFILE_SCHEMA = 1
 """Version of the profile's file format."""
 
 MOST_PROMPTS = 1_000_000
@@ -141,8 +141,8 @@ def _to_profile(document: _Document, path: str) -> Profile:
 
 
 def _check_head(document: _Document) -> None:
-    if document.schema != SCHEMA:
-        raise _PlaceError("schema", f"expected {SCHEMA}, the format this release reads, got {document.schema}")
+    if document.schema != PROFILE_SCHEMA:
+        raise _PlaceError("schema", f"expected {PROFILE_SCHEMA}, the format this release reads, got {document.schema}")
     if not document.name.strip():
         raise _PlaceError("name", "expected a name, got nothing")
     if document.version < 1:
@@ -210,10 +210,10 @@ def _read_override(metric: Metric, override: _Override, place: str, label: str) 
 
 
 def _refuse_ambiguity(rules: dict[str, Rule]) -> None:
-    for (first, one), (second, two) in itertools.combinations(rules.items(), 2):
-        if one.rank == two.rank and one.may_meet(two):
+    for (earlier, rule), (later, later_rule) in itertools.combinations(rules.items(), 2):
+        if rule.rank == later_rule.rank and rule.may_meet(later_rule):
             raise _PlaceError(
-                second,
-                f"has as many keys as {first} and both can match the same case, so neither wins; "
+                later,
+                f"has as many keys as {earlier} and both can match the same case, so neither wins; "
                 "add another key to one of them",
             )

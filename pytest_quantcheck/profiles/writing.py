@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterator
 
 from pytest_quantcheck.profiles.profile import Profile, Rule
-from pytest_quantcheck.profiles.reading import SCHEMA
+from pytest_quantcheck.profiles.reading import PROFILE_SCHEMA
 
-WIDTH = 100
+ROW_WIDTH = 100
 """Most characters in a row of a long text, without its key and its quotes."""
 
 _SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
 
 
 def profile_text(profile: Profile) -> str:
-    """Return a profile's file; `read_profile` reads the same profile from it, except the path.
+    """Write a profile's file; `read_profile` reads the same profile from it, except the path.
 
     The first rule of each metric must be the limit without a case, as in a file.
     """
@@ -21,21 +21,21 @@ def profile_text(profile: Profile) -> str:
 
 
 def toml_string(text: str) -> str:
-    r"""Return a text as a TOML string; a long text has several lines, which a reader joins.
+    r"""Write a text as a TOML string; a long text has several lines, which a reader joins.
 
     A byte that is not UTF-8, as in some paths, is written as an escape.
 
     >>> print(toml_string('a "b"\x07'))
     "a \"b\"\u0007"
     """
-    whole = _escaped(text)
-    if len(whole) <= WIDTH:
-        return f'"{whole}"'
-    return '"""' + "\\\n".join(_rows(text)) + '"""'
+    escaped = _escaped(text)
+    if len(escaped) <= ROW_WIDTH:
+        return f'"{escaped}"'
+    return '"""' + "\\\n".join(_wrapped_rows(text)) + '"""'
 
 
 def _head(profile: Profile) -> Iterator[str]:
-    yield f"schema = {SCHEMA}"
+    yield f"schema = {PROFILE_SCHEMA}"
     yield f"name = {toml_string(profile.name)}"
     yield f"version = {profile.version}"
     yield f"description = {toml_string(profile.description)}"
@@ -55,12 +55,12 @@ def _table(rule: Rule) -> Iterator[str]:
     yield f"evidence = {toml_string(limit.evidence)}"
 
 
-def _rows(text: str) -> Iterator[str]:
+def _wrapped_rows(text: str) -> Iterator[str]:
     """Break a text between words; blanks stay at row ends, as a reader drops leading ones."""
     row = ""
     for word in re.findall(r"\S+\s*|\s+", text):
         added = _escaped(word)
-        if row and len(row) + len(added) > WIDTH:
+        if row and len(row) + len(added) > ROW_WIDTH:
             yield row
             row = ""
         row += added

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.prompts.prompt_files import Row
+from pytest_quantcheck.prompts.prompt_files import PromptRow
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class HubSet:
     path: str
     split: str
     format: str
-    to_row: Callable[[Mapping[str, Any]], Row]
+    to_row: Callable[[Mapping[str, Any]], PromptRow]
     hint: str = "Check the network, or save it as CSV with the columns prompt and gold and name that file."
 
 
@@ -33,25 +33,25 @@ def _pick(answers: Sequence[str], label: str | int) -> str:
     return answers[int(label)]
 
 
-def _boolq(record: Mapping[str, Any]) -> Row:
+def _boolq(record: Mapping[str, Any]) -> PromptRow:
     return {"prompt": record["question"], "gold": _pick(_BOOLEANS, record["answer"])}
 
 
-def _piqa(record: Mapping[str, Any]) -> Row:
+def _piqa(record: Mapping[str, Any]) -> PromptRow:
     texts = {name: record[name] for name in ("goal", "sol1", "sol2")}
     return {"prompt": record["goal"], "gold": _pick("AB", record["label"]), **texts}
 
 
-def _hellaswag(record: Mapping[str, Any]) -> Row:
+def _hellaswag(record: Mapping[str, Any]) -> PromptRow:
     endings = {f"ending{i}": text for i, text in enumerate(record["endings"])}
     return {"prompt": record["ctx"], "gold": _pick("0123", record["label"]), "ctx": record["ctx"], **endings}
 
 
-def _imdb(record: Mapping[str, Any]) -> Row:
+def _imdb(record: Mapping[str, Any]) -> PromptRow:
     return {"prompt": record["text"], "gold": _pick(("Negative", "Positive"), record["label"])}
 
 
-def _toxicity(record: Mapping[str, Any]) -> Row:
+def _toxicity(record: Mapping[str, Any]) -> PromptRow:
     return {"prompt": record["comment_text"], "gold": _pick(_BOOLEANS, record["toxic"])}
 
 
@@ -92,7 +92,7 @@ HUB_SETS = {
 
 
 def find_hub_set(name: str) -> HubSet:
-    """Return the data set of `hf:NAME`.
+    """Find the data set of `hf:NAME`.
 
     Raises:
         PromptError: there is no such data set.
@@ -102,18 +102,18 @@ def find_hub_set(name: str) -> HubSet:
     return HUB_SETS[name]
 
 
-def read_hub_rows(name: str) -> dict[int, Row]:
+def read_hub_rows(name: str) -> dict[int, PromptRow]:
     """Download a data set and return its rows, numbered from 1.
 
     Raises:
         PromptError: the library `datasets` is missing, or the data set cannot be loaded or has unexpected records.
     """
     hub_set = find_hub_set(name)
-    return to_rows(name, _load(name, hub_set))
+    return to_rows(name, _load_records(name, hub_set))
 
 
-def to_rows(name: str, records: Iterable[Mapping[str, Any]]) -> dict[int, Row]:
-    """Return the rows of a data set's records, numbered from 1.
+def to_rows(name: str, records: Iterable[Mapping[str, Any]]) -> dict[int, PromptRow]:
+    """Make rows of a data set's records, numbered from 1.
 
     >>> to_rows("boolq", [{"question": "is ice cold", "answer": True}])
     {1: {'prompt': 'is ice cold', 'gold': 'True'}}
@@ -127,7 +127,7 @@ def to_rows(name: str, records: Iterable[Mapping[str, Any]]) -> dict[int, Row]:
     return rows
 
 
-def _load(name: str, hub_set: HubSet) -> Iterable[Mapping[str, Any]]:
+def _load_records(name: str, hub_set: HubSet) -> Iterable[Mapping[str, Any]]:
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:

@@ -12,13 +12,13 @@ from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.options.columns import COLUMNS, complete, suggest
 from pytest_quantcheck.user_files import PROMPTS_BYTES, each_key_once, read_file
 
-Row = Mapping[str, str]
+PromptRow = Mapping[str, str]
 Columns = Mapping[str, str]
 _LONGEST_FIELD = 2**31 - 1  # the largest C long on every platform
 
 
-def read_rows(path: Path, columns: Columns = COLUMNS) -> dict[int, Row]:
-    """Return every row of a file by its number from 1.
+def read_rows(path: Path, columns: Columns = COLUMNS) -> dict[int, PromptRow]:
+    """Read every row of a file by its number from 1.
 
     The number counts rows below a CSV's header, or lines of a JSONL file. Every column of a row is text; `prompt` and
     `gold` are there whatever the file's `columns` for them are called.
@@ -59,7 +59,7 @@ def _read_text(path: Path, columns: Columns) -> str:
     return text
 
 
-def _read_csv(path: Path, text: str, columns: Columns) -> dict[int, Row]:
+def _read_csv(path: Path, text: str, columns: Columns) -> dict[int, PromptRow]:
     with _long_fields():
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -80,7 +80,7 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _csv_row(path: Path, number: int, row: dict[Any, Any], header: list[str]) -> Row:
+def _csv_row(path: Path, number: int, row: dict[Any, Any], header: list[str]) -> PromptRow:
     if None in row or None in row.values():
         raise PromptError(f"{path}, row {number}: expected {len(header)} fields, got {_count_fields(row)}")
     return row
@@ -91,13 +91,13 @@ def _count_fields(row: dict[Any, Any]) -> int:
     return sum(value is not None for name, value in row.items() if name is not None) + len(extra)
 
 
-def _read_jsonl(path: Path, text: str, columns: Columns) -> dict[int, Row]:
+def _read_jsonl(path: Path, text: str, columns: Columns) -> dict[int, PromptRow]:
     lines = text.split("\n")  # splitlines() would also cut at U+2028 within a string
     numbered = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
     return {number: _json_row(path, number, line, columns) for number, line in numbered.items()}
 
 
-def _json_row(path: Path, number: int, line: str, columns: Columns) -> Row:
+def _json_row(path: Path, number: int, line: str, columns: Columns) -> PromptRow:
     place = f"{path}, line {number}"
     try:
         row = json.loads(line, object_pairs_hook=each_key_once)
@@ -115,19 +115,19 @@ def _json_row(path: Path, number: int, line: str, columns: Columns) -> Row:
     return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
-def _check_columns(place: str, found: list[str], columns: Columns) -> None:
-    missing = [column for column in columns.values() if column not in found]
+def _check_columns(place: str, header: list[str], columns: Columns) -> None:
+    missing = [column for column in columns.values() if column not in header]
     if missing:
         raise PromptError(
-            f"{place}: expected the columns {_both(columns)}, missing {missing}, found {found}; name those that have "
-            f"prompt and gold: {suggest(columns, found)}"
+            f"{place}: expected the columns {_both(columns)}, missing {missing}, found {header}; name those that have "
+            f"prompt and gold: {suggest(columns, header)}"
         )
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise PromptError(f"{place}: expected each column once, got {twice} more than once")
 
 
-def _check_row(path: Path, number: int, row: Row, columns: Columns) -> None:
+def _check_row(path: Path, number: int, row: PromptRow, columns: Columns) -> None:
     for name in columns.values():
         if not row[name].strip():
             raise PromptError(f"{path}, row {number}: the {name} is empty; fill it in or remove the row")

@@ -18,28 +18,30 @@ FEWEST_PROMPTS = 10
 class PromptSet:
     """Prompts with gold answers, in the order in which they are measured.
 
-    `name` is a part of node ids. `prompts`, `golds` and `rows` have one entry for each prompt: the raw prompt, its
-    gold answer without surrounding blanks, and its row in the source, counted from 1 (rows below the header of
-    a CSV file, lines of a JSONL file). The order is a seeded permutation of the source, so that the first k
-    prompts are a random sample of it. `format` is applied to each prompt by `texts`; it is None when there is
-    none, or when it needed other columns and was applied while reading. `chat`: wrap each text in the tokenizer's
-    chat template (True), do not (False), or do when the tokenizer has one (None). `template` is the whole
-    template for people to read. `available`: rows of the source, of which the set may be a sample; 0 if it is all there
-    is.
+    The order is a seeded permutation of the source, so that the first k prompts are a random sample of it. `prompts`,
+    `golds` and `rows` have one entry for each prompt.
     """
 
     name: str
+    """A part of node ids."""
     prompts: tuple[str, ...]
+    """The raw prompts."""
     golds: tuple[str, ...]
+    """Gold answers without surrounding blanks."""
     rows: tuple[int, ...]
+    """Rows in the source from 1: rows below the header of a CSV file, lines of a JSONL file."""
     source: str
     template: str
+    """The whole template for people to read."""
     format: str | None = None
+    """What `texts` applies; None when there is none, or it needed other columns and was applied while reading."""
     chat: bool | None = None
+    """Wrap each text in the tokenizer's chat template (True), do not (False), or do when there is one (None)."""
     available: int = 0
+    """Rows of the source, of which the set may be a sample; 0 if it is all there is."""
 
     def __len__(self) -> int:
-        """Return the number of prompts."""
+        """Count the prompts."""
         return len(self.prompts)
 
     @property
@@ -50,11 +52,11 @@ class PromptSet:
         return tuple(render(self.format, {"prompt": prompt}) for prompt in self.prompts)
 
     def first(self, n: int) -> Self:
-        """Return the first n prompts: a random sample of the source."""
+        """Take the first n prompts: a random sample of the source."""
         return replace(self, prompts=self.prompts[:n], golds=self.golds[:n], rows=self.rows[:n])
 
     def template_used(self, *, chat: bool) -> str:
-        """Return the template as a measurement's provenance names it.
+        """Name the template as a measurement's provenance does.
 
         `chat`: whether the tokenizer's chat template is used.
 
@@ -64,7 +66,7 @@ class PromptSet:
         return f"{'chat' if chat else 'raw'}:{self.format or '{prompt}'}"
 
     def choose_distinct(self, inputs: Sequence[Hashable]) -> list[int]:
-        """Return the positions of the prompts without those that repeat earlier ones.
+        """Find the positions of the prompts that repeat no earlier one.
 
         `inputs` has one entry for each prompt: what a model reads. An input is one unit of evidence, so it is measured
         once.
@@ -73,8 +75,8 @@ class PromptSet:
             PromptError: equal inputs have different golds, or fewer than ten are left of a set with repeats.
         """
         first: dict[Hashable, int] = {}
-        for position, one in enumerate(inputs):
-            earlier = first.setdefault(one, position)
+        for position, model_input in enumerate(inputs):
+            earlier = first.setdefault(model_input, position)
             if self.golds[earlier] != self.golds[position]:
                 rows = f"{self.rows[earlier]} and {self.rows[position]}"
                 golds = f"{self.golds[earlier]!r:.60} and {self.golds[position]!r:.60}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.options.columns import COLUMNS
 from pytest_quantcheck.prompts.hub import find_hub_set, read_hub_rows
-from pytest_quantcheck.prompts.prompt_files import Row, read_rows
+from pytest_quantcheck.prompts.prompt_files import PromptRow, read_rows
 from pytest_quantcheck.prompts.promptset import FEWEST_PROMPTS, PromptSet
 from pytest_quantcheck.prompts.template import Template, parse_template, render
 
@@ -42,9 +42,9 @@ def read_prompts(
     numbers = _shuffled(rows, seed)
     if source.startswith("hf:"):
         numbers = numbers[:samples]  # nobody can correct the rows of others that are not measured
-    found = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers}, available=len(rows))
-    found.choose_distinct(found.prompts)
-    sample = found.first(samples)
+    prompt_set = _make_prompt_set(source, chosen, {number: rows[number] for number in numbers}, available=len(rows))
+    prompt_set.choose_distinct(prompt_set.prompts)
+    sample = prompt_set.first(samples)
     if len(sample) < FEWEST_PROMPTS:
         raise PromptError(
             f"{source}: expected at least {FEWEST_PROMPTS} prompts (ten calibration bins), got {len(sample)}"
@@ -53,27 +53,27 @@ def read_prompts(
     return sample
 
 
-def _choose_template(source: str, asked: Template) -> Template:
-    if source.startswith("hf:") and asked.format is None:
-        return Template(asked.chat, find_hub_set(source.removeprefix("hf:")).format)
-    if source == "builtin" and asked == Template():
+def _choose_template(source: str, template: Template) -> Template:
+    if source.startswith("hf:") and template.format is None:
+        return Template(template.chat, find_hub_set(source.removeprefix("hf:")).format)
+    if source == "builtin" and template == Template():
         return Template(chat=False)
-    return asked
+    return template
 
 
-def _read_source(source: str, columns: Mapping[str, str]) -> Mapping[int, Row]:
+def _read_source(source: str, columns: Mapping[str, str]) -> Mapping[int, PromptRow]:
     if source.startswith("hf:"):
         return read_hub_rows(source.removeprefix("hf:"))
     return read_rows(BUILTIN) if source == "builtin" else read_rows(Path(source).expanduser(), columns)
 
 
-def _shuffled(rows: Mapping[int, Row], seed: int) -> list[int]:
+def _shuffled(rows: Mapping[int, PromptRow], seed: int) -> list[int]:
     numbers = sorted(rows)
     random.Random(seed).shuffle(numbers)  # noqa: S311 - a reproducible order, not a secret
     return numbers
 
 
-def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row], *, available: int) -> PromptSet:
+def _make_prompt_set(source: str, template: Template, rows: Mapping[int, PromptRow], *, available: int) -> PromptSet:
     _check_fields(source, template, rows)
     deferred = template.format if template.fields == {"prompt"} else None
     return PromptSet(
@@ -89,13 +89,13 @@ def _make_prompt_set(source: str, template: Template, rows: Mapping[int, Row], *
     )
 
 
-def _prompt(row: Row, template: Template, deferred: str | None) -> str:
+def _prompt(row: PromptRow, template: Template, deferred: str | None) -> str:
     if template.format is None or template.format == deferred:
         return row["prompt"]
     return render(template.format, row)
 
 
-def _check_fields(source: str, template: Template, rows: Mapping[int, Row]) -> None:
+def _check_fields(source: str, template: Template, rows: Mapping[int, PromptRow]) -> None:
     for number, row in rows.items():
         missing = sorted(template.fields - row.keys())
         if missing:

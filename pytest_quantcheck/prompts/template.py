@@ -27,7 +27,7 @@ class Template:
         return _fields(self.format) if self.format is not None else frozenset({"prompt"})
 
     def __str__(self) -> str:
-        """Return the text from which `parse_template` makes the same template."""
+        """Spell it as `parse_template` reads it back."""
         mode = next(word for word, chat in _CHAT.items() if chat is self.chat)
         return mode if self.format is None else f"{mode}:{self.format}"
 
@@ -49,7 +49,7 @@ def parse_template(spec: str) -> Template:
 
 
 def render(format_: str, row: Mapping[str, str]) -> str:
-    """Return the text of one row.
+    """Write the text of one row.
 
     >>> render("{goal}: A or B?", {"goal": "boil water"})
     'boil water: A or B?'

@@ -69,10 +69,10 @@ def _lines(result: ControlResult, width: int) -> Iterator[Line]:
 
 def _outcome(result: ControlResult, width: int) -> str:
     if result.outcome == "not applicable":
-        return _shortened(f"not applicable: {result.reason}", width)
+        return _fitted(f"not applicable: {result.reason}", width)
     if result.seen_by:
         return _listed("seen by" if result.outcome == "passed" else "FAILED:", result.seen_by, width)
-    return "passed" if result.outcome == "passed" else _shortened(f"FAILED: {result.reason}", width)
+    return "passed" if result.outcome == "passed" else _fitted(f"FAILED: {result.reason}", width)
 
 
 def _listed(word: str, metrics: Sequence[str], width: int) -> str:
@@ -85,7 +85,7 @@ def _listed(word: str, metrics: Sequence[str], width: int) -> str:
     return f"{word} {counted(len(metrics), 'metric')}"
 
 
-def _shortened(text: str, width: int) -> str:
+def _fitted(text: str, width: int) -> str:
     return textwrap.shorten(ascii_only(text), width, placeholder=" ...")
 
 
@@ -94,7 +94,7 @@ def _colour(result: ControlResult) -> dict[str, bool]:
 
 
 def _alarm(verdict: Verdict) -> str:
-    """Return the verdict's message, without its advice for a failed candidate."""
+    """Write the verdict's message, without its advice for a failed candidate."""
     text = failure_message(verdict)
     return text.partition("\n  next ")[0] if verdict.status == "failed" else text
 

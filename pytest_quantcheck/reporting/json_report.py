@@ -21,7 +21,7 @@ SCHEMAS: Mapping[str, tuple[type[msgspec.Struct], str]] = {
 
 
 def encode_report(report: Report) -> bytes:
-    """Return the report as UTF-8 JSON: the same bytes for the same records.
+    """Encode the report as UTF-8 JSON: the same bytes for the same records.
 
     The order of mappings makes no difference.
 
@@ -32,12 +32,12 @@ def encode_report(report: Report) -> bytes:
 
 
 def encode_certificate(certificate: Certificate) -> bytes:
-    """Return the certificate as UTF-8 JSON, as `encode_report` does."""
+    """Encode the certificate as UTF-8 JSON, as `encode_report` does."""
     return _encode(certificate, "certificate")
 
 
 def schema_text(name: str = "report") -> str:
-    """Return the JSON Schema of a `report` or a `certificate`."""
+    """Write the JSON Schema of a `report` or a `certificate`."""
     record, title = SCHEMAS[name]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
     schema = msgspec.json.schema(record)
@@ -46,8 +46,8 @@ def schema_text(name: str = "report") -> str:
     return json.dumps({**head, **schema}, indent=2, sort_keys=True) + "\n"
 
 
-def _encode(found: msgspec.Struct, place: str) -> bytes:
-    plain = msgspec.to_builtins(found, str_keys=True, enc_hook=_builtin, order="deterministic")
+def _encode(record: msgspec.Struct, place: str) -> bytes:
+    plain = msgspec.to_builtins(record, str_keys=True, enc_hook=_builtin, order="deterministic")
     return msgspec.json.format(msgspec.json.encode(_storable(plain, place)), indent=2) + b"\n"
 
 
@@ -56,7 +56,7 @@ def _builtin(value: Any) -> float | str:
 
 
 def _storable(value: Any, place: str) -> Any:
-    """Return a value that JSON can store; bytes of file names that are not UTF-8 become escapes."""
+    """Make a value that JSON can store; bytes of file names that are not UTF-8 become escapes."""
     if isinstance(value, dict):
         return {_storable(key, place): _storable(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):

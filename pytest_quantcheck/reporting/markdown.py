@@ -8,7 +8,7 @@ from pytest_quantcheck.errors import printable
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.report import Report
-from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
+from pytest_quantcheck.reporting.rows import Group, TableRow, groups, headings
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>&|~#@$]|:(?=\S)")
 """Characters that start markup, HTML, a mention, an emoji, a link or a formula on GitHub."""
@@ -50,7 +50,7 @@ def truncate_lines(lines: Iterable[str], room: int) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Return the text on one line, with Markdown's special characters escaped.
+    r"""Write the text on one line, with Markdown's special characters escaped.
 
     >>> print(escaped("a|b\n<script> `c`"))
     a\|b \<script\> \`c\`
@@ -84,7 +84,7 @@ def _table(group: Group) -> Iterator[str]:
     yield from (*notes, "") if notes else ()
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: TableRow) -> list[str]:
     *facts, word = map(escaped, row.cells)
     stands_out = row.verdict is not None and not row.verdict.acceptable
     return [*facts, f"**{word}**" if stands_out else word]

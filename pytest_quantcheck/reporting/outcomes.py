@@ -86,7 +86,7 @@ class CandidateOutcome(NamedTuple):
         """Yield the objections where each verdict's own sentence stands elsewhere: a line for each status."""
         yield from dict.fromkeys(map(printable, self.causes))
         for status in WORST_FIRST:
-            if named := [_name(verdict) for verdict in self.against if verdict.status == status]:
+            if named := [_verdict_name(verdict) for verdict in self.against if verdict.status == status]:
                 yield f"{status}: {', '.join(named)}"
 
     def steps(self) -> Iterator[str]:
@@ -95,11 +95,11 @@ class CandidateOutcome(NamedTuple):
 
 
 def outcomes(report: Report) -> list[CandidateOutcome]:
-    """Return the outcome for each candidate of which a test was run.
+    """Decide the outcome for each candidate of which a test was run.
 
     Candidates that are not fit for release come first, then those that could not be judged.
     """
-    left_out = {one.candidate: len(one.tests) for one in report.not_run}
+    left_out = {omission.candidate: len(omission.tests) for omission in report.not_run}
     candidates = dict.fromkeys((*(verdict.candidate for verdict in report.verdicts), *report.causes))
     unsorted = (
         CandidateOutcome(
@@ -117,10 +117,12 @@ def outcomes(report: Report) -> list[CandidateOutcome]:
 def _count_not_gated(candidate: str, report: Report) -> int:
     judged = {(verdict.prompt_set, verdict.metric) for verdict in report.verdicts if verdict.candidate == candidate}
     own = (comparison for comparison in report.comparisons if comparison.candidate == candidate)
-    return len({(one.prompt_set, estimate.metric) for one in own for estimate in one.estimates} - judged)
+    return len(
+        {(comparison.prompt_set, estimate.metric) for comparison in own for estimate in comparison.estimates} - judged
+    )
 
 
-def _name(verdict: Verdict) -> str:
+def _verdict_name(verdict: Verdict) -> str:
     """Name a verdict's metric, layer and prompt set."""
     layer = verdict.estimate.layer
     place = "" if layer is None else f" at layer {layer}"
@@ -149,9 +151,9 @@ def cautions(report: Report) -> Iterator[str]:
 
 
 def _not_run_sentence(not_run: Sequence[NotRun]) -> str:
-    n = sum(len(one.tests) for one in not_run)
-    wholes = [one.candidate for one in not_run if one.whole]
-    tests = [test for one in not_run if not one.whole for test in one.tests]
+    n = sum(len(omission.tests) for omission in not_run)
+    wholes = [omission.candidate for omission in not_run if omission.whole]
+    tests = [test for omission in not_run if not omission.whole for test in omission.tests]
     parts = (f"every test of {shortened(wholes)}" if wholes else "", shortened(tests) if tests else "")
     return printable(
         f"a part of the gate: {counted(n, 'test')} {plural(n, 'was', 'were')} not run "

@@ -12,7 +12,7 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.prompts import PromptSet
 
-_LIBRARIES = ("torch", "transformers", "bitsandbytes")
+_SHOWN_LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
 class Outline(NamedTuple):
@@ -28,15 +28,15 @@ class Outline(NamedTuple):
 
     def header_lines(self) -> Iterator[str]:
         """Yield the lines for the top of pytest's output."""
-        asked = self.settings
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
-        revision = f" at {asked.revision}" if asked.revision else ""
+        settings = self.settings
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _SHOWN_LIBRARIES)
+        revision = f" at {settings.revision}" if settings.revision else ""
         prompts = ", ".join(f"{name} ({len(prompts)} prompts)" for name, prompts in self.prompt_sets.items())
         controls = f" and {len(self.controls)} controls" if self.controls else ""
-        stored = f", its baseline in {asked.baseline}" if asked.baseline else ""
-        reference, candidates = f"{self.model}{revision} ({asked.dtype}{stored})", ", ".join(self.candidates)
+        stored = f", its baseline in {settings.baseline}" if settings.baseline else ""
+        reference, candidates = f"{self.model}{revision} ({settings.dtype}{stored})", ", ".join(self.candidates)
         yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile.label}")
-        yield printable(f"quantcheck: {prompts}; device {asked.device}, batch size {asked.batch_size}")
+        yield printable(f"quantcheck: {prompts}; device {settings.device}, batch size {settings.batch_size}")
         yield printable(f"quantcheck: {versions}")
 
     def dry_run_lines(self, *, new_profile: str, report: str) -> Iterator[str]:
@@ -46,16 +46,16 @@ class Outline(NamedTuple):
             new_profile: label of the profile that would be written; empty for none.
             report: where the report would be, in words; empty for none.
         """
-        asked = self.settings
-        stored = asked.baseline and not asked.update_baseline
-        reference = f"taken from {asked.baseline}" if stored else f"measured ({asked.dtype})"
-        on = f" on {asked.attribution_samples} prompts" if asked.attribution.method != "off" else ""
-        layers = asked.layers if isinstance(asked.layers, str) else ", ".join(map(str, asked.layers))
-        loaded = "some prompts are measured" if asked.trial else "nothing is loaded"
+        settings = self.settings
+        stored = settings.baseline and not settings.update_baseline
+        reference = f"taken from {settings.baseline}" if stored else f"measured ({settings.dtype})"
+        on = f" on {settings.attribution_samples} prompts" if settings.attribution.method != "off" else ""
+        layers = settings.layers if isinstance(settings.layers, str) else ", ".join(map(str, settings.layers))
+        loaded = "some prompts are measured" if settings.trial else "nothing is loaded"
         yield f"dry run: {loaded}. The reference {self.model} would be {reference}"
         yield f"candidates: {', '.join(self.candidates)}"
         yield from (f"prompts: {len(p)} of {name} from {p.source}" for name, p in self.prompt_sets.items())
-        yield f"attribution: {asked.attribution}{on}; layers: {layers}"
+        yield f"attribution: {settings.attribution}{on}; layers: {layers}"
         yield f"verdicts: {', '.join(self.metrics)} by {self.profile.label}"
         yield from self._ungated()
         if self.controls:

@@ -8,7 +8,7 @@ from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import Limit, Profile, Rule
 from pytest_quantcheck.reporting.wording import BOUNDS, interval_name
 
-WIDTH = 80
+TEXT_WIDTH = 80
 
 _DECISIONS = {
     "fail": "the verdict is inconclusive and fails",
@@ -32,8 +32,8 @@ def profile_lines(profile: Profile) -> Iterator[str]:
 
 def difference_lines(old: Profile, new: Profile) -> Iterator[str]:
     """Yield the differences between two profiles, except name, version and path."""
-    yield from _change("decision.confidence", repr(old.confidence), repr(new.confidence))
-    yield from _change("decision.inconclusive", old.inconclusive, new.inconclusive)
+    yield from _difference("decision.confidence", repr(old.confidence), repr(new.confidence))
+    yield from _difference("decision.inconclusive", old.inconclusive, new.inconclusive)
     before, after = ({_place(rule): rule.limit for rule in profile.rules} for profile in (old, new))
     for place in dict.fromkeys([*before, *after]):
         yield from _limit_change(place, before.get(place), after.get(place))
@@ -61,13 +61,13 @@ def _limit_change(place: str, old: Limit | None, new: Limit | None) -> Iterator[
         assert limit is not None
         yield f"{place}: {word}, {limit.direction} {limit.value!r}"
     elif (old.value, old.from_prompts) != (new.value, new.from_prompts):
-        yield from _change(f"{place}.{new.direction}", repr(old.value), repr(new.value))
-        yield from _change(f"{place}.from_prompts", str(old.from_prompts), str(new.from_prompts))
+        yield from _difference(f"{place}.{new.direction}", repr(old.value), repr(new.value))
+        yield from _difference(f"{place}.from_prompts", str(old.from_prompts), str(new.from_prompts))
     elif old.evidence != new.evidence:
         yield f"{place}: the same limit on other evidence"
 
 
-def _change(place: str, old: str, new: str) -> Iterator[str]:
+def _difference(place: str, old: str, new: str) -> Iterator[str]:
     if old != new:
         yield f"{place}: {old} -> {new}"
 
@@ -87,5 +87,5 @@ def _case(rule: Rule) -> str:
 
 def _wrapped(text: str, indent: str = "") -> Iterator[str]:
     yield from textwrap.wrap(
-        printable(text), WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        printable(text), TEXT_WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )

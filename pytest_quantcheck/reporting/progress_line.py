@@ -117,7 +117,7 @@ class ProgressLine:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text in a suitable unit.
+    """Write a time as text in a suitable unit.
 
     >>> duration(0.2), duration(40), duration(200), duration(8000)
     ('less than 1 s', '40 s', '3 min', '2.2 h')

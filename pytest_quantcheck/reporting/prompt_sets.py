@@ -10,12 +10,14 @@ from pytest_quantcheck.reporting.report import Report
 
 def evidence_sentences(report: Report) -> Iterator[str]:
     """Yield a sentence for each prompt set: what it and the reference's answers to it can show."""
-    for name, found in {one.prompt_set: one.evidence for one in report.comparisons if one.evidence}.items():
-        lacking = ", ".join(METRICS[metric].title for metric in found.lacking)
+    for name, evidence in {
+        comparison.prompt_set: comparison.evidence for comparison in report.comparisons if comparison.evidence
+    }.items():
+        lacking = ", ".join(METRICS[metric].title for metric in evidence.lacking)
         yield (
-            f"{name}: {counted(found.inputs, 'distinct input')} of {counted(found.prompts, 'prompt')}; the reference "
-            f"is right on {found.accuracy:.1%}, with {counted(found.answers, 'distinct answer')}; "
-            f"{counted(found.golds, 'distinct gold')}, {found.commonest!r:.40} is {found.share:.1%} of them"
+            f"{name}: {counted(evidence.inputs, 'distinct input')} of {counted(evidence.prompts, 'prompt')}; the "
+            f"reference is right on {evidence.accuracy:.1%}, with {counted(evidence.answers, 'distinct answer')}; "
+            f"{counted(evidence.golds, 'distinct gold')}, {evidence.commonest!r:.40} is {evidence.share:.1%} of them"
             f"{lacking and f'; it cannot show {lacking}'}"
         )
 
@@ -25,12 +27,16 @@ def gap_sentences(report: Report) -> Iterator[str]:
 
     It names the gated metrics, the reasons, and where to look; where the reference is never right, the others too.
     """
-    for name, comparison in {one.prompt_set: one for one in report.comparisons}.items():
-        gated = {one.metric for one in report.verdicts if one.prompt_set == name and one.status == "unmeasured"}
-        found = comparison.evidence
-        named = found.lacking if found else {}
-        never_right = found is not None and found.accuracy == 0
-        reasons = [f"{METRICS[one].title}: {why}" for one, why in named.items() if one in gated or never_right]
+    for name, comparison in {comparison.prompt_set: comparison for comparison in report.comparisons}.items():
+        gated = {
+            verdict.metric
+            for verdict in report.verdicts
+            if verdict.prompt_set == name and verdict.status == "unmeasured"
+        }
+        evidence = comparison.evidence
+        named = evidence.lacking if evidence else {}
+        never_right = evidence is not None and evidence.accuracy == 0
+        reasons = [f"{METRICS[metric].title}: {why}" for metric, why in named.items() if metric in gated or never_right]
         if reasons:
             yield f"{name} cannot show {'; '.join(reasons)}. {_advice(comparison)}"
 

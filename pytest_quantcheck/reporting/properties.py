@@ -9,7 +9,7 @@ _Fact = str | float | None
 
 
 def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
-    """Return a verdict as names and values, for `user_properties` and JUnit.
+    """List a verdict as names and values, for `user_properties` and JUnit.
 
     Facts without a value are left out.
 
@@ -30,11 +30,11 @@ def verdict_properties(verdict: Verdict) -> list[tuple[str, str | float]]:
         "acceptable": "yes" if verdict.acceptable else "no",
         "prompts_needed": verdict.prompts_needed,
     }
-    return _named(facts)
+    return _prefixed(facts)
 
 
 def ungated_properties(comparison: Comparison, metric: MetricName, *, reason: str) -> list[tuple[str, str | float]]:
-    """Return an ungated metric as names and values: its worst layer's estimate.
+    """List an ungated metric as names and values: its worst layer's estimate.
 
     `quantcheck_reason` says why nothing was judged, after the reason why nothing was estimated, if there is one.
     """
@@ -50,7 +50,7 @@ def ungated_properties(comparison: Comparison, metric: MetricName, *, reason: st
         "conditions": "; ".join(comparison.conditions),
         "status": "not gated",
     }
-    return _named(facts)
+    return _prefixed(facts)
 
 
 def _estimate_facts(estimate: Estimate) -> dict[str, _Fact]:
@@ -69,5 +69,5 @@ def _estimate_facts(estimate: Estimate) -> dict[str, _Fact]:
     }
 
 
-def _named(facts: dict[str, _Fact]) -> list[tuple[str, str | float]]:
+def _prefixed(facts: dict[str, _Fact]) -> list[tuple[str, str | float]]:
     return [(f"quantcheck_{name}", fact) for name, fact in facts.items() if fact not in {None, ""}]

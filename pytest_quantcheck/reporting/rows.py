@@ -14,7 +14,7 @@ from pytest_quantcheck.reporting.wording import SMALLEST, interval_name, next_st
 _SIGNS = {"max": "<=", "min": ">="}
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One metric with its verdict, if any, and its worst layer's estimate.
 
     A row `beside` it is another layer of the same metric, which has no verdict.
@@ -39,11 +39,13 @@ class Row(NamedTuple):
     @property
     def cells(self) -> tuple[str, ...]:
         """The texts of the row, in the columns of `headings`."""
-        found, verdict = self.estimate, self.verdict
-        layer = "" if found.layer is None else str(found.layer)
-        interval = "-" if found.low is None or found.high is None else f"{_cell(found.low)} to {_cell(found.high)}"
+        estimate, verdict = self.estimate, self.verdict
+        layer = "" if estimate.layer is None else str(estimate.layer)
+        interval = (
+            "-" if estimate.low is None or estimate.high is None else f"{_cell(estimate.low)} to {_cell(estimate.high)}"
+        )
         limit = f"{_SIGNS[verdict.direction]} {verdict.limit:.4g}" if verdict else "-"
-        return (self.metric.title, layer, _cell(found.value), interval, limit, self.word)
+        return (self.metric.title, layer, _cell(estimate.value), interval, limit, self.word)
 
 
 class Group(NamedTuple):
@@ -70,12 +72,12 @@ class Group(NamedTuple):
         return f"{self.candidate} on {self.prompt_set}: {counted(self.n_prompts, 'prompt')}"
 
     def estimates(self, metric: MetricName) -> tuple[Estimate, ...]:
-        """Return the estimates of one metric; without a comparison the one that decided."""
+        """Find the estimates of one metric; without a comparison the one that decided."""
         if self.comparison:
             return self.comparison.of(metric)
         return (self.verdicts[metric].estimate,) if metric in self.verdicts else ()
 
-    def rows(self, *, layers: bool = False) -> Iterator[Row]:
+    def rows(self, *, layers: bool = False) -> Iterator[TableRow]:
         """Yield a row for each judged or estimated metric, as in `METRICS`.
 
         With `layers`, a row for each other layer follows.
@@ -85,9 +87,10 @@ class Group(NamedTuple):
             if not (verdict or estimates):
                 continue
             chosen = verdict.estimate if verdict else worst_estimate(estimates, metric)
-            yield Row(metric, verdict, chosen)
+            yield TableRow(metric, verdict, chosen)
             if layers:
-                yield from (Row(metric, None, one, beside=True) for one in estimates if one.layer != chosen.layer)
+                others = (estimate for estimate in estimates if estimate.layer != chosen.layer)
+                yield from (TableRow(metric, None, estimate, beside=True) for estimate in others)
 
     def notes(self) -> Iterator[str]:
         """Yield sentences about the table, the comparison's own notes last."""
@@ -103,15 +106,15 @@ class Group(NamedTuple):
             yield f"not measured under the same conditions: {'; '.join(self.comparison.conditions)}"
 
     def _ungated(self, metric: Metric) -> str:
-        """Return a metric's title, and the prompts needed to gate it."""
+        """Name a metric, and the prompts needed to gate it."""
         profile = self.comparison.profile if self.comparison else None
         rules = [rule for rule in profile.rules if rule.limit.metric == metric.name] if profile else []
         wanted = max((rule.limit.from_prompts for rule in rules), default=1)
         return f"{metric.title} (from {wanted:,} prompts up)" if wanted > self.n_prompts else metric.title
 
 
-def headings(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the headings of a table's columns."""
+def headings(rows: Sequence[TableRow]) -> tuple[str, ...]:
+    """Name a table's columns."""
     names = {interval_name(row.estimate.confidence) for row in rows if row.estimate.low is not None}
     interval = names.pop() if len(names) == 1 else "interval"
     return ("metric", "layer", "value", interval, "limit", "verdict")
@@ -133,7 +136,7 @@ def groups(report: Report) -> Iterator[Group]:
 
 
 def _cell(value: float | None) -> str:
-    """Return a number with four decimals, so that columns align."""
+    """Write a number with four decimals, so that columns align."""
     if value is None:
         return "-"
     if 0 < value < SMALLEST:
@@ -142,14 +145,14 @@ def _cell(value: float | None) -> str:
 
 
 def worst_estimate(estimates: Sequence[Estimate], metric: Metric) -> Estimate:
-    """Return the worst estimate, or the first if none has a value."""
+    """Find the worst estimate, or the first if none has a value."""
     measured = [estimate for estimate in estimates if estimate.applicable and estimate.value is not None]
     worst = max if metric.direction == "max" else min
     return worst(measured, key=lambda estimate: estimate.value or 0.0) if measured else estimates[0]
 
 
 def _is_doubt(verdict: Verdict) -> bool:
-    """Return whether a note says what to do; for other verdicts the outcome says it."""
+    """Tell whether a note says what to do; for other verdicts the outcome says it."""
     return verdict.warning and verdict.status == "inconclusive"
 
 
@@ -163,9 +166,9 @@ def _remarks(metric: Metric, estimates: Sequence[Estimate], notes: Sequence[str]
     for estimate in estimates:
         if estimate.value is None or estimate.reason:
             layers.setdefault((_state(estimate), estimate.reason), []).append(estimate.layer)
-    for (state, reason), found in layers.items():
+    for (state, reason), numbers in layers.items():
         if not reason or not any(reason in note for note in notes):
-            where = " ".join(filter(None, (_places(found), state)))
+            where = " ".join(filter(None, (_places(numbers), state)))
             yield ": ".join(filter(None, (metric.title, where, reason)))
 
 

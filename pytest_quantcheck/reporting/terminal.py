@@ -8,7 +8,7 @@ from pytest_quantcheck.records import Verdict
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, cautions, outcomes, sentence
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.report import Report
-from pytest_quantcheck.reporting.rows import Group, Row, groups, headings
+from pytest_quantcheck.reporting.rows import Group, TableRow, groups, headings
 from pytest_quantcheck.reporting.wording import ascii_only
 
 Line = tuple[str, Mapping[str, bool]]
@@ -23,7 +23,7 @@ _BAD = {"red": True}
 WIDEST = 100
 """Most columns of a summary: longer lines are hard to read."""
 
-_LONGEST = 60
+_LONGEST_WORD = 60
 """Characters of the longest word that is not broken."""
 
 _RIGHT = {1, 2}
@@ -86,12 +86,12 @@ def _table(group: Group, width: int, *, layers: bool) -> Iterator[Line]:
     if spare < len(sizes) - 1:
         yield from _list(rows, width)
         return
-    yield _aligned(head, sizes, gap), _PLAIN
+    yield _aligned_cells(head, sizes, gap), _PLAIN
     for row, texts in zip(rows, body, strict=True):
-        yield _aligned(texts, sizes, gap), _colour(row.verdict)
+        yield _aligned_cells(texts, sizes, gap), _colour(row.verdict)
 
 
-def _list(rows: Sequence[Row], width: int) -> Iterator[Line]:
+def _list(rows: Sequence[TableRow], width: int) -> Iterator[Line]:
     """Yield the metrics as a list, where a table is too wide."""
     for row in rows:
         title, layer, value, interval, limit, word = row.cells
@@ -101,7 +101,7 @@ def _list(rows: Sequence[Row], width: int) -> Iterator[Line]:
         yield from wrapped(f"  {where}: {outcome}", width, _colour(row.verdict))
 
 
-def _aligned(cells: Sequence[str], sizes: Sequence[int], gap: str) -> str:
+def _aligned_cells(cells: Sequence[str], sizes: Sequence[int], gap: str) -> str:
     padded = (
         cell.rjust(size) if place in _RIGHT else cell.ljust(size)
         for place, (cell, size) in enumerate(zip(cells, sizes, strict=True))
@@ -121,9 +121,9 @@ def wrapped(text: str, width: int, markup: Mapping[str, bool]) -> Iterator[Line]
     On a narrow terminal, an option longer than a line is not broken, so that it can be copied.
     """
     text, indent = ascii_only(text), {"- ": "  ", "  ": "    "}.get(text[:2], "")
-    endless = any(len(word) > _LONGEST for word in text.split())
+    endless = any(len(word) > _LONGEST_WORD for word in text.split())
     wrapper = textwrap.TextWrapper(
-        width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=endless or width > _LONGEST
+        width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=endless or width > _LONGEST_WORD
     )
     for line in wrapper.wrap(text):
         yield line, markup

@@ -41,42 +41,42 @@ def number(value: float) -> str:
         return f"{value:.4g}"
     decimals = 3 - math.floor(math.log10(size)) if size else 4
     text = f"{value:.{max(decimals, 0)}f}"
-    whole, _, fraction = text.partition(".")
-    return f"{whole}.{fraction[:4]}{fraction[4:].rstrip('0')}" if fraction else whole
+    integer, _, fraction = text.partition(".")
+    return f"{integer}.{fraction[:4]}{fraction[4:].rstrip('0')}" if fraction else integer
 
 
 def bound(verdict: Verdict) -> str:
-    """Return a limit and its direction, such as `at most 0.0500`."""
+    """Write a limit and its direction, such as `at most 0.0500`."""
     tiny = 0 < verdict.limit < SMALLEST
     return f"{BOUNDS[verdict.direction]} {f'{verdict.limit:.4g}' if tiny else number(verdict.limit)}"
 
 
 def interval_name(confidence: float) -> str:
-    """Return the name of an interval, such as `95 % interval`."""
+    """Name an interval, such as `95 % interval`."""
     return f"{100 * confidence:.4g} % interval"
 
 
 def value_text(estimate: Estimate) -> str:
-    """Return a value with its unit: `0.0731`, `0.1200 nats`, or `none`."""
+    """Write a value with its unit: `0.0731`, `0.1200 nats`, or `none`."""
     if estimate.value is None:
         return "none"
     return f"{number(estimate.value)} {METRICS[estimate.metric].unit}".rstrip()
 
 
 def interval_text(estimate: Estimate) -> str:
-    """Return an interval with its name: `95 % interval 0.0512 to 0.0960`."""
+    """Write an interval with its name: `95 % interval 0.0512 to 0.0960`."""
     if estimate.low is None or estimate.high is None:
         return "no interval"
     return f"{interval_name(estimate.confidence)} {number(estimate.low)} to {number(estimate.high)}"
 
 
 def ascii_only(text: str) -> str:
-    """Return the printable text, with every character outside ASCII as an escape."""
+    """Write the printable text, with every character outside ASCII as an escape."""
     return printable(text).encode("ascii", "backslashreplace").decode()
 
 
 def headline(verdict: Verdict) -> str:
-    """Return one sentence, without its full stop: metric, candidate, place and outcome."""
+    """Say metric, candidate, place and outcome: one sentence without its full stop."""
     estimate = verdict.estimate
     place = "" if estimate.layer is None else f" at layer {estimate.layer}"
     subject = f"{METRICS[verdict.metric].title} of {verdict.candidate} on {verdict.prompt_set}{place}"
@@ -90,7 +90,7 @@ def headline(verdict: Verdict) -> str:
 
 
 def reason_to_accept(verdict: Verdict) -> str:
-    """Return why a verdict that did not pass is acceptable.
+    """Say why a verdict that did not pass is acceptable.
 
     The text is empty for other verdicts.
     """
@@ -110,7 +110,7 @@ def nothing_judged(candidate: str, prompt_set: str, profile: str) -> str:
 
 
 def failure_message(verdict: Verdict) -> str:
-    """Return a verdict's message: one sentence, then one line for each fact.
+    """Write a verdict's message: one sentence, then one line for each fact.
 
     The sentence is one line, which pytest repeats in its short summary. The facts are wrapped to 79 characters.
     """
@@ -132,7 +132,7 @@ def fact_lines(facts: Mapping[str, str]) -> Iterator[str]:
 
 
 def next_step(verdict: Verdict) -> str:
-    """Return what to do about a verdict; empty for one that passed."""
+    """Say what to do about a verdict; empty for one that passed."""
     if verdict.status == "inconclusive":
         return _prompts_step(verdict)
     if verdict.status == "failed" and verdict.limit_source == _OWN_LIMIT:
@@ -150,8 +150,8 @@ def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for verdict in verdicts:
         if verdict.status == "inconclusive":
             doubts.setdefault(METRICS[verdict.metric].more_evidence, []).append(verdict)
-    for found in doubts.values():
-        yield _prompts_step(max(found, key=lambda verdict: verdict.prompts_needed or math.inf))
+    for group in doubts.values():
+        yield _prompts_step(max(group, key=lambda verdict: verdict.prompts_needed or math.inf))
 
 
 def _prompts_step(verdict: Verdict) -> str:

@@ -12,7 +12,7 @@ from pytest_quantcheck.metrics import ONE_OF_THESE, nearest, nearest_first
 from pytest_quantcheck.models.source import Source, declared, local_path, quantization_of, quantized_already
 from pytest_quantcheck.options import BIT_WIDTHS, Settings
 from pytest_quantcheck.options.candidate import name_candidates
-from pytest_quantcheck.options.values import DTYPES
+from pytest_quantcheck.options.values import PRECISIONS
 from pytest_quantcheck.records import REFERENCE, RELEASED
 
 Kind = Literal["reference", "bit_width", "checkpoint", "control"]
@@ -129,7 +129,7 @@ def _check_reference(settings: Settings, source: Source) -> None:
     config = declared(source.model)
     if quantization_of(config):
         raise quantized_already(source)
-    dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
+    dtype = PRECISIONS.get(str(config.get("dtype") or config.get("torch_dtype")))
     if settings.dtype == "auto" and dtype and dtype in settings.bits:
         raise equal_to_reference(dtype)
     n_layers = config.get("num_hidden_layers")

@@ -96,7 +96,7 @@ def _sync(path: Path) -> None:
 def _remove_stale(target: Path) -> None:
     """Remove temporary files a day older than their target; directories where it is one."""
     temporary = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
-    for entry in filter(lambda one: temporary.fullmatch(one.name), target.parent.iterdir()):
+    for entry in filter(lambda path: temporary.fullmatch(path.name), target.parent.iterdir()):
         if entry.is_dir() == target.is_dir() and target.stat().st_mtime - entry.stat().st_mtime > _STALE:
             _remove(entry)
 

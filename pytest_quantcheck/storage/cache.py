@@ -53,7 +53,7 @@ class Cache:
         probe.unlink(missing_ok=True)
 
     def entry(self, key: Mapping[str, Any], origin: Mapping[str, Any] | None = None) -> Entry:
-        """Return the entry of a key of JSON types; nothing is read or written yet.
+        """Find the entry of a key of JSON types; nothing is read or written yet.
 
         Args:
             key: all that decides the measurement.
@@ -71,9 +71,9 @@ class Entry:
     The folder holds `key.json`, `measurement.safetensors`, and `checkpoint/` while the measurement is made.
 
         with entry.locked():
-            if (found := entry.load_or_set_aside()) is None:
-                found = measure(..., checkpoint=entry.checkpoint)
-                entry.save(found)
+            if (measurement := entry.load_or_set_aside()) is None:
+                measurement = measure(..., checkpoint=entry.checkpoint)
+                entry.save(measurement)
 
     What is damaged or belongs to another key is set aside under another name, which `remarks` say, and measured again.
 
@@ -105,7 +105,7 @@ class Entry:
             yield
 
     def load(self) -> Measurement | None:
-        """Return the measurement; None where there is none yet. No lock is needed.
+        """Load the measurement; None where there is none yet. No lock is needed.
 
         Raises:
             StorageError: it is damaged, or that of another key; names the file.
@@ -113,17 +113,17 @@ class Entry:
         if not holds_measurement(self.directory):
             return None
         self._check_key()
-        found = load_measurement(self.directory)
+        measurement = load_measurement(self.directory)
         for name, expected in self._origin.items():
-            if (obtained := getattr(found.provenance, name)) != expected:
+            if (obtained := getattr(measurement.provenance, name)) != expected:
                 raise StorageError(
                     f"{self.directory / FILE} is another measurement: expected {name} {expected!r}, found "
                     f"{obtained!r}; delete {self.directory}."
                 )
-        return found
+        return measurement
 
     def load_or_set_aside(self) -> Measurement | None:
-        """Return the measurement; None where there is none, or a damaged one, which is set aside.
+        """Load the measurement; None where there is none, or a damaged one, which is set aside.
 
         The process must hold the lock.
 
@@ -131,14 +131,14 @@ class Entry:
             StorageError: a damaged one cannot be renamed, or a new one could not be written.
         """
         try:
-            found = self.load()
+            measurement = self.load()
         except StorageError as problem:
             self._set_aside(self.directory, problem)
             self._claim()
             return None
-        if found is None:
+        if measurement is None:
             find_target(self.directory / FILE)
-        return found
+        return measurement
 
     def set_checkpoint_aside(self, problem: StorageError) -> None:
         """Set aside the state of an unfinished measurement; the process must hold the lock.
@@ -161,8 +161,8 @@ class Entry:
 
     def _claim(self) -> None:
         """Write the key, or check the one that is there: no other key's measurement or checkpoint is used."""
-        there = (self.directory / KEY).exists() or self.checkpoint.directory.exists()
-        if there or holds_measurement(self.directory):
+        claimed = (self.directory / KEY).exists() or self.checkpoint.directory.exists()
+        if claimed or holds_measurement(self.directory):
             try:
                 self._check_key()
             except StorageError as problem:
@@ -186,10 +186,10 @@ class Entry:
     def _check_key(self) -> None:
         path = self.directory / KEY
         try:
-            found = read_file(path)
+            content = read_file(path)
         except OSError as problem:
             raise StorageError(f"cannot read {path}: {problem.strerror}; delete {self.directory}.") from problem
-        if found != self._key:
+        if content != self._key:
             raise StorageError(
                 f"{path} is not the key of this entry: it was changed or cut short, and what lies beside it cannot be "
                 f"trusted; delete {self.directory}."
@@ -197,7 +197,7 @@ class Entry:
 
 
 def _canonical(key: Mapping[str, Any]) -> bytes:
-    """Return the JSON text of a key, its fields sorted."""
+    """Write the JSON text of a key, its fields sorted."""
     try:
         text = json.dumps(key, indent=2, sort_keys=True, allow_nan=False)
     except TypeError as problem:

@@ -37,7 +37,7 @@ class Checkpoint:
         return str(self.directory)
 
     def load(self, stage: str) -> dict[str, NDArray[Any]] | None:
-        """Return the arrays last saved for a stage; None where none were.
+        """Load the arrays last saved for a stage; None where none were.
 
         Raises:
             CheckpointError: the file cannot be read, or is not what was saved.
@@ -52,7 +52,7 @@ class Checkpoint:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError, KeyError, ValueError) as problem:
             raise _unusable(path, f"cannot be read ({problem})") from None
-        if _hash(stage, arrays) != expected:
+        if _stage_hash(stage, arrays) != expected:
             raise _unusable(path, "is not what was saved: its content has another sha256")
         return arrays
 
@@ -63,7 +63,7 @@ class Checkpoint:
             StorageError: they cannot be written; the older ones are unchanged.
         """
         dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        data = safetensors.numpy.save(dense, metadata={_HASH: _hash(stage, dense)})
+        data = safetensors.numpy.save(dense, metadata={_HASH: _stage_hash(stage, dense)})
         write_atomically(self._path(stage), data)
 
     def clear(self) -> None:
@@ -83,8 +83,8 @@ class Checkpoint:
         return self.directory / f"{stage}{_SUFFIX}"
 
 
-def _hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 of a stage's name and its arrays: names, dtypes, shapes and bytes."""
+def _stage_hash(stage: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Hash a stage's name and its arrays by SHA-256: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(stage.encode())
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())

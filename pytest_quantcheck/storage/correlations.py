@@ -19,7 +19,7 @@ STEPS = np.iinfo(np.int16).max
 
 
 def exact_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
-    """Return the arrays that hold correlation sums exactly.
+    """Make the arrays that hold correlation sums exactly.
 
     They are `mean` (d,) float64 and `comoment` (d * (d + 1) / 2,) float32, the upper triangle row by row.
 
@@ -31,7 +31,7 @@ def exact_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
 
 
 def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
-    """Return the arrays that hold correlation sums as a baseline does.
+    """Round correlation sums to the arrays of a baseline.
 
     They are `mean` (d,) float64; `squares` (d,) float32, the comoment's diagonal, exact, so that the same neurons are
     constant; and `r` (d * (d - 1) / 2,) int16, Pearson's r of each pair i < j, row by row, times 32,767. Rounding
@@ -47,7 +47,7 @@ def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
     scale = _scale(squares)
     inverse = np.divide(STEPS, scale, out=np.zeros_like(scale), where=scale > 0)
     half = np.empty(triangle_size(len(scale) - 1), dtype=np.int16)
-    for row, places in _rows(len(scale)):
+    for row, places in _triangle_rows(len(scale)):
         r = sums.comoment[row, row + 1 :] * inverse[row + 1 :]
         r *= inverse[row] / STEPS
         half[places] = np.clip(np.rint(r, out=r), -STEPS, STEPS, out=r)
@@ -55,22 +55,22 @@ def rounded_arrays(sums: Correlations) -> dict[str, NDArray[Any]]:
 
 
 def from_exact(count: int, mean: Floats, comoment: NDArray[np.float32]) -> Correlations:
-    """Return the sums whose arrays `exact_arrays` returned."""
+    """Restore the sums from what `exact_arrays` returned."""
     return Correlations(count, mean, unpack_triangle(comoment, len(mean)))
 
 
 def from_rounded(count: int, mean: Floats, squares: NDArray[np.float32], r: NDArray[np.int16]) -> Correlations:
-    """Return the sums whose arrays `rounded_arrays` returned, up to rounding."""
+    """Restore the sums from what `rounded_arrays` returned, up to rounding."""
     scale = _scale(squares)
     matrix = np.empty((len(mean), len(mean)), dtype=np.float32)
-    for row, places in _rows(len(mean)):
+    for row, places in _triangle_rows(len(mean)):
         matrix[row, row + 1 :] = r[places] * (scale[row] / STEPS) * scale[row + 1 :]
         matrix[row + 1 :, row] = matrix[row, row + 1 :]
     np.fill_diagonal(matrix, squares)
     return Correlations(count, mean, matrix)
 
 
-def _rows(width: int) -> Iterator[tuple[int, slice]]:
+def _triangle_rows(width: int) -> Iterator[tuple[int, slice]]:
     """Yield each row of a triangle without diagonal, and its place."""
     start = 0
     for row in range(width):
@@ -80,7 +80,7 @@ def _rows(width: int) -> Iterator[tuple[int, slice]]:
 
 
 def _scale(squares: NDArray[np.float32]) -> Floats:
-    """Return the square roots of the summed squares; 0, as r then, where these are subnormal in float32."""
+    """Take the square roots of the summed squares; 0, as r then, where these are subnormal in float32."""
     normal = squares >= np.finfo(np.float32).tiny
     return np.sqrt(squares, out=np.zeros(len(squares)), where=normal)
 

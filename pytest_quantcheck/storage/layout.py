@@ -63,31 +63,34 @@ class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything of a measurement that is not an array.
 
-    `arrays`, `arrays_bytes`: SHA-256, in hexadecimal, and size of the arrays in the file; `rounded`: correlations are
-    rounded, as in a baseline; `exact`: as in `Answers`; `saliency`: the number of neurons of each layer attributed;
-    `golds`, `available`, `texts`: as in `Measurement`.
+    `golds`, `available` and `texts` are as in `Measurement`.
     """
 
     schema: int
     arrays: str
+    """SHA-256 of the arrays in the file, in hexadecimal."""
     arrays_bytes: int
+    """Size of the arrays in the file."""
     rounded: bool
+    """Whether correlations are rounded, as in a baseline."""
     provenance: Provenance
     exact: bool
+    """As in `Answers`."""
     activations: dict[int, LayerScalars]
     saliency: dict[int, int]
+    """Number of neurons of each layer attributed."""
     golds: tuple[str, ...]
     available: int
     texts: dict[int, str] = {}
 
 
 def scalars(measurement: Measurement) -> dict[str, Any]:
-    """Return the fields of a document that describe the measurement."""
+    """List the fields of a document that describe the measurement."""
     return {
         "provenance": measurement.provenance,
         "exact": measurement.answers.exact,
         "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
-        "saliency": {layer: found.salient.shape[-1] for layer, found in measurement.saliency.items()},
+        "saliency": {layer: saliency.salient.shape[-1] for layer, saliency in measurement.saliency.items()},
         "golds": measurement.golds,
         "available": measurement.available,
         "texts": measurement.texts,
@@ -95,7 +98,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
 
 
 def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[Any]]:
-    """Return a measurement's arrays as the file has them.
+    """Lay out a measurement's arrays as the file has them.
 
     Names are flat, such as `activations/3/minimum`. All come back bit for bit, unless correlations are `rounded`.
 
@@ -105,7 +108,7 @@ def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[A
     arrays: dict[str, NDArray[Any]] = {}
     for prefix, record, layout, sizes in _records(measurement):
         fields = {name: getattr(record, name) for name in layout}
-        _check(prefix, fields, layout, sizes)
+        _check_arrays(prefix, fields, layout, sizes)
         _check_numbers(prefix, fields)
         if isinstance(record, Correlations):
             fields = rounded_arrays(record) if rounded else exact_arrays(record)
@@ -116,7 +119,7 @@ def to_arrays(measurement: Measurement, *, rounded: bool) -> dict[str, NDArray[A
 
 
 def to_measurement(document: Document, arrays: Arrays) -> Measurement:
-    """Return the measurement that a document and its arrays describe.
+    """Make the measurement that a document and its arrays describe.
 
     Raises:
         ValueError: an array is missing, or has another dtype or shape than the record needs.
@@ -156,18 +159,19 @@ def _layer_scalars(seen: Activations) -> LayerScalars:
     )
 
 
-def _activations(arrays: Arrays, layer: int, found: LayerScalars, *, rounded: bool) -> Activations:
+def _activations(arrays: Arrays, layer: int, layer_scalars: LayerScalars, *, rounded: bool) -> Activations:
     prefix = f"activations/{layer}"
-    own = _take(arrays, prefix, ACTIVATIONS, g=len(found.group_tokens))
+    own = _take(arrays, prefix, ACTIVATIONS, g=len(layer_scalars.group_tokens))
     correlations = _rounded_correlations if rounded else _exact_correlations
     c, s = len(own["correlated"]), len(own["sample"])
     return Activations(
         **own,
-        correlations=correlations(arrays, f"{prefix}/correlations", found.tokens, c),
+        correlations=correlations(arrays, f"{prefix}/correlations", layer_scalars.tokens, c),
         groups=tuple(
-            correlations(arrays, f"{prefix}/groups/{group}", count, s) for group, count in enumerate(found.group_tokens)
+            correlations(arrays, f"{prefix}/groups/{group}", count, s)
+            for group, count in enumerate(layer_scalars.group_tokens)
         ),
-        rectified=found.rectified,
+        rectified=layer_scalars.rectified,
     )
 
 
@@ -186,26 +190,26 @@ def _saliency(arrays: Arrays, layer: int, neurons: int) -> Saliency:
 
 
 def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
-    """Return the arrays under a prefix by name, in their layout's dtype."""
-    found = {}
+    """Take the arrays under a prefix by name, in their layout's dtype."""
+    fields = {}
     for name, (_, dtype) in layout.items():
         array = arrays.get(f"{prefix}/{name}")
         if array is None:
             raise ValueError(f"expected an array {prefix}/{name}, found none")
-        found[name] = widen(array, dtype)
-    _check(prefix, found, layout, sizes)
-    return found
+        fields[name] = widen(array, dtype)
+    _check_arrays(prefix, fields, layout, sizes)
+    return fields
 
 
-def _check(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
+def _check_arrays(prefix: str, arrays: Arrays, layout: Layout, sizes: Mapping[str, int]) -> None:
     """Refuse arrays of another dtype or shape; the first array sets a dimension that is not in `sizes`."""
     for name, (dimensions, dtype) in layout.items():
         array, letters = arrays[name], dimensions.split()
         sizes = dict(zip(letters, array.shape, strict=False)) | dict(sizes)
         if array.dtype != dtype or array.shape != tuple(sizes.get(letter) for letter in letters):
-            known = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
+            lengths = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
             raise ValueError(
-                f"expected {prefix}/{name} to be {np.dtype(dtype)} ({', '.join(letters)}) with {known}, got "
+                f"expected {prefix}/{name} to be {np.dtype(dtype)} ({', '.join(letters)}) with {lengths}, got "
                 f"{array.dtype} {array.shape}"
             )
 

@@ -119,12 +119,12 @@ def load_provenance(directory: Path, *, verify: bool = False) -> Provenance:
 
 
 def holds_measurement(directory: Path) -> bool:
-    """Return whether a directory holds a measurement, one of schema 2 included."""
+    """Tell whether a directory holds a measurement, one of schema 2 included."""
     return any((directory / name).exists() for name in (FILE, _SCHEMA_2))
 
 
 def to_bytes(measurement: Measurement, *, rounded: bool) -> tuple[bytes, memoryview]:
-    """Return the content of a measurement's file in two parts: its head, and its arrays.
+    """Encode a measurement's file in two parts: its head, and its arrays.
 
     Args:
         measurement: what is to be stored.
@@ -139,11 +139,11 @@ def to_bytes(measurement: Measurement, *, rounded: bool) -> tuple[bytes, memoryv
     document = Document(
         schema=SCHEMA, arrays=_sha256(arrays), arrays_bytes=len(arrays), rounded=rounded, **scalars(measurement)
     )
-    return _head(_encode(document), data[8:start].rstrip(b" ")), arrays
+    return _file_head(_encode(document), data[8:start].rstrip(b" ")), arrays
 
 
 def refused(directory: Path, problem: ValueError) -> StorageError:
-    """Return the error for a measurement that cannot be saved."""
+    """Make the error for a measurement that cannot be saved."""
     return StorageError(f"cannot save a measurement in {directory}: {problem}.")
 
 
@@ -158,8 +158,8 @@ def _encode(document: Document) -> bytes:
     return text
 
 
-def _head(document: bytes, table: bytes) -> bytes:
-    """Return the length and the header of a file: a document, and safetensors' own table of arrays."""
+def _file_head(document: bytes, table: bytes) -> bytes:
+    """Join the length and the header of a file: a document, and safetensors' own table of arrays."""
     text = msgspec.json.encode(document.decode())
     header = b'%s%064d","measurement":%s},%s' % (_START, 0, text, table[1:])
     header += b" " * (-len(header) % _ALIGNMENT)
@@ -194,7 +194,7 @@ def _check_schema(path: Path, schema: int) -> None:
 
 
 def _seal(length: bytes, header: bytes) -> str:
-    """Return the SHA-256 of a head, its own digits left out."""
+    """Hash a head by SHA-256, its own digits left out."""
     return _sha256(length + header[: _DIGITS.start] + header[_DIGITS.stop :])
 
 

@@ -13,7 +13,7 @@ _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 
 
 def narrow(array: Array) -> Array:
-    """Return the same values in fewer bytes if nothing is lost.
+    """Store the same values in fewer bytes if nothing is lost.
 
     Integers become the smallest unsigned type that holds all of them. float32 values that are exact in bfloat16, as
     those of a bfloat16 model, become their upper halves, uint16; values that are exact in float16 become float16.
@@ -24,7 +24,7 @@ def narrow(array: Array) -> Array:
 
 
 def widen(array: Array, dtype: DTypeLike) -> Array:
-    """Return the array of `dtype` that was narrowed, bit for bit.
+    """Restore the array of `dtype` that was narrowed, bit for bit.
 
     An array that cannot have been narrowed from `dtype` is returned as it is.
     """

@@ -10,7 +10,7 @@ from pytest_quantcheck.user_files import describe_kind
 
 
 def find_target(path: Path, *, folder: bool = False) -> Path:
-    """Return where a file is written: its path without links, in the directory that was named.
+    """Find where a file is written: its path without links, in the directory that was named.
 
     The directory may be a link to another one. A link in it must stay in it, and lead to a regular file or to nothing.
 
@@ -26,7 +26,7 @@ def find_target(path: Path, *, folder: bool = False) -> Path:
     expected = f"{describe_kind(kind)} or nothing there"
     if not target.is_relative_to(place):
         raise _refusal(path, expected, f"a link to {target}, outside {place}")
-    nearest, mode = _nearest(target)
+    nearest, mode = _nearest_existing(target)
     if nearest != target:
         kind, expected = stat.S_IFDIR, f"a directory at {nearest}"
     if stat.S_IFMT(mode) != kind:
@@ -65,9 +65,9 @@ def check_new(flag: str, directory: Path) -> None:
     _check_access(flag, directory, target.parent if is_there else target)
     if not is_there:
         return
-    if found := sorted(path.name for path in target.iterdir()):
+    if names := sorted(path.name for path in target.iterdir()):
         raise StorageError(
-            f"{flag}={directory}: expected a new or an empty directory, found {shortened(found)} in it; choose another "
+            f"{flag}={directory}: expected a new or an empty directory, found {shortened(names)} in it; choose another "
             "one"
         )
     if target.is_mount() or target == Path.cwd():
@@ -78,26 +78,26 @@ def check_new(flag: str, directory: Path) -> None:
 
 
 def _check_access(flag: str, directory: Path, place: Path) -> None:
-    nearest, _ = _nearest(place)
+    nearest, _ = _nearest_existing(place)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"{flag}={directory}: {nearest} is not a directory that can be written; choose another one")
 
 
-def _nearest(path: Path) -> tuple[Path, int]:
-    """Return the path, or the nearest one above that exists; and its mode."""
-    return next((one, mode) for one in (path, *path.parents) if (mode := _mode(one)))
+def _nearest_existing(path: Path) -> tuple[Path, int]:
+    """Find the path, or the nearest one above that exists; and its mode."""
+    return next((place, mode) for place in (path, *path.parents) if (mode := _mode(place)))
 
 
 def _mode(path: Path) -> int:
-    """Return a file's mode, its own where it is a link; 0 where it cannot be seen."""
+    """Read a file's mode, its own where it is a link; 0 where it cannot be seen."""
     try:
         return path.lstat().st_mode
     except OSError:
         return 0
 
 
-def _refusal(path: Path, expected: str, found: str) -> StorageError:
+def _refusal(path: Path, expected: str, obtained: str) -> StorageError:
     return StorageError(
-        f"cannot write {path}: expected {expected}, found {found}; it was left as it is: remove it or choose another "
-        "place"
+        f"cannot write {path}: expected {expected}, found {obtained}; it was left as it is: remove it or choose "
+        "another place"
     )

@@ -57,7 +57,7 @@ def _baseline(measurement: Measurement, budget: int) -> tuple[bytes, memoryview]
 
 
 def _thinned(measurement: Measurement, most: int) -> Measurement:
-    """Return the measurement with at most `most` neurons correlated in each layer."""
+    """Keep at most `most` neurons correlated in each layer."""
     seed = measurement.provenance.seed
     activations = {layer: _fewer(layer, seen, most, seed) for layer, seen in measurement.activations.items()}
     kept = max(len(seen.correlated) for seen in activations.values())
@@ -78,16 +78,16 @@ def _fewer(layer: int, seen: Activations, most: int, seed: int) -> Activations:
 
 
 def _bytes_of(measurement: Measurement, most: int) -> int:
-    """Return the size of the correlations of `most` neurons in each layer.
+    """Count the bytes of the correlations of `most` neurons in each layer.
 
-    In bytes, at most: r of each pair, and number, mean and squares of each neuron.
+    At most: r of each pair, and number, mean and squares of each neuron.
     """
     widths = [min(len(seen.correlated), most) for seen in measurement.activations.values()]
     return sum(n * (n - 1) // 2 * 2 + n * (4 + 8 + 4) for n in widths)
 
 
 def _n_arrays(measurement: Measurement) -> int:
-    """Return how many arrays a measurement has at most.
+    """Count the arrays that a measurement has at most.
 
     7 are of the answers; of each layer 4, 3 for its correlations and for each group's, and 6 of its saliency.
     """

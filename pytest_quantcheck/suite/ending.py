@@ -43,10 +43,10 @@ def disarm(config: pytest.Config) -> None:
 
 
 def _ending(config: pytest.Config) -> Ending:
-    """Return the run's listener, which is there from the first call on."""
-    found: Ending | None = config.pluginmanager.get_plugin(_NAME)
-    if found:
-        return found
+    """Find the run's listener, which is there from the first call on."""
+    registered: Ending | None = config.pluginmanager.get_plugin(_NAME)
+    if registered:
+        return registered
     ending = Ending(config)
     config.add_cleanup(ending.leave)
     config.pluginmanager.register(ending, _NAME)

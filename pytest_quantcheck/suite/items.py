@@ -60,19 +60,19 @@ class AcceptanceSuite(pytest.Collector):
 
 
 class PackagedItem(pytest.Item):
-    """An item of the packaged suite; `found` are the records that its report carries, by kind."""
+    """An item of the packaged suite; `records` are what its report carries, by kind."""
 
     metric: str
     candidate: str
     prompts: str
-    found: dict[str, msgspec.Struct]
+    records: dict[str, msgspec.Struct]
 
     @classmethod
     def of(cls, suite: AcceptanceSuite, metric: str, candidate: str, prompts: str) -> Self:
         """Make the item for a metric, candidate and prompt set."""
         nodeid = _nodeid(metric, candidate, prompts)  # in full: put together from names, --lf does not know it again
         item: Self = cls.from_parent(suite, name=nodeid.removeprefix(f"{SUITE}::"), nodeid=nodeid)
-        item.metric, item.candidate, item.prompts, item.found = metric, candidate, prompts, {}
+        item.metric, item.candidate, item.prompts, item.records = metric, candidate, prompts, {}
         item.add_marker(SUITE)
         return item
 
@@ -121,7 +121,7 @@ class AcceptanceItem(PackagedItem):
 
     def measure(self) -> None:
         """Measure what is missing, and compare."""
-        self.found[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
+        self.records[COMPARISON] = self.gate.compare(self.candidate, self.prompts)
 
     def runtest(self) -> None:
         """Judge the comparison.
@@ -141,19 +141,19 @@ class AcceptanceItem(PackagedItem):
             raise AssertionError(nothing_judged(self.candidate, self.prompts, self.gate.profile.label))
         if verdict is None:
             pytest.skip(ungated)
-        self.found[VERDICT] = verdict
+        self.records[VERDICT] = verdict
         from pytest_quantcheck.assertions import enforce  # noqa: PLC0415 - heavy, and imported by the gate by now
 
         enforce(verdict)
 
     def _is_anything_judged(self) -> bool:
-        """Return whether any selected test beside this one judges a value."""
+        """Tell whether any selected test beside this one judges a value."""
         tests = (item for item in self.session.items if isinstance(item, AcceptanceItem))
         own = (self.candidate, self.prompts)
         return any(item.is_judged() for item in tests if (item.candidate, item.prompts) == own)
 
     def is_judged(self) -> bool:
-        """Return whether this test judges a value."""
+        """Tell whether this test judges a value."""
         try:
             verdict = self.gate.judge(self.metric, self.candidate, self.prompts)
         except QuantcheckError:
@@ -175,11 +175,11 @@ class ControlItem(PackagedItem):
 
         A null or a rewrite must pass every metric, a defect must be seen by one.
         """
-        result = self.found[CONTROL] = self.result
+        result = self.records[CONTROL] = self.result
         if result.outcome == "not applicable":
             pytest.skip(result.reason)
         if self.gate.settings.calibrate and result.verdicts:
-            self.found[CALIBRATED] = self.gate.compare(self.candidate, self.prompts)
+            self.records[CALIBRATED] = self.gate.compare(self.candidate, self.prompts)
         if result.outcome == "failed":
             raise AssertionError(control_message(result))
 
@@ -190,11 +190,11 @@ def check_names(gate: Gate, wanted: Sequence[str]) -> None:
     Raises:
         pytest.UsageError: the packaged suite has no such test.
     """
-    known = list(cases_by_nodeid(gate))
+    items = list(cases_by_nodeid(gate))
     for nodeid in wanted:
-        if not any(_is_named(one, nodeid) for one in known):
-            few = ", ".join(known[:3])
-            raise pytest.UsageError(f"not found: {nodeid} (the packaged suite has {len(known)} items: {few}, …)")
+        if not any(_is_named(item, nodeid) for item in items):
+            few = ", ".join(items[:3])
+            raise pytest.UsageError(f"not found: {nodeid} (the packaged suite has {len(items)} items: {few}, …)")
 
 
 def is_suite(argument: str) -> bool:
@@ -223,7 +223,7 @@ def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:
     """
     for candidate in gate.candidates:
         for prompts, questions in gate.prompt_sets.items():
-            for metric in sorted(gate.metrics, key=lambda one: gate.profile.fewest_prompts(one) > len(questions)):
+            for metric in sorted(gate.metrics, key=lambda name: gate.profile.fewest_prompts(name) > len(questions)):
                 yield metric, candidate, prompts
     for control in gate.controls:
         for prompts in gate.prompt_sets:

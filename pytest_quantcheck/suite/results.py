@@ -81,7 +81,9 @@ class Results:
         if call.when == "setup" and call.excinfo and report.failed:
             report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only after a call
         elif call.when == "call":
-            news = {kind: record for kind, record in item.found.items() if kind != COMPARISON or self._is_news(record)}
+            news = {
+                kind: record for kind, record in item.records.items() if kind != COMPARISON or self._is_news(record)
+            }
             setattr(report, _CARRIED, {kind: msgspec.json.encode(record).decode() for kind, record in news.items()})
 
     def take(self, report: pytest.TestReport) -> None:
@@ -121,7 +123,7 @@ class Results:
         tests: dict[str, list[str]] = {}
         for nodeid, (_, subject, _) in self._cases.items():
             tests.setdefault(subject, []).append(nodeid)
-        left_out = {subject: [one for one in own if one not in self._run] for subject, own in tests.items()}
+        left_out = {subject: [nodeid for nodeid in own if nodeid not in self._run] for subject, own in tests.items()}
         return tuple(
             NotRun(candidate=subject, tests=tuple(left), whole=left == tests[subject])
             for subject, left in left_out.items()
@@ -146,7 +148,11 @@ class Results:
 
         Those of which a test was selected get a cause, if they have none.
         """
-        judged = {(one.candidate, one.prompt_set) for one in self._verdicts.values() if one.status != "unmeasured"}
+        judged = {
+            (verdict.candidate, verdict.prompt_set)
+            for verdict in self._verdicts.values()
+            if verdict.status != "unmeasured"
+        }
         unjudged = self._selected - judged - self._explained
         for candidate, prompts in product(self._gate.candidates, self._gate.prompt_sets):
             if (candidate, prompts) in unjudged:
@@ -164,8 +170,10 @@ class Results:
             self._verdicts[self._place(record)] = record
         elif kind == COMPARISON:
             place = self._place(record)
-            known = self._comparisons.get(place, record)
-            self._comparisons[place] = max(record, known, key=lambda one: len(one.notes))  # one worker met the damage
+            earlier = self._comparisons.get(place, record)
+            self._comparisons[place] = max(
+                record, earlier, key=lambda comparison: len(comparison.notes)
+            )  # one worker met the damage
         elif kind == CONTROL:
             self._controls[record.control, record.prompt_set] = record
         else:
@@ -178,11 +186,11 @@ class Results:
             self.causes.setdefault(subject, []).append(cause)
             self._explained.add((subject, prompts))
 
-    def _place(self, found: Verdict | Comparison) -> tuple[int, ...]:
+    def _place(self, record: Verdict | Comparison) -> tuple[int, ...]:
         """Where a record stands in the suite."""
         gate = self._gate
-        place = gate.candidates.index(found.candidate), list(gate.prompt_sets).index(found.prompt_set)
-        return (*place, gate.metrics.index(found.metric)) if isinstance(found, Verdict) else place
+        place = gate.candidates.index(record.candidate), list(gate.prompt_sets).index(record.prompt_set)
+        return (*place, gate.metrics.index(record.metric)) if isinstance(record, Verdict) else place
 
 
 def _speaks_against(record: msgspec.Struct) -> bool:

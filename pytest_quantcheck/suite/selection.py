@@ -44,13 +44,13 @@ def take_selection(config: pytest.Config, *, only: bool) -> Selection:
         expressions = [expression for expression in (line.keyword, line.markexpr) if expression]
         others = bool(expressions) or not all(map(is_suite, line.file_or_dir))
         only = bool(line.quantcheck_only) or (only and not others)
-        asked = any(config.getoption(option.dest) is not None for option in OPTIONS)
-        collect = only or bool(node_ids) or asked or not others or any(map(_NAMES.search, expressions))
+        option_given = any(config.getoption(option.dest) is not None for option in OPTIONS)
+        collect = only or bool(node_ids) or option_given or not others or any(map(_NAMES.search, expressions))
         selection = Selection(collect, tuple(map(own_nodeid, node_ids)), alone=collect and (only or not config.args))
         config.option.quantcheck_selection = asdict(selection)
     return Selection(**config.option.quantcheck_selection)
 
 
 def _command_line(config: pytest.Config) -> argparse.Namespace:
-    """Return what pytest's parser reads in the command line, without `addopts`."""
+    """Parse the command line as pytest does, without `addopts`."""
     return config._parser.parse_known_args(config.invocation_params.args)  # noqa: SLF001 - no public way

@@ -68,7 +68,7 @@ class Session:
             config.args = []
 
     def header(self) -> list[str]:
-        """Return the lines for the top of pytest's output."""
+        """List the lines for the top of pytest's output."""
         lines = list(self._outline.header_lines())
         return lines if self._selection.collect else [*lines, _NOT_COLLECTED]
 
@@ -133,14 +133,14 @@ class Session:
 
     def _follow_verdicts(self, session: pytest.Session) -> None:
         """Let the exit status follow the verdicts, whatever marks say."""
-        found = self.results
-        found.find_unjudged()
-        if session.exitstatus == pytest.ExitCode.OK and found.outcome in {"failed", "broken"}:
+        results = self.results
+        results.find_unjudged()
+        if session.exitstatus == pytest.ExitCode.OK and results.outcome in {"failed", "broken"}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if found.forgiven:
-            tests = plural(len(found.forgiven), "this test", "these tests")
+        if results.forgiven:
+            tests = plural(len(results.forgiven), "this test", "these tests")
             self._written.append(
-                f"the verdicts of {tests} count, whatever a mark or plugin made of them: {shortened(found.forgiven)}"
+                f"the verdicts of {tests} count, whatever a mark or plugin made of them: {shortened(results.forgiven)}"
             )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -159,23 +159,25 @@ class Session:
 
     def _check_calibration(self) -> tuple[str, int] | None:
         """Find the name and version of the profile to write."""
-        asked = self.settings
-        if not asked.calibrate:
+        settings = self.settings
+        if not settings.calibrate:
             return None
         fewest = min(len(prompts) for prompts in self.gate.prompt_sets.values())
-        directory = Path(asked.calibrate_directory)
-        return check_calibration(asked.calibrate, directory=directory, rate=asked.calibrate_rate, n_prompts=fewest)
+        directory = Path(settings.calibrate_directory)
+        return check_calibration(
+            settings.calibrate, directory=directory, rate=settings.calibrate_rate, n_prompts=fewest
+        )
 
     def _write_profile(self, session: pytest.Session, name: str, version: int) -> str:
         """Write what the controls say limits should be; a profile that was asked for and is not there fails the run."""
-        asked, found = self.settings, self.results.calibrated
-        damaged = [comparison for comparison in found if CONTROLS[comparison.candidate].kind == "defect"]
-        harmless = [comparison for comparison in found if comparison not in damaged]
+        settings, comparisons = self.settings, self.results.calibrated
+        damaged = [comparison for comparison in comparisons if CONTROLS[comparison.candidate].kind == "defect"]
+        harmless = [comparison for comparison in comparisons if comparison not in damaged]
         try:
             if not (harmless and damaged):
                 raise SettingsError("it needs nulls and defects, and this run has left the one or the other out")
-            text = draft_profile(harmless, damaged, name=name, version=version, rate=asked.calibrate_rate)
-            path = save_profile(text, directory=Path(asked.calibrate_directory), name=name, version=version)
+            text = draft_profile(harmless, damaged, name=name, version=version, rate=settings.calibrate_rate)
+            path = save_profile(text, directory=Path(settings.calibrate_directory), name=name, version=version)
         except (QuantcheckError, OSError) as error:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             return f"no profile {name}@{version} is written: {error}"
@@ -184,11 +186,11 @@ class Session:
     @property
     def _report(self) -> Report:
         """All that was found so far."""
-        found, model, profile = self.results, self.gate.model, self.gate.profile.label
+        results, model, profile = self.results, self.gate.model, self.gate.profile.label
         tool_version, created = importlib.metadata.version("pytest-quantcheck"), datetime.now(UTC)
         certificate = certify(
-            found.controls,
-            whole=not any(one.candidate in CONTROLS for one in found.not_run),
+            results.controls,
+            whole=not any(omission.candidate in CONTROLS for omission in results.not_run),
             model=model,
             profile=profile,
             tool_version=tool_version,
@@ -198,15 +200,15 @@ class Session:
             schema=2,
             tool_version=tool_version,
             created=created,
-            outcome=found.outcome,
+            outcome=results.outcome,
             model=model,
             profile=profile,
             settings=asdict(self.settings),
-            verdicts=tuple(found.verdicts),
-            comparisons=tuple(found.comparisons),
-            causes={candidate: tuple(causes) for candidate, causes in found.causes.items()},
-            not_run=found.not_run,
-            certificate=certificate if found.controls else None,
+            verdicts=tuple(results.verdicts),
+            comparisons=tuple(results.comparisons),
+            causes={candidate: tuple(causes) for candidate, causes in results.causes.items()},
+            not_run=results.not_run,
+            certificate=certificate if results.controls else None,
         )
 
     @property

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantcheck.profiles import Limit, Profile, Rule, load_profile, read_profile
-from pytest_quantcheck.reporting.profile_description import WIDTH, difference_lines, profile_lines
+from pytest_quantcheck.reporting.profile_description import TEXT_WIDTH, difference_lines, profile_lines
 
 STRICT = """
 schema = 1
@@ -76,7 +76,7 @@ def test_all_evidence_of_the_default_profile_is_shown_within_80_columns():
     lines = list(profile_lines(profile))
     shown = " ".join(" ".join(lines).split())
     assert all(" ".join(rule.limit.evidence.split()) in shown for rule in profile.rules)
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= TEXT_WIDTH
 
 
 @given(st.text(min_size=1, max_size=300))
@@ -89,7 +89,7 @@ def test_no_text_breaks_the_lines_or_steers_the_terminal(text):
     )
     for line in [*profile_lines(profile), *difference_lines(profile, profile.with_limits([("flip_rate", 0.2)]))]:
         assert line.isprintable()
-    assert max(map(len, profile_lines(profile))) <= WIDTH
+    assert max(map(len, profile_lines(profile))) <= TEXT_WIDTH
 
 
 DIFFERENCES = [

@@ -51,16 +51,16 @@ def derive_limits(
     Returns the limits, and the number of tests that share the false-alarm rate: one for each metric and layer.
     """
     both = [*harmless, *damaged]
-    measured = {one.name: found for one in METRICS.values() if (found := shifts_of(harmless, one.name))}
-    tests = sum(len({shift.layer for shift in found}) for found in measured.values())
+    measured = {metric.name: shifts for metric in METRICS.values() if (shifts := shifts_of(harmless, metric.name))}
+    tests = sum(len({shift.layer for shift in shifts}) for shifts in measured.values())
     return [
-        _derive_limit(metric, found, shifts_of(damaged, metric), rate / tests, unmeasured_controls(both, metric))
-        for metric, found in measured.items()
+        _derive_limit(metric, shifts, shifts_of(damaged, metric), rate / tests, unmeasured_controls(both, metric))
+        for metric, shifts in measured.items()
     ], tests
 
 
 def harmless_bound(harmless: Sequence[Shift], share: float) -> float:
-    """Return the shift that a harmless model exceeds with probability `share`.
+    """Bound the shift that a harmless model exceeds with probability `share`.
 
     The model is measured on fresh prompts; the probability is approximate. The bound is the largest of
     value + z * sqrt(2) * error over the harmless models, z the one-sided normal quantile. The factor sqrt(2) is there
@@ -74,15 +74,15 @@ def harmless_bound(harmless: Sequence[Shift], share: float) -> float:
 
 
 def largest_by_control(shifts: Iterable[Shift]) -> dict[str, float]:
-    """Return each control's largest shift over its layers, the smallest first."""
-    found: dict[str, float] = {}
+    """Find each control's largest shift over its layers, the smallest first."""
+    largest: dict[str, float] = {}
     for shift in shifts:
-        found[shift.control] = max(shift.value, found.get(shift.control, shift.value))
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+        largest[shift.control] = max(shift.value, largest.get(shift.control, shift.value))
+    return dict(sorted(largest.items(), key=lambda item: item[1]))
 
 
 def limit_between(bound: float, damage: float | None) -> Decimal:
-    """Return the geometric mean of a bound and a damage beyond it.
+    """Take the geometric mean of a bound and a damage beyond it.
 
     Without damage it is the bound. It is rounded away from the bound to two significant digits, or to more where two
     would reach the damage.

@@ -16,7 +16,7 @@ from pytest_quantcheck.records import Comparison
 def draft_profile(
     harmless: Sequence[Comparison], damaged: Sequence[Comparison], *, name: str, version: int, rate: float
 ) -> str:
-    """Return a profile's text, with limits between harmless and damaged models.
+    """Draft a profile's text, with limits between harmless and damaged models.
 
     A metric's limit is the geometric mean of H and D, or H where no defect is seen; one limit for all layers. H is how
     far harmless models go by chance on fresh prompts, see `harmless_bound`; D is the smallest shift among the defects

@@ -12,7 +12,7 @@ from pytest_quantcheck.records import Comparison
 
 
 def evidence(derived: DerivedLimit, comparisons: Sequence[Comparison]) -> str:
-    """Return the evidence of one limit.
+    """Write the evidence of one limit.
 
     It names harmless and damaged values, the defects that the limit cannot see, prompts, model and versions.
     """
@@ -26,7 +26,7 @@ def description(
     tests: int,
     rate: float,
 ) -> str:
-    """Return how the limits were derived, and which metrics have none."""
+    """Say how the limits were derived, and which metrics have none."""
     counts = f"{counted(len(harmless), 'harmless comparison')} and {counted(len(damaged), 'comparison')} with damage"
     without = _without_limit(limits)
     left_out = " Without a limit: " + "; ".join(f"{metric} ({why})" for metric, why in without.items()) + "."
@@ -41,7 +41,7 @@ def description(
 
 
 def circumstances(comparisons: Sequence[Comparison]) -> str:
-    """Return model, prompts and library versions: the end of a sentence."""
+    """Name model, prompts and library versions: the end of a sentence."""
     sources = [c.reference_provenance for c in comparisons]
     models = _listed(source.model for source in sources)
     sets = _listed(comparison.prompt_set for comparison in comparisons)
@@ -52,15 +52,16 @@ def circumstances(comparisons: Sequence[Comparison]) -> str:
 def _sentences(derived: DerivedLimit) -> Iterator[str]:
     values = sorted(shift.value for shift in derived.harmless)
     controls = _listed(shift.control for shift in derived.harmless)
-    least, most, bound = (_read(derived, shift) for shift in (values[0], values[-1], derived.bound))
+    least, most, bound = (_metric_text(derived, shift) for shift in (values[0], values[-1], derived.bound))
     yield f"Harmless: {least} to {most} ({controls}), by chance no further than {bound}."
-    seen = [f"{_read(derived, shift)} by {control}" for control, shift in derived.seen.items()]
+    seen = [f"{_metric_text(derived, shift)} by {control}" for control, shift in derived.seen.items()]
     if seen:
         yield f"Smallest damage seen: {seen[0]}{'; larger: ' if seen[1:] else ''}{', '.join(seen[1:])}."
     else:
         yield "No damage is seen: the limit is where chance ends."
     if derived.unseen:
-        yield f"Not seen: {', '.join(f'{_read(derived, shift)} by {name}' for name, shift in derived.unseen.items())}."
+        unseen = (f"{_metric_text(derived, shift)} by {control}" for control, shift in derived.unseen.items())
+        yield f"Not seen: {', '.join(unseen)}."
     if derived.unmeasured:
         yield f"Not measured, which fails: {', '.join(derived.unmeasured)}."
 
@@ -71,13 +72,15 @@ def _prompts(derived: DerivedLimit) -> str:
 
 
 def _without_limit(limits: Iterable[DerivedLimit]) -> Mapping[str, str]:
-    found = {derived.metric: derived for derived in limits}
-    unmeasured = {metric: "not measured in any harmless model" for metric in METRICS if metric not in found}
-    useless = {name: "its limit would be too loose to fail" for name, one in found.items() if not one.can_fail}
+    by_metric = {derived.metric: derived for derived in limits}
+    unmeasured = {metric: "not measured in any harmless model" for metric in METRICS if metric not in by_metric}
+    useless = {
+        name: "its limit would be too loose to fail" for name, derived in by_metric.items() if not derived.can_fail
+    }
     return unmeasured | useless
 
 
-def _read(derived: DerivedLimit, shift: float) -> str:
+def _metric_text(derived: DerivedLimit, shift: float) -> str:
     return f"{metric_value(derived.metric, shift):.3g}"
 
 

@@ -14,22 +14,25 @@ from pytest_quantcheck.records import Comparison, Estimate
 class Shift(NamedTuple):
     """The estimate of one metric for one control, at one layer.
 
-    `layer`: None for a metric without layers. `value` and `low` are large when they are bad: for a metric with a lower
-    limit, the overlap, they are distances to 1. `error` is the standard error; `units`: the number of prompts (or
-    neurons) that the value is a mean or a share of; `prompts`: the number measured.
+    `value` and `low` are large when they are bad: for a metric with a lower limit, the overlap, they are distances
+    to 1.
     """
 
     control: str
     layer: int | None
+    """None for a metric without layers."""
     value: float
     low: float
     error: float
+    """Standard error."""
     units: int
+    """Number of prompts (or neurons) that the value is a mean or a share of."""
     prompts: int
+    """Number of prompts measured."""
 
 
 def shifts_of(comparisons: Sequence[Comparison], metric: MetricName) -> list[Shift]:
-    """Return the shifts of a metric; leave out missing values and layers that do not apply."""
+    """List the shifts of a metric; leave out missing values and layers that do not apply."""
     return [
         _shift(name, estimate)
         for name, comparison in _with_names(comparisons)
@@ -39,7 +42,7 @@ def shifts_of(comparisons: Sequence[Comparison], metric: MetricName) -> list[Shi
 
 
 def unmeasured_controls(comparisons: Sequence[Comparison], metric: MetricName) -> list[str]:
-    """Return the controls that lack a value of a metric.
+    """Find the controls that lack a value of a metric.
 
     A control is named once, however many of its layers lack one; layers that do not apply are left out.
     """
@@ -59,7 +62,7 @@ def _with_names(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Compar
 
 
 def metric_value(metric: MetricName, shift: float) -> float:
-    """Return a shift as a value of the metric: for the overlap 1 minus the shift."""
+    """Turn a shift into a value of the metric: for the overlap 1 minus the shift."""
     return shift if METRICS[metric].direction == "max" else 1 - shift
 
 

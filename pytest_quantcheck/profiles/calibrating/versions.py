@@ -39,7 +39,7 @@ def check_calibration(name: str, *, directory: Path, rate: float, n_prompts: int
 
 
 def next_version(directory: Path, name: str) -> int:
-    """Return one more than the largest version, built-in profiles included."""
+    """Add one to the largest version, built-in profiles included."""
     return max((0, *_versions(directory, name), *_versions(thresholds_directory(), name))) + 1
 
 
@@ -52,7 +52,7 @@ def save_profile(text: str, *, directory: Path, name: str, version: int) -> Path
         SettingsError: the version exists by now.
         StorageError: it cannot be written.
     """
-    path = _path(directory, name, version)
+    path = _profile_path(directory, name, version)
     data = text.encode()
     read_profile(data, str(path))  # check that it can be read back before it is written
     _refuse_existing(directory, name, version)
@@ -67,18 +67,18 @@ def _read_name(text: str) -> tuple[str, int | None]:
         raise SettingsError(f"{_FLAG}: {problem}") from None
 
 
-def _path(directory: Path, name: str, version: int) -> Path:
+def _profile_path(directory: Path, name: str, version: int) -> Path:
     return directory / name / f"{version}.toml"
 
 
 def _versions(directory: Path, name: str) -> list[int]:
-    found = (re.fullmatch(r"[1-9]\d*", path.stem, re.ASCII) for path in (directory / name).glob("*.toml"))
-    return [int(match[0]) for match in found if match]
+    matches = (re.fullmatch(r"[1-9]\d*", path.stem, re.ASCII) for path in (directory / name).glob("*.toml"))
+    return [int(match[0]) for match in matches if match]
 
 
 def _refuse_existing(directory: Path, name: str, version: int) -> None:
     for place in (directory, thresholds_directory()):
-        path = _path(place, name, version)
+        path = _profile_path(place, name, version)
         if path.exists() or path.is_symlink():
             raise SettingsError(
                 f"{_FLAG}={name}@{version}: {path} exists, and a version never changes; leave the version out "

@@ -48,29 +48,29 @@ class CandidateSummary(NamedTuple):
     warnings: tuple[Objection, ...]
 
 
-def release_headline(report: Report, found: Sequence[CandidateSummary]) -> str:
-    """Return one sentence on the whole run: what must not be released, if anything."""
-    if bad := _named(found, "failed"):
+def release_headline(report: Report, summaries: Sequence[CandidateSummary]) -> str:
+    """Say in one sentence what must not be released, if anything."""
+    if bad := _named(summaries, "failed"):
         return f"Not fit for release: {bad}"
-    if unjudged := _named(found, "none"):
+    if unjudged := _named(summaries, "none"):
         return f"Could not be judged: {unjudged}"
     if report.outcome == "partial":
-        return f"A part of the gate: {_named(found, 'passed') or 'no candidate'} met every limit that was tested"
+        return f"A part of the gate: {_named(summaries, 'passed') or 'no candidate'} met every limit that was tested"
     if report.certificate and report.certificate.outcome == "failed":
         return "The gate failed its controls, and no verdict stands against a candidate"
     if report.outcome != "passed":
         return "The run failed, and no verdict stands against a candidate: see its output"
-    return f"May be released: {_named(found, 'passed')}"
+    return f"May be released: {_named(summaries, 'passed')}"
 
 
-def unopposed(found: Sequence[CandidateSummary]) -> str:
+def unopposed(summaries: Sequence[CandidateSummary]) -> str:
     """Name what could be released instead of a failed candidate; else empty."""
-    good = _named(found, "passed")
-    return f"No verdict stands against {good}." if good and _named(found, "failed") else ""
+    good = _named(summaries, "passed")
+    return f"No verdict stands against {good}." if good and _named(summaries, "failed") else ""
 
 
 def findings_of(report: Report, sections: Mapping[tuple[str, str], str]) -> list[CandidateSummary]:
-    """Return the findings on each candidate, failed candidates first.
+    """Collect the findings on each candidate, failed candidates first.
 
     Args:
         report: the run.
@@ -85,22 +85,22 @@ def _findings(outcome: CandidateOutcome, report: Report, sections: Mapping[tuple
         status="failed" if outcome.unfit else "passed" if outcome.fit else "none",
         sentence=outcome.facts,
         causes=tuple(map(visible, dict.fromkeys(outcome.causes))),
-        against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_order)),
+        against=tuple(_finding(verdict, report, sections) for verdict in sorted(outcome.against, key=_severity_key)),
         warnings=tuple(_finding(verdict, report, sections) for verdict in outcome.warnings),
     )
 
 
-def _named(found: Sequence[CandidateSummary], status: str) -> str:
-    return ", ".join(one.candidate for one in found if one.status == status)
+def _named(summaries: Sequence[CandidateSummary], status: str) -> str:
+    return ", ".join(summary.candidate for summary in summaries if summary.status == status)
 
 
-def _order(verdict: Verdict) -> tuple[int, float]:
-    """Return a sort key: worst status first, then the furthest beyond its limit."""
+def _severity_key(verdict: Verdict) -> tuple[int, float]:
+    """Rank the worst status first, then the furthest beyond its limit."""
     return WORST_FIRST.index(verdict.status), -_times(verdict)
 
 
 def _times(verdict: Verdict) -> float:
-    """Return value / limit, above 1 on the failing side; 0 if undefined."""
+    """Divide value by limit, above 1 on the failing side; 0 if undefined."""
     value, limit = verdict.estimate.value, verdict.limit
     if value is None or min(value, limit) <= 0:
         return 0.0
@@ -121,12 +121,12 @@ def _finding(verdict: Verdict, report: Report, sections: Mapping[tuple[str, str]
 
 
 def _amount(verdict: Verdict) -> str:
-    found = verdict.estimate
-    if found.value is None:
-        return f"no value: {found.reason or 'it was not measured'}; limit {bound(verdict)}"
-    facts = [value_text(found), f"limit {bound(verdict)}", interval_text(found)]
-    if found.reference is not None and found.candidate is not None:
-        facts.append(f"{number(found.reference)} in the reference, {number(found.candidate)} in the candidate")
+    estimate = verdict.estimate
+    if estimate.value is None:
+        return f"no value: {estimate.reason or 'it was not measured'}; limit {bound(verdict)}"
+    facts = [value_text(estimate), f"limit {bound(verdict)}", interval_text(estimate)]
+    if estimate.reference is not None and estimate.candidate is not None:
+        facts.append(f"{number(estimate.reference)} in the reference, {number(estimate.candidate)} in the candidate")
     return ", ".join(facts)
 
 
@@ -144,13 +144,17 @@ def _where(verdict: Verdict, report: Report) -> str:
         return ""
     missing = verdict.estimate.value is None
     layers = [
-        one
-        for found in report.comparisons
-        if (found.candidate, found.prompt_set) == (verdict.candidate, verdict.prompt_set)
-        for one in found.of(verdict.metric)
-        if one.applicable and one.layer is not None
+        estimate
+        for comparison in report.comparisons
+        if (comparison.candidate, comparison.prompt_set) == (verdict.candidate, verdict.prompt_set)
+        for estimate in comparison.of(verdict.metric)
+        if estimate.applicable and estimate.layer is not None
     ]
-    met = [one.layer or 0 for one in layers if (one.value is None if missing else _beyond(one.value, verdict))]
+    met = [
+        estimate.layer or 0
+        for estimate in layers
+        if (estimate.value is None if missing else _beyond(estimate.value, verdict))
+    ]
     if met:
         what = "no value" if missing else "value beyond the limit"
         return f"{what} at {len(met)} of {counted(len(layers), 'layer')}: {_spans(met)}"

@@ -21,7 +21,7 @@ INK, FAINT, REFERENCE, CANDIDATE, LIMIT = "#000001", "#000002", "#000003", "#000
 _VARIABLES = {INK: "ink", FAINT: "line", REFERENCE: "reference", CANDIDATE: "candidate", LIMIT: "bad"}
 _STYLES = {REFERENCE: ("o", "-"), CANDIDATE: ("s", "--")}
 _SIZE = (4.4, 2.9)
-_LONGEST = 22
+_LONGEST_LABEL = 22
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -76,7 +76,7 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
         axes.barh(places, values, color=colours, height=0.62)
         for place, value in zip(places, values, strict=True):
             axes.annotate(number(value), (value, place), (4, 0), textcoords="offset points", va="center")
-        axes.set_yticks(places, [_label(label) for label in labels])
+        axes.set_yticks(places, [_short_label(label) for label in labels])
         axes.invert_yaxis()
         axes.set_xlim(0, max([*values, 1e-9]) * 1.22)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -84,12 +84,12 @@ def bars(name: str, labels: Sequence[str], values: Sequence[float]) -> str:
     return svg[0]
 
 
-def reliability(name: str, series: Sequence[Series]) -> str:
+def reliability_diagram(name: str, series: Sequence[Series]) -> str:
     """Draw accuracy over confidence of both models, with the line of equality."""
     with _drawn(name, height=3.6) as (axes, svg):
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="as sure as right")
-        for one in series:
-            _line(axes, one)
+        for curve in series:
+            _plot(axes, curve)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of a bin", ylabel="accuracy of the bin")
         axes.grid(visible=True)
         _legend(axes)
@@ -101,11 +101,11 @@ def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float |
     with _drawn(name) as (axes, svg):
         if limit is not None:
             axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="-.", label="limit")
-        for one in series:
-            _line(axes, one)
+        for curve in series:
+            _plot(axes, curve)
         axes.set(xlabel="layer", ylabel=quantity)
         axes.set_ylim(*_range(series, limit))
-        axes.set_xlim(*_around([layer for one in series for layer in one.x]))
+        axes.set_xlim(*_around([layer for curve in series for layer in curve.x]))
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
         axes.grid(visible=True, axis="y")
         _legend(axes)
@@ -116,10 +116,10 @@ def histogram(name: str, series: Sequence[Series]) -> str:
     """Draw counts in ten bins of abs(r) from 0 to 1; the axis is symmetric-logarithmic."""
     edges = [edge / 10 for edge in range(11)]
     with _drawn(name) as (axes, svg):
-        for one in series:
-            counts = [value or 0 for value in one.y]
+        for curve in series:
+            counts = [value or 0 for value in curve.y]
             axes.stairs(
-                counts, edges, color=one.colour, label=one.name, linestyle=_STYLES[one.colour][1], linewidth=1.4
+                counts, edges, color=curve.colour, label=curve.name, linestyle=_STYLES[curve.colour][1], linewidth=1.4
             )
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_minor_locator(NullLocator())
@@ -131,7 +131,7 @@ def histogram(name: str, series: Sequence[Series]) -> str:
     return svg[0]
 
 
-def _line(axes: Axes, series: Series) -> None:
+def _plot(axes: Axes, series: Series) -> None:
     marker, style = _STYLES[series.colour]
     if series.low:
         axes.vlines(
@@ -142,20 +142,20 @@ def _line(axes: Axes, series: Series) -> None:
 
 
 def _without_gaps(*columns: Sequence[float | None]) -> list[list[float]]:
-    """Return the columns without the rows in which a number is missing."""
+    """Leave out the rows in which a number is missing."""
     rows = [[number for number in row if number is not None] for row in zip(*columns, strict=True)]
-    whole = [row for row in rows if len(row) == len(columns)]
-    return [[row[place] for row in whole] for place in range(len(columns))]
+    complete = [row for row in rows if len(row) == len(columns)]
+    return [[row[place] for row in complete] for place in range(len(columns))]
 
 
 def _range(series: Sequence[Series], limit: float | None) -> tuple[float, float]:
-    """Return the limits of the axis: 0, and a little above the largest number."""
-    drawn = [value for one in series for value in (*one.y, *one.high) if value is not None]
+    """Limit the axis to 0 and a little above the largest number."""
+    drawn = [value for curve in series for value in (*curve.y, *curve.high) if value is not None]
     return 0.0, (max([*drawn, limit or 0.0]) or 0.01) * 1.12
 
 
 def _around(layers: Sequence[float]) -> tuple[float, float]:
-    """Return the limits of the layer axis, with a margin; layers without a value count."""
+    """Limit the layer axis, with a margin; layers without a value count."""
     margin = 0.04 * (max(layers) - min(layers)) or 0.5
     return min(layers) - margin, max(layers) + margin
 
@@ -172,9 +172,11 @@ def _short(count: float) -> str:
     return f"{count:g}"
 
 
-def _label(text: str) -> str:
+def _short_label(text: str) -> str:
     shown = printable(text)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]}…{shown[-_LONGEST // 2 + 1 :]}"
+    if len(shown) <= _LONGEST_LABEL:
+        return shown
+    return f"{shown[: _LONGEST_LABEL // 2]}…{shown[-_LONGEST_LABEL // 2 + 1 :]}"
 
 
 @contextmanager
@@ -194,7 +196,7 @@ def _drawn(name: str, *, height: float = _SIZE[1]) -> Iterator[tuple[Axes, list[
 
 
 def _inlined(text: str, name: str) -> str:
-    """Return the SVG element for a page: no own size and colours, unique ids."""
+    """Fit an SVG element into a page: no own size and colours, unique ids."""
     head, _, body = text[text.index("<svg") :].partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     for pattern, replacement in _REWRITES:

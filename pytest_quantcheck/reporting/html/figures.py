@@ -41,8 +41,8 @@ class Figure(NamedTuple):
 def paper_figures(groups: Sequence[Group], name: str) -> Iterator[Figure]:
     """Yield the paper's Figures 1 to 3: the reference and all candidates on one prompt set."""
     for metric in METRICS.values():
-        found = {group.candidate: _sides(group, metric.name) for group in groups}
-        sides = {candidate: pair for candidate, pair in found.items() if pair}
+        pairs = {group.candidate: _sides(group, metric.name) for group in groups}
+        sides = {candidate: pair for candidate, pair in pairs.items() if pair}
         if sides and isinstance(metric.figure, ModelsFigure) and not metric.layered:
             values = {"reference": next(iter(sides.values()))[0], **{c: pair[1] for c, pair in sides.items()}}
             yield _bars(metric.figure, values, f"{name}-{metric.name}")
@@ -56,9 +56,9 @@ def group_figures(group: Group, name: str) -> Iterator[Figure]:
 
 
 def _sides(group: Group, metric: MetricName) -> tuple[float, float] | None:
-    for one in group.estimates(metric):
-        if one.reference is not None and one.candidate is not None:
-            return one.reference, one.candidate
+    for estimate in group.estimates(metric):
+        if estimate.reference is not None and estimate.candidate is not None:
+            return estimate.reference, estimate.candidate
     return None
 
 
@@ -74,19 +74,20 @@ def _bars(figure: ModelsFigure, values: Mapping[str, float], name: str) -> Figur
     )
 
 
-def _reliability(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
-    if not found.reliability:
+def _reliability(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    if not comparison.reliability:
         return
-    bins = {model: found.reliability[model] for model, _ in _MODELS}
+    bins = {model: comparison.reliability[model] for model, _ in _MODELS}
     series = [
-        Series(model, colour, [one.confidence for one in bins[model]], [one.accuracy for one in bins[model]])
+        Series(model, colour, [point.confidence for point in bins[model]], [point.accuracy for point in bins[model]])
         for model, colour in _MODELS
     ]
     gaps = {
-        model: max((one.confidence - one.accuracy for one in own), key=abs, default=0.0) for model, own in bins.items()
+        model: max((point.confidence - point.accuracy for point in own), key=abs, default=0.0)
+        for model, own in bins.items()
     }
     worst = ", ".join(f"{model} {'over' if gap > 0 else 'under'} by {number(abs(gap))}" for model, gap in gaps.items())
-    pairs = [(one.confidence, one.accuracy) for one in bins["candidate"]]
+    pairs = [(point.confidence, point.accuracy) for point in bins["candidate"]]
     rows = [
         (str(place), f"{before.count:,}", *map(number, (before.confidence, before.accuracy, *after)))
         for place, (before, after) in enumerate(zip(bins["reference"], pairs, strict=True), 1)
@@ -95,28 +96,30 @@ def _reliability(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
         "Reliability",
         "accuracy over confidence in ten bins of equal count; below the dotted line a model is overconfident",
         f"Reliability diagram of both models. Largest gap between confidence and accuracy in a bin: {worst}",
-        Markup(drawing.reliability(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
+        Markup(drawing.reliability_diagram(f"{name}-reliability", series)),  # noqa: S704 - matplotlib escapes its labels
         ("bin", "prompts", *(f"{model} {side}" for model, _ in _MODELS for side in ("confidence", "accuracy"))),
         tuple(rows),
     )
 
 
-def _metrics(found: Comparison, verdicts: Verdicts, name: str) -> Iterator[Figure]:
+def _metrics(comparison: Comparison, verdicts: Verdicts, name: str) -> Iterator[Figure]:
     """Yield the figures over the layers of each metric's row."""
     for metric in METRICS.values():
-        estimates, place = found.of(metric.name), f"{name}-{metric.name}"
-        if metric.figure == "change" and any(one.value is not None for one in estimates):
+        estimates, place = comparison.of(metric.name), f"{name}-{metric.name}"
+        if metric.figure == "change" and any(estimate.value is not None for estimate in estimates):
             yield _change(metric, estimates, verdicts.get(metric.name), place)
         elif isinstance(metric.figure, ModelsFigure) and any(
-            one.layer is not None and one.reference is not None for one in estimates
+            estimate.layer is not None and estimate.reference is not None for estimate in estimates
         ):
             yield _both_models(metric.figure, estimates, place)
 
 
 def _both_models(figure: ModelsFigure, estimates: Sequence[Estimate], name: str) -> Figure:
-    x = [one.layer or 0 for one in estimates]
-    series = [Series(model, colour, x, [getattr(one, model) for one in estimates]) for model, colour in _MODELS]
-    most = max(estimates, key=lambda one: abs((one.candidate or 0.0) - (one.reference or 0.0)))
+    x = [estimate.layer or 0 for estimate in estimates]
+    series = [
+        Series(model, colour, x, [getattr(estimate, model) for estimate in estimates]) for model, colour in _MODELS
+    ]
+    most = max(estimates, key=lambda estimate: abs((estimate.candidate or 0.0) - (estimate.reference or 0.0)))
     return Figure(
         figure.title,
         figure.note,
@@ -124,17 +127,23 @@ def _both_models(figure: ModelsFigure, estimates: Sequence[Estimate], name: str)
         f"Furthest apart at layer {most.layer}: {_cell(most.reference)} and {_cell(most.candidate)}",
         Markup(drawing.layers(name, series, quantity=figure.axis)),  # noqa: S704 - no text from outside
         ("layer", "reference", "candidate"),
-        tuple((str(one.layer), _cell(one.reference), _cell(one.candidate)) for one in estimates),
+        tuple((str(estimate.layer), _cell(estimate.reference), _cell(estimate.candidate)) for estimate in estimates),
     )
 
 
 def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | None, name: str) -> Figure:
     title = metric.title.capitalize()
-    columns: list[list[float | None]] = [[getattr(one, end) for one in estimates] for end in ("value", "low", "high")]
-    x = [one.layer or 0 for one in estimates]
+    columns: list[list[float | None]] = [
+        [getattr(estimate, end) for estimate in estimates] for end in ("value", "low", "high")
+    ]
+    x = [estimate.layer or 0 for estimate in estimates]
     series = Series("value and interval", CANDIDATE, x, *columns)
     limit = verdict.limit if verdict else None
-    remarks = [(one.reason,) for one in estimates] if any(one.reason for one in estimates) else [()] * len(x)
+    remarks = (
+        [(estimate.reason,) for estimate in estimates]
+        if any(estimate.reason for estimate in estimates)
+        else [()] * len(x)
+    )
     worst = worst_estimate(estimates, metric)
     return Figure(
         title,
@@ -149,20 +158,25 @@ def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | No
     )
 
 
-def _convergence(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
-    found, x = comparison.convergence, sorted(comparison.convergence)
-    if not found:
+def _convergence_figure(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    convergence, x = comparison.convergence, sorted(comparison.convergence)
+    if not convergence:
         return
     series = [
-        Series(model, colour, x, [_share(found[layer].get(model)) for layer in x])
+        Series(model, colour, x, [_converged_share(convergence[layer].get(model)) for layer in x])
         for model, colour in _MODELS
-        if any(model in found[layer] for layer in x)
+        if any(model in convergence[layer] for layer in x)
     ]
     rows = [
-        (str(layer), model, *_tried(own)) for layer in x for model, _ in _MODELS if (own := found[layer].get(model))
+        (str(layer), model, *_tried(own))
+        for layer in x
+        for model, _ in _MODELS
+        if (own := convergence[layer].get(model))
     ]
     without = [
-        str(layer) for layer in x if not found[layer].get("reference") or not found[layer]["reference"].converged
+        str(layer)
+        for layer in x
+        if not convergence[layer].get("reference") or not convergence[layer]["reference"].converged
     ]
     yield Figure(
         "Convergence of the attributions",
@@ -179,14 +193,14 @@ def _tried(own: Convergence) -> tuple[str, ...]:
     return f"{own.attributed:,}", f"{own.converged:,}", _cell(own.median_nodes), _cell(own.median_error)
 
 
-def _share(own: Convergence | None) -> float | None:
+def _converged_share(own: Convergence | None) -> float | None:
     return own.converged / own.attributed if own and own.attributed else None
 
 
-def _pair_counts(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+def _pair_counts(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
     """Yield the paper's Figure 4: the first, middle and last layer, and the one that moved most."""
-    for layer in _chosen(found):
-        counts = found.histograms[layer]
+    for layer in _chosen(comparison):
+        counts = comparison.histograms[layer]
         series = [Series(model, colour, (), counts[model]) for model, colour in _MODELS]
         strong = {model: sum(counts[model][8:]) for model, _ in _MODELS}
         yield Figure(
@@ -200,16 +214,17 @@ def _pair_counts(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
         )
 
 
-def _strong_pairs(found: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+def _strong_pairs(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
     """Yield strongly correlated pairs over the layers, if not all are drawn."""
-    x = sorted(found.histograms)
+    x = sorted(comparison.histograms)
     if len(x) <= DRAWN:
         return
     series = [
-        Series(model, colour, x, [_strong(found.histograms[layer][model]) for layer in x]) for model, colour in _MODELS
+        Series(model, colour, x, [_strong(comparison.histograms[layer][model]) for layer in x])
+        for model, colour in _MODELS
     ]
     rows = [
-        (str(layer), model, *(f"{count:,}" for count in found.histograms[layer][model]))
+        (str(layer), model, *(f"{count:,}" for count in comparison.histograms[layer][model]))
         for layer in x
         for model, _ in _MODELS
     ]
@@ -231,12 +246,17 @@ def _pair_row(name: str, before: int, after: int) -> tuple[str, ...]:
     return name, f"{before:,}", f"{after:,}", f"{after - before:+,}"
 
 
-def _chosen(found: Comparison) -> list[int]:
-    layers = sorted(found.histograms)
+def _chosen(comparison: Comparison) -> list[int]:
+    layers = sorted(comparison.histograms)
     if len(layers) <= DRAWN:
         return layers
     correlated = [metric for metric in METRICS.values() if "correlations" in metric.needs]
-    moved = {one.layer: one.value for metric in correlated for one in found.of(metric.name) if one.value is not None}
+    moved = {
+        estimate.layer: estimate.value
+        for metric in correlated
+        for estimate in comparison.of(metric.name)
+        if estimate.value is not None
+    }
     most = max(moved, key=lambda layer: moved[layer]) if moved else layers[0]
     return sorted({layers[0], layers[(len(layers) - 1) // 2], layers[-1], most or 0})
 
@@ -248,7 +268,7 @@ def _cell(value: float | None) -> str:
 _FIGURES: tuple[Callable[[Comparison, Verdicts, str], Iterator[Figure]], ...] = (
     _reliability,
     _metrics,
-    _convergence,
+    _convergence_figure,
     _strong_pairs,
     _pair_counts,
 )

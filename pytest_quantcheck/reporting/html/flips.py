@@ -7,15 +7,15 @@ from markupsafe import escape
 
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Answer, Flip
-from pytest_quantcheck.reporting.html.texts import FOLDED, answer, shortened, visible
+from pytest_quantcheck.reporting.html.texts import FOLDED, answer, visible, without_middle
 from pytest_quantcheck.reporting.wording import number
 
 BUDGET = 1_000_000
 """Most bytes of flipped prompts in a page; further prompts are only counted, and report.json has them."""
 
-_MARKUP = 600  # bytes around the texts of one prompt, rounded up
+_MARKUP_BYTES = 600  # bytes around the texts of one prompt, rounded up
 
-_KINDS = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
+_CHANGES = ("right to wrong", "wrong to right", "wrong to another wrong", "right to another right")
 
 
 class ModelAnswer(NamedTuple):
@@ -52,11 +52,11 @@ def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -
 
     Flips beyond `budget` bytes are left out and counted.
     """
-    ordered = sorted(flips, key=lambda flip: (_KINDS.index(_kind(flip)), -flip.candidate.confidence, flip.index))
+    ordered = sorted(flips, key=lambda flip: (_CHANGES.index(_flip_kind(flip)), -flip.candidate.confidence, flip.index))
     shown = tuple(_affordable(ordered, prompts, budget))
-    kinds = [_kind(flip) for flip in flips]
+    kinds = [_flip_kind(flip) for flip in flips]
     return Flips(
-        kinds=tuple((kind, kinds.count(kind)) for kind in _KINDS if kind in kinds),
+        kinds=tuple((kind, kinds.count(kind)) for kind in _CHANGES if kind in kinds),
         source=visible(prompts.source) if prompts else "",
         prompts=shown,
         left_out=len(flips) - len(shown),
@@ -65,28 +65,28 @@ def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -
 
 def _affordable(flips: Sequence[Flip], prompts: PromptSet | None, budget: int) -> Iterator[Prompt]:
     for flip in flips:
-        one = _prompt(flip, prompts)
-        texts = (one.text, one.beginning, one.gold, one.reference.text, one.candidate.text)
-        budget -= _MARKUP + sum(len(escape(text or "").encode()) for text in texts)
+        prompt = _flipped_prompt(flip, prompts)
+        texts = (prompt.text, prompt.beginning, prompt.gold, prompt.reference.text, prompt.candidate.text)
+        budget -= _MARKUP_BYTES + sum(len(escape(text or "").encode()) for text in texts)
         if budget < 0:
             return
-        yield one
+        yield prompt
 
 
-def _kind(flip: Flip) -> str:
+def _flip_kind(flip: Flip) -> str:
     before, after = flip.reference.correct, flip.candidate.correct
     if before != after:
-        return _KINDS[0] if before else _KINDS[1]
-    return _KINDS[3] if before else _KINDS[2]
+        return _CHANGES[0] if before else _CHANGES[1]
+    return _CHANGES[3] if before else _CHANGES[2]
 
 
-def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
-    known = prompts if prompts and flip.index < len(prompts) else None
-    text = shortened(visible(known.prompts[flip.index])) if known else None
+def _flipped_prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
+    prompt_set = prompts if prompts and flip.index < len(prompts) else None
+    text = without_middle(visible(prompt_set.prompts[flip.index])) if prompt_set else None
     return Prompt(
-        row=known.rows[flip.index] if known else flip.index + 1,
-        kind=_kind(flip),
-        gold=shortened(visible(known.golds[flip.index])) if known else None,
+        row=prompt_set.rows[flip.index] if prompt_set else flip.index + 1,
+        kind=_flip_kind(flip),
+        gold=without_middle(visible(prompt_set.golds[flip.index])) if prompt_set else None,
         text=text,
         beginning=None if text is None or len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " "),
         reference=_model_answer(flip.reference),
@@ -94,5 +94,5 @@ def _prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
     )
 
 
-def _model_answer(found: Answer) -> ModelAnswer:
-    return ModelAnswer(answer(found.text), number(found.confidence), found.correct)
+def _model_answer(reply: Answer) -> ModelAnswer:
+    return ModelAnswer(answer(reply.text), number(reply.confidence), reply.correct)

@@ -21,7 +21,7 @@ from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.outcomes import cautions
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.report import Report
-from pytest_quantcheck.reporting.rows import Group, Row, groups
+from pytest_quantcheck.reporting.rows import Group, TableRow, groups
 from pytest_quantcheck.reporting.wording import (
     interval_name,
     number,
@@ -33,7 +33,7 @@ _HERE = Path(__file__).parent
 _FOREMOST = 6  # findings against a candidate that are shown unfolded
 
 
-class Line(NamedTuple):
+class MetricLine(NamedTuple):
     """One metric as a row of a section's table."""
 
     title: str
@@ -57,7 +57,7 @@ class Section(NamedTuple):
     prompt_set: str
     n_prompts: int
     interval: str
-    lines: tuple[Line, ...]
+    lines: tuple[MetricLine, ...]
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     flips: Flips | None
@@ -75,14 +75,14 @@ class Origins(NamedTuple):
 
 
 def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
-    """Return the report as one HTML file in UTF-8: same records, same bytes.
+    """Render the report as one HTML file in UTF-8: same records, same bytes.
 
     Args:
         report: the content of `report.json`.
         prompts: the prompt sets by name, for the texts of flipped prompts; the texts of a missing set are left out.
     """
-    found = list(groups(report))
-    named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(found, 1)}
+    all_groups = list(groups(report))
+    named = {(group.candidate, group.prompt_set): f"s{place}" for place, group in enumerate(all_groups, 1)}
     findings = findings_of(report, named)
     page = _environment().from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
     text = page.render(
@@ -93,8 +93,10 @@ def html_report(report: Report, prompts: Mapping[str, PromptSet]) -> bytes:
         cautions=[visible(line) for line in cautions(report)],
         prompt_sets=[visible(line) for line in evidence_sentences(report)],
         candidates=findings,
-        sections=[_section(group, named[group.candidate, group.prompt_set], prompts, len(found)) for group in found],
-        paper=[(prompt_set, figures) for prompt_set, figures in _paper(found) if figures],
+        sections=[
+            _section(group, named[group.candidate, group.prompt_set], prompts, len(all_groups)) for group in all_groups
+        ],
+        paper=[(prompt_set, figures) for prompt_set, figures in _paper(all_groups) if figures],
         origins=tuple(_origins(report)),
         controls=CONTROLS,
         metrics=METRICS,
@@ -117,7 +119,7 @@ def _environment() -> jinja2.Environment:
         "visible": visible,
         "number": number,
         "counted": counted,
-        "plain": _plain,
+        "plain": _as_text,
         "options": _options,
     }
     return environment
@@ -125,7 +127,7 @@ def _environment() -> jinja2.Environment:
 
 def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups: int) -> Section:
     rows = list(group.rows())
-    found = group.comparison
+    comparison = group.comparison
     levels = {row.estimate.confidence for row in rows if row.estimate.low is not None}
     return Section(
         name=name,
@@ -136,20 +138,24 @@ def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups
         lines=tuple(map(_line, rows)),
         notes=tuple(visible(note) for note in group.notes()),
         figures=tuple(group_figures(group, name)),
-        flips=flips_of(found.flips, prompts.get(group.prompt_set), budget=BUDGET // n_groups) if found else None,
+        flips=flips_of(comparison.flips, prompts.get(group.prompt_set), budget=BUDGET // n_groups)
+        if comparison
+        else None,
     )
 
 
-def _line(row: Row) -> Line:
-    found, verdict = row.estimate, row.verdict
-    return Line(
+def _line(row: TableRow) -> MetricLine:
+    estimate, verdict = row.estimate, row.verdict
+    return MetricLine(
         title=row.metric.title,
         meaning=row.metric.meaning,
-        layer="" if found.layer is None else str(found.layer),
-        scale=scale_of(found, verdict),
-        value="-" if found.value is None else value_text(found),
-        interval="-" if found.low is None or found.high is None else f"{number(found.low)} to {number(found.high)}",
-        reason=found.reason,
+        layer="" if estimate.layer is None else str(estimate.layer),
+        scale=scale_of(estimate, verdict),
+        value="-" if estimate.value is None else value_text(estimate),
+        interval="-"
+        if estimate.low is None or estimate.high is None
+        else f"{number(estimate.low)} to {number(estimate.high)}",
+        reason=estimate.reason,
         limit=f"{'≤' if verdict.direction == 'max' else '≥'} {number(verdict.limit)}" if verdict else "-",
         word=row.word,
         mark=MARKS.get(verdict.status, "") if verdict else "",
@@ -163,23 +169,25 @@ def _tone(verdict: Verdict | None) -> str:
     return "good" if verdict.status == "passed" else "doubt" if verdict.acceptable else "bad"
 
 
-def _paper(found: Sequence[Group]) -> Iterator[tuple[str, tuple[Figure, ...]]]:
+def _paper(all_groups: Sequence[Group]) -> Iterator[tuple[str, tuple[Figure, ...]]]:
     """Yield each prompt set with the paper's Figures 1 to 3."""
-    for place, prompt_set in enumerate(dict.fromkeys(group.prompt_set for group in found)):
-        figures = paper_figures([group for group in found if group.prompt_set == prompt_set], f"p{place}")
+    for place, prompt_set in enumerate(dict.fromkeys(group.prompt_set for group in all_groups)):
+        figures = paper_figures([group for group in all_groups if group.prompt_set == prompt_set], f"p{place}")
         yield visible(prompt_set), tuple(figures)
 
 
 def _origins(report: Report) -> Iterator[Origins]:
-    for prompt_set in dict.fromkeys(found.prompt_set for found in report.comparisons):
-        own = [found for found in report.comparisons if found.prompt_set == prompt_set]
-        models = {"reference": own[0].reference_provenance} | {one.candidate: one.candidate_provenance for one in own}
-        yield Origins(visible(prompt_set), tuple(map(visible, models)), tuple(_facts(list(models.values()))))
+    for prompt_set in dict.fromkeys(comparison.prompt_set for comparison in report.comparisons):
+        own = [comparison for comparison in report.comparisons if comparison.prompt_set == prompt_set]
+        models = {"reference": own[0].reference_provenance} | {
+            comparison.candidate: comparison.candidate_provenance for comparison in own
+        }
+        yield Origins(visible(prompt_set), tuple(map(visible, models)), tuple(_provenance_rows(list(models.values()))))
 
 
-def _facts(models: Sequence[Provenance]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def _provenance_rows(models: Sequence[Provenance]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     for name in Provenance.__struct_fields__:
-        values = tuple(_plain(getattr(model, name)) for model in models)
+        values = tuple(_as_text(getattr(model, name)) for model in models)
         same = len(set(values)) == 1
         yield name.replace("_", " "), values[:1] if same else values, not same
 
@@ -192,14 +200,14 @@ def _options(text: str) -> Markup:
     )
 
 
-def _plain(value: Any) -> str:
-    """Return a setting or a fact of a provenance as text."""
+def _as_text(value: Any) -> str:
+    """Write a setting or a fact of a provenance as text."""
     if value is None or value in ((), "", [], {}):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{visible(str(key))}: {_plain(item)}" for key, item in sorted(value.items()))
+        return ", ".join(f"{visible(str(key))}: {_as_text(item)}" for key, item in sorted(value.items()))
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_as_text, value))
     return visible(str(value))

@@ -48,7 +48,7 @@ def scale_of(estimate: Estimate, verdict: Verdict | None) -> Scale | None:
         limit=at,
         limit_text="" if limit is None else number(limit).rstrip("0").rstrip(".") or "0",
         bad=_bad(verdict, at),
-        label=_label(estimate, verdict),
+        label=_scale_label(estimate, verdict),
     )
 
 
@@ -58,7 +58,7 @@ def _bad(verdict: Verdict | None, at: float | None) -> tuple[float, float] | Non
     return (at, round(WIDTH - at, 2)) if verdict.direction == "max" else (0.0, at)
 
 
-def _label(estimate: Estimate, verdict: Verdict | None) -> str:
+def _scale_label(estimate: Estimate, verdict: Verdict | None) -> str:
     assert estimate.value is not None
     limit = f"limit {bound(verdict)}" if verdict else "no limit"
     return f"value {number(estimate.value)}, {interval_text(estimate)}, {limit}"

@@ -12,7 +12,7 @@ _KEPT = frozenset("\n\t\u200c\u200d\u200e\u200f\U000e007f") | {chr(code) for cod
 
 
 def visible(text: str) -> str:
-    r"""Return the text with invisible and reordering characters written as escapes.
+    r"""Write invisible and reordering characters as escapes.
 
     >>> visible("a\nb\x1b[31m\u202e")
     'a\nb\\x1b[31m\\u202e'
@@ -21,7 +21,7 @@ def visible(text: str) -> str:
 
 
 def answer(text: str) -> str:
-    r"""Return a token in quotes, with line ends as escapes.
+    r"""Quote a token, with line ends as escapes.
 
     >>> answer(" True\n")
     '“ True\\n”'
@@ -30,8 +30,8 @@ def answer(text: str) -> str:
     return f"“{shown}”"
 
 
-def shortened(text: str) -> str:
-    """Return a text without its middle, if it is too long."""
+def without_middle(text: str) -> str:
+    """Cut the middle out of a text that is too long."""
     if len(text) <= LONGEST:
         return text
     left_out = len(text) - LONGEST

@@ -60,7 +60,7 @@ def _write_page(path: Path, report: bytes, prompt_sets: Mapping[str, PromptSet])
 
 
 def _explanation(error: Exception) -> str:
-    """Return what went wrong and what to do; our own errors say both."""
+    """Say what went wrong and what to do; our own errors say both."""
     if isinstance(error, QuantcheckError):
         return str(error)
     return f"{type(error).__name__}: {error}; this is a bug in the plugin or in a library, please report it"
