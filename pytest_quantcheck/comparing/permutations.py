@@ -16,7 +16,7 @@ class Aligned:
     """Two measurements in which neurons of equal index are the same neuron.
 
     `moved`: how many neurons of each layer have another place in the candidate; `notes`: a sentence for each such
-    layer, and for each layer where neurons look moved but could not be matched.
+    layer, and for each layer where neurons may have moved and could not be matched.
     """
 
     reference: Measurement
@@ -43,7 +43,11 @@ def align(reference: Measurement, candidate: Measurement) -> Aligned:
         if matching.order is not None:
             aligned = _matched(aligned, layer, matching, matching.order)
         elif matching.moved:
-            note = f"layer {layer}: {matching.moved:,} neurons look moved, but are compared by index: {matching.reason}"
+            note = (
+                f"layer {layer}: {matching.moved:,} neurons may stand elsewhere in the candidate, which could not be "
+                f"settled ({matching.reason}); they are compared by index, so if the candidate only reorders them, "
+                "churn, overlap and redundancy change of this layer say too much: trust the metrics of answers"
+            )
             aligned = replace(aligned, notes=(*aligned.notes, note))
     return aligned
 
@@ -55,10 +59,10 @@ def _matched(aligned: Aligned, layer: int, matching: Matching, order: Indices) -
     if layer in saliency:
         saliency[layer] = _reorder_saliency(saliency[layer], order)
     n_shared, n_correlated = len(matching.shared), len(reference.activations[layer].correlated)
-    correlations = f", correlations of the {n_shared:,} known in both" if n_shared < n_correlated else ""
+    sampled = f"; correlations are those of {n_shared:,} neurons known in both" if n_shared < n_correlated else ""
     note = (
-        f"layer {layer}: {matching.moved:,} of {len(order):,} neurons stand elsewhere in the candidate and are found: "
-        f"matched neurons are compared{correlations}"
+        f"layer {layer}: {matching.moved:,} of {len(order):,} neurons stand elsewhere in the candidate; each is "
+        f"compared with itself, so their order changes no verdict{sampled}"
     )
     return Aligned(
         reference=replace(reference, activations={**reference.activations, layer: before}),
