@@ -75,10 +75,10 @@ def verify(files: ModelFiles, most_bytes: float = math.inf) -> list[str] | None:
         most_bytes -= size
         if most_bytes < 0:
             left_out.append(name)
-        elif (found := sha256_of(folder / name)) != sums[name]:
+        elif (digest := sha256_of(folder / name)) != sums[name]:
             raise ModelError(
                 f"{folder / name} is not the file that {SUMS} beside it names: expected sha256 {sums[name]}, got "
-                f"{found}. The file was changed: fetch the model again, or update {SUMS} if you changed it."
+                f"{digest}. The file was changed: fetch the model again, or update {SUMS} if you changed it."
             )
     return left_out
 
@@ -87,8 +87,8 @@ def describe_files(files: ModelFiles) -> str:
     """Describe a model's files: hash, checksums, and what was not read."""
     hashed, sums = f"the sha256 {files.content_hash}", read_sums(files.folder)
     if files.is_one_file:
-        known = _describe_one(files.names[0], sums)
-        return f"its file has {hashed}{',' if sums is None else ';'} {known}"
+        coverage = _describe_one(files.names[0], sums)
+        return f"its file has {hashed}{',' if sums is None else ';'} {coverage}"
     unread = f"; not read: {shortened(files.unread, most=2)}" if files.unread else ""
     if sums is None:
         return f"its files have {hashed}, and no {SUMS} beside them says whether they were changed{unread}"
@@ -137,7 +137,7 @@ def _read_line(line: str, place: str) -> tuple[str, str]:
         )
     name = match["name"]
     if match["escaped"]:
-        name = re.sub(r"\\.", lambda found: _ESCAPES.get(found[0], found[0]), name)
+        name = re.sub(r"\\.", lambda escape: _ESCAPES.get(escape[0], escape[0]), name)
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if name.startswith("/") or ".." in parts:
         raise ModelError(f"{place} names {name!r}, which is not in the model's directory; {_AGAIN}")

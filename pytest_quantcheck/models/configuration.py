@@ -58,12 +58,12 @@ def check_configuration(files: ModelFiles, load_as: str) -> None:
     """
     for part in _parts(files.config):
         for name in _COUNTS:
-            found = part.get(name)
-            by_block = found if isinstance(found, list) and found and name not in _OF_THE_WHOLE else [found]
-            if found is not None and not all(map(_is_count, by_block)):
+            value = part.get(name)
+            by_block = value if isinstance(value, list) and value and name not in _OF_THE_WHOLE else [value]
+            if value is not None and not all(map(_is_count, by_block)):
                 raise ModelError(
                     f"{files.folder / CONFIG}: expected a whole number above 0 as {name}, got "
-                    f"{str(found)[:80]!r}. {CHECK_THE_FILES}"
+                    f"{str(value)[:80]!r}. {CHECK_THE_FILES}"
                 )
     if not files.source.trust_remote_code:
         for name in files.names:
@@ -134,8 +134,8 @@ def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    found: Mapping[str, Any] = report
-    return found
+    differences: Mapping[str, Any] = report
+    return differences
 
 
 def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
@@ -157,7 +157,7 @@ def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
 
 def _refuse_codes(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
     """Refuse weights that are codes of a quantized model: without its configuration they would be read as numbers."""
-    codes = sorted(name for name, one in stored.items() if name.endswith("weight") and one.dtype not in _FLOATS)
+    codes = sorted(name for name, tensor in stored.items() if name.endswith("weight") and tensor.dtype not in _FLOATS)
     if codes:
         raise ModelError(
             f"{files.name}: expected weights of {', '.join(sorted(_FLOATS))}, found {stored[codes[0]].dtype} in "

@@ -56,8 +56,8 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
     Raises:
         PromptError: a prompt has no tokens, or more than the model's context holds; gives its number.
     """
-    whole = render_prompts(tokenizer, texts, chat=chat)
-    encoded: list[list[int]] = tokenizer(whole, add_special_tokens=not chat)["input_ids"]
+    rendered = render_prompts(tokenizer, texts, chat=chat)
+    encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=not chat)["input_ids"]
     for number, ids in enumerate(encoded, start=1):
         if not ids:
             raise PromptError(f"prompt {number} has no tokens: {texts[number - 1][:60]!r}; remove it")
@@ -131,5 +131,5 @@ def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int,
 
 def _apply_template(tokenizer: Any, text: str) -> str:
     turn = [{"role": "user", "content": text}]
-    whole: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return whole
+    rendered: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return rendered

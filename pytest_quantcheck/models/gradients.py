@@ -54,9 +54,9 @@ def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
     `float32`, followed by those that occur of `int8 kernels`, `int8 dequantized`, `4-bit dequantized`,
     `torchao dequantized`, `compressed-tensors dequantized`, `float8 dequantized` and `packed dequantized` (GPTQ, AWQ).
     """
-    found = {_path(module, int8_kernels=int8_kernels) for module in model.modules()}
+    module_paths = {_path(module, int8_kernels=int8_kernels) for module in model.modules()}
     paths = [f"{layer.name} {way}" for layer in LAYERS for way in ("kernels", "dequantized")]
-    return " + ".join(["float32", *(path for path in paths if path in found)])
+    return " + ".join(["float32", *(path for path in paths if path in module_paths)])
 
 
 def _path(module: nn.Module, *, int8_kernels: bool) -> str:

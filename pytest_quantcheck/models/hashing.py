@@ -17,8 +17,8 @@ def sha256_of(path: Path) -> str:
         ModelError: it cannot be read, or is not a regular file.
     """
     try:
-        found = stat_file(path)
-        return _hash(path, found.st_size, found.st_mtime_ns)
+        status = stat_file(path)
+        return _hash(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise unreadable(path, error.strerror) from error
 

@@ -25,18 +25,18 @@ def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
             of which some readers take the first value and others the last.
     """
     try:
-        found = json.loads(read_file(path, most_bytes), object_pairs_hook=each_key_once)
+        content = json.loads(read_file(path, most_bytes), object_pairs_hook=each_key_once)
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}; {_AGAIN}") from None
     except RecursionError:
         raise _too_deep(path) from None
     except ValueError as problem:
         raise ModelError(f"{path} is damaged: expected a JSON object, {_reason(problem)}; {_AGAIN}") from None
-    if _is_deeper(found, _DEEPEST):
+    if _is_deeper(content, _DEEPEST):
         raise _too_deep(path)
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} is damaged: expected a JSON object, found {_kind(found)}; {_AGAIN}")
-    return found
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: expected a JSON object, found {_kind(content)}; {_AGAIN}")
+    return content
 
 
 def require_object(path: Path, most_bytes: int) -> None:

@@ -57,18 +57,18 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     Raises:
         ModelError: no known architecture fits, or the pattern matches nothing; lists the modules of the model.
     """
-    found = Architecture((), pattern) if pattern else _known_architecture(model)
-    if found is None or "{}" not in found.activation:
+    architecture = Architecture((), pattern) if pattern else _known_architecture(model)
+    if architecture is None or "{}" not in architecture.activation:
         raise ModelError(_unknown_layout(model, pattern))
-    listed = _resolve(model, found.blocks)
+    listed = _resolve(model, architecture.blocks)
     blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
-    activations = tuple(_resolve(model, found.activation.replace("{}", str(i))) for i in range(len(blocks)))
+    activations = tuple(_resolve(model, architecture.activation.replace("{}", str(i))) for i in range(len(blocks)))
     if not any(activations):
         raise ModelError(_unknown_layout(model, pattern))
     if pattern:
         return Neurons(blocks, activations, None)
-    tail = tuple(m for m in (_resolve(model, path) for path in found.tail) if m is not None)
-    ffn = _resolve(model, found.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
+    tail = tuple(m for m in (_resolve(model, path) for path in architecture.tail) if m is not None)
+    ffn = _resolve(model, architecture.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
     return Neurons(blocks, activations, tail, None if ffn in blocks else ffn)
 
 
@@ -103,7 +103,10 @@ def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _known_architecture(model: nn.Module) -> Architecture | None:
-    return next((one for one in ARCHITECTURES if _resolve(model, one.activation.replace("{}", "0")) is not None), None)
+    for architecture in ARCHITECTURES:
+        if _resolve(model, architecture.activation.replace("{}", "0")) is not None:
+            return architecture
+    return None
 
 
 def _resolve(model: nn.Module, path: str) -> nn.Module | None:
@@ -114,9 +117,9 @@ def _resolve(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _unknown_layout(model: nn.Module, pattern: str | None) -> str:
-    asked = f"--quantcheck-neurons={pattern} matches no module" if pattern else "its FFN layout is not known"
+    reason = f"--quantcheck-neurons={pattern} matches no module" if pattern else "its FFN layout is not known"
     return (
-        f"{type(model).__name__}: {asked}. Name the activation function inside each block's FFN, with {{}} for the "
+        f"{type(model).__name__}: {reason}. Name the activation function inside each block's FFN, with {{}} for the "
         f"block's number: --quantcheck-neurons=model.layers.{{}}.mlp.act_fn, for example. Modules of the first block "
         f"and around: {_module_names(model)}"
     )

@@ -30,8 +30,8 @@ def choose_device(device: str) -> torch.device:
         raise ModelError(f"--quantcheck-device={device}: expected auto, cpu or cuda[:N]") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"--quantcheck-device={device}: torch {torch.__version__} sees no CUDA device here")
-    if chosen.type == "cuda" and (chosen.index or 0) >= (there := torch.cuda.device_count()):
-        raise ModelError(f"--quantcheck-device={device}: expected cuda:0 to cuda:{there - 1}, which are here")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (n_devices := torch.cuda.device_count()):
+        raise ModelError(f"--quantcheck-device={device}: expected cuda:0 to cuda:{n_devices - 1}, which are here")
     return chosen
 
 
@@ -117,9 +117,10 @@ def refuse_differences(name: str, report: Mapping[str, Any]) -> None:
     Raises:
         ModelError: names the tensors, and the shapes that were found and expected.
     """
-    for tensor, found, expected in sorted(report["mismatched_keys"])[:1]:
+    for tensor, stored, expected in sorted(report["mismatched_keys"])[:1]:
         raise ModelError(
-            f"{name}: {tensor} is of shape {tuple(found)}, and config.json expects {tuple(expected)}. {CHECK_THE_FILES}"
+            f"{name}: {tensor} is of shape {tuple(stored)}, and config.json expects {tuple(expected)}. "
+            f"{CHECK_THE_FILES}"
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{name}: the files lack {shortened(missing)}, which config.json expects. {CHECK_THE_FILES}")

@@ -18,7 +18,9 @@ from pytest_quantcheck.models.formats.torchao import TORCHAO
 FORMATS: tuple[Format, ...] = (BITSANDBYTES, TORCHAO, COMPRESSED_TENSORS, FP8, FBGEMM_FP8, GPTQ, AWQ, GGUF)
 """Every format; the first that matches a checkpoint is its format."""
 
-LAYERS: tuple[QuantizedLayer, ...] = tuple(dict.fromkeys(layer for one in FORMATS for layer in one.layers))
+LAYERS: tuple[QuantizedLayer, ...] = tuple(
+    dict.fromkeys(layer for weight_format in FORMATS for layer in weight_format.layers)
+)
 """Every kind of quantized layer."""
 
 

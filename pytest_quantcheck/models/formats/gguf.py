@@ -73,8 +73,8 @@ def _dequantize_argument() -> dict[str, Any]:
     """Return the argument that stops transformers from using its kernels; older versions have neither."""
     import transformers  # noqa: PLC0415 - heavy
 
-    known = hasattr(transformers, "GgufConfig")
-    return {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
+    supported = hasattr(transformers, "GgufConfig")
+    return {"quantization_config": transformers.GgufConfig(dequantize=True)} if supported else {}
 
 
 def _apply_frequencies(config: Any, header: Header, path: Path) -> None:
@@ -130,10 +130,10 @@ def _stored_types(_types: Mapping[str, str], header: Header, model: nn.Module) -
 
 def _record(header: Header) -> Config:
     """Return file type, number of weights of each type, and pre-tokenizer."""
-    known = {kind.value: kind.name for kind in gguf.LlamaFileType}
+    file_types = {kind.value: kind.name for kind in gguf.LlamaFileType}
     return {
         "quant_method": "gguf",
-        "file_type": known.get(header.metadata.get("general.file_type"), "not stated"),
+        "file_type": file_types.get(header.metadata.get("general.file_type"), "not stated"),
         "weights": _counts(header.weights),
         "pre_tokenizer": str(header.metadata.get("tokenizer.ggml.pre", "not stated")),
     }
