@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pytest_quantcheck.models.files import ModelFiles
     from pytest_quantcheck.prompts import PromptSet
 
-_LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in FORMATS for name in one.libraries)))
+_LIBRARIES = dict.fromkeys(
+    ("pytest-quantcheck", *LIBRARIES, *(name for weight_format in FORMATS for name in weight_format.libraries))
+)
 """The packages of which a release may change a number."""
 
 
@@ -48,7 +50,7 @@ def cache_key(
     Raises:
         ModelError: the device is not there, or a file cannot be read.
     """
-    known = asdict(plan) | {
+    values = asdict(plan) | {
         "content_hash": files.content_hash,
         "bits": bits,
         "dtype": files.source.dtype,
@@ -58,7 +60,7 @@ def cache_key(
     }
     return {
         "schema": SCHEMA,
-        "provenance": {name: known[name] for name in fields("cache", Meaning.REFUSED)},
+        "provenance": {name: values[name] for name in fields("cache", Meaning.REFUSED)},
         "plan": {name: value for name, value in asdict(plan).items() if name not in TABLE},
         "neurons": files.source.neurons,
         "reference": None if reference is None else hash_of_reference(reference),

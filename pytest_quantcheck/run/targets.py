@@ -48,17 +48,19 @@ class Targets:
             SettingsError: this run has no such model.
         """
         spelled = str(name)  # a test may say 8 instead of "8"
-        known = {target.name: target for target in (self.reference, *self.candidates)}
-        if spelled in known:
-            return known[spelled]
+        targets = {target.name: target for target in (self.reference, *self.candidates)}
+        if spelled in targets:
+            return targets[spelled]
         if spelled in BIT_WIDTHS:
             return _bit_width(BIT_WIDTHS[spelled], self.reference)
         if spelled in CONTROLS:
             return _control(spelled, self.reference)
-        models, widths, controls = (", ".join(nearest_first(spelled, names)) for names in (known, BIT_WIDTHS, CONTROLS))
+        models, widths, controls = (
+            ", ".join(nearest_first(spelled, names)) for names in (targets, BIT_WIDTHS, CONTROLS)
+        )
         raise SettingsError(
             f"expected a model of this run ({models}), a bit-width ({widths}) or a control ({controls}), got "
-            f"{name!r:.100}.{nearest(spelled, [*known, *BIT_WIDTHS, *CONTROLS]) or ONE_OF_THESE}"
+            f"{name!r:.100}.{nearest(spelled, [*targets, *BIT_WIDTHS, *CONTROLS]) or ONE_OF_THESE}"
         )
 
 
