@@ -21,12 +21,12 @@ _AGAIN = f"fetch the model again, or write {SUMS} again with sha256sum if the fi
 
 
 def has_sums(files: ModelFiles) -> bool:
-    """Return whether checksums lie beside a model's files."""
+    """Say whether checksums lie beside a model's files."""
     return os.path.lexists(files.folder / SUMS)
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
-    """Return the SHA-256 of each file that a folder's sums name; None where there are no sums.
+    """Read the SHA-256 of each file that a folder's sums name; None where there are no sums.
 
     Raises:
         ModelError: they cannot be read, are empty or malformed, or name a file outside the folder.
@@ -114,7 +114,7 @@ def _describe_coverage(files: Collection[str], sums: Collection[str]) -> str:
 
 
 def _file_size(path: Path) -> int | None:
-    """Return the bytes of a regular file; None where there is none."""
+    """Count the bytes of a regular file; None where there is none."""
     try:
         return stat_file(path).st_size
     except (OSError, ValueError):
@@ -129,7 +129,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_line(line: str, place: str) -> tuple[str, str]:
-    """Return a file's name and its SHA-256, in small letters."""
+    """Read a file's name and its SHA-256, in small letters."""
     match = _LINE.fullmatch(line) or _TAGGED.fullmatch(line)
     if match is None:
         raise ModelError(

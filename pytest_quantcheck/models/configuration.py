@@ -105,7 +105,7 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
 
 
 def _plain(config: Any) -> Any:
-    """Return a configuration without its quantization."""
+    """Remove the quantization of a configuration."""
     for part in filter(None, (config, getattr(config, "text_config", None))):
         if hasattr(part, "quantization_config"):
             del part.quantization_config
@@ -113,7 +113,7 @@ def _plain(config: Any) -> Any:
 
 
 def _class_of(config: Any) -> Any:
-    """Return the class of a configuration's model, once one could be built."""
+    """Find the class of a configuration's model, once one could be built."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
     with torch.device("meta"):
@@ -121,7 +121,7 @@ def _class_of(config: Any) -> Any:
 
 
 def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
-    """Return what transformers says of loading tensors of these shapes."""
+    """Report what transformers says of loading tensors of these shapes."""
     tensors = {
         name: torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
         for name, tensor in stored.items()

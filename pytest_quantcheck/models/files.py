@@ -224,7 +224,7 @@ def _read_config(source: Source, root: Path) -> dict[str, Any]:
 
 
 def _find_entry(source: Source, root: Path, config: Mapping[str, Any]) -> str:
-    """Return the file that transformers begins with."""
+    """Find the file that transformers begins with."""
     named = config.get("transformers_weights")
     if named is not None:
         if not (isinstance(named, str) and named.endswith((".safetensors", ".safetensors.index.json"))):
@@ -254,7 +254,7 @@ def _weights_to_fetch(source: Source, root: Path, config: Mapping[str, Any]) -> 
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """Return the file of each tensor as an index says it; nothing where there is no such index."""
+    """Read the file of each tensor from an index; nothing where there is no such index."""
     if not os.path.lexists(path):
         return {}
     suffix = ".bin" if path.name == _PICKLED_INDEX else ".safetensors"
@@ -292,7 +292,7 @@ def _refuse_second_set(source: Source, root: Path, entry: str, beside: list[str]
 
 
 def _read_header(path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors by name; the library compares the header with the file's size."""
+    """Read a file's tensors by name; the library compares the header with the file's size."""
     from safetensors import safe_open  # noqa: PLC0415 - heavy
 
     try:

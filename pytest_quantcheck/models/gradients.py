@@ -49,7 +49,7 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
 
 
 def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
-    """Return how gradients pass through this model's layers, for the measurement's provenance.
+    """Say how gradients pass through this model's layers, for the measurement's provenance.
 
     `float32`, followed by those that occur of `int8 kernels`, `int8 dequantized`, `4-bit dequantized`,
     `torchao dequantized`, `compressed-tensors dequantized`, `float8 dequantized` and `packed dequantized` (GPTQ, AWQ).
@@ -60,7 +60,7 @@ def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
 
 
 def _path(module: nn.Module, *, int8_kernels: bool) -> str:
-    """Return the path through one module; empty for one that is not quantized."""
+    """Name the path through one module; empty for one that is not quantized."""
     layer = find_layer(module)
     if layer is None:
         return ""

@@ -11,7 +11,7 @@ from pytest_quantcheck.user_files import stat_file
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256; the file is read again only when it has changed.
+    """Hash a file by SHA-256; it is read again only when it has changed.
 
     Raises:
         ModelError: it cannot be read, or is not a regular file.

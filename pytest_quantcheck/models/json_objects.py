@@ -18,7 +18,7 @@ _AGAIN = "fetch the model again"
 
 
 def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
-    """Return the object of a JSON file.
+    """Read the object of a JSON file.
 
     Raises:
         ModelError: the file cannot be read, is too large or too deep, is not one JSON object, or names a key twice,
@@ -62,14 +62,14 @@ def _reason(problem: ValueError) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Return what JSON calls a value that is no object."""
+    """Say what JSON calls a value that is no object."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return "an array" if isinstance(value, list) else "a string" if isinstance(value, str) else "a number"
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether objects and lists are nested on more levels."""
+    """Say whether objects and lists are nested on more levels."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [

@@ -132,7 +132,7 @@ def _pass_contiguous(head: nn.Module | None) -> None:
 def _check_quantization(
     model: Any, files: ModelFiles, load_as: str, checkpoint: QuantizedCheckpoint | None
 ) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """Return module types and quantization, for the provenance.
+    """Find module types and quantization, for the provenance.
 
     Raises:
         ModelError: a reference is quantized, or a candidate is not.
@@ -166,7 +166,7 @@ def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
 def _describe_dequantized(
     model: Any, files: ModelFiles, types: dict[str, int], checkpoint: QuantizedCheckpoint
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Return module types and quantization of a model dequantized on loading."""
+    """Find module types and quantization of a model dequantized on loading."""
     in_files = {name: tensor.dtype for name, tensor in files.tensors.items()}
     try:
         stored = checkpoint.format.stored_types(in_files, checkpoint.header, model)

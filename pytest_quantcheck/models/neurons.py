@@ -28,7 +28,7 @@ class Neurons:
     last_ffn: nn.Module | None = None
 
     def activation(self, layer: int) -> nn.Module:
-        """Return the module whose output, `(..., neurons)`, is this layer's neurons.
+        """Find the module whose output, `(..., neurons)`, is this layer's neurons.
 
         Raises:
             ModelError: this layer has none.
@@ -42,7 +42,7 @@ class Neurons:
         return module
 
     def rectified(self, layer: int) -> bool:
-        """Return whether this layer's activation function is a ReLU: exactly 0 when off."""
+        """Say whether this layer's activation function is a ReLU: exactly 0 when off."""
         return type(self.activation(layer)).__name__.lower() in _RECTIFIED
 
 
@@ -73,7 +73,7 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """Return the numbers of the layers that an option names.
+    """Find the numbers of the layers that an option names.
 
     `paper` is the first, middle and last layer; the middle of L blocks is (L - 1) // 2. `all` is every layer. Numbers
     below 0 count from the end. The result is sorted and has each number once.
@@ -96,7 +96,7 @@ def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]
 
 
 def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Return logits (rows, vocabulary) from the tail's output (rows, width)."""
+    """Make logits (rows, vocabulary) from the tail's output (rows, width)."""
     logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[operator]
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -72,7 +72,7 @@ class PartialForward:
         self.real, self.log_probs = batch.real, self._target_log_probs(logits, self._every_row)
 
     def start(self, layer: int, baseline: torch.Tensor | None) -> torch.Tensor:
-        """Return the start of the path, (prompts, tokens, d).
+        """Make the start of the path, (prompts, tokens, d).
 
         It is `baseline` (longest, d) at each prompt's tokens, or zero without one. A baseline of the longest prompt
         serves shorter ones too, because no token depends on later ones. Padding keeps its values.
@@ -127,13 +127,13 @@ class PartialForward:
         yield IntegrationPath(low[:, seen], high[:, seen], above, pull_back)
 
     def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the block's output for other neurons."""
+        """Run a layer's block with other neurons."""
         args, kwargs = self._calls[layer]
         with replace_output(self._neurons.activation(layer), neurons):
             return _hidden(self._neurons.blocks[layer](*self._rows_of(args, rows), **self._rows_of(kwargs, rows)))
 
     def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
-        """Return the answer position's logits, from the output of a layer's block."""
+        """Run the rest of the model, to the answer position's logits."""
         taken: dict[int, Any] = {}
         with _only_the_answer(self._neurons.last_ffn):
             for number in range(layer + 1, len(self._neurons.blocks)):
@@ -146,7 +146,7 @@ class PartialForward:
         return head_logits(self._model, answer)
 
     def _whole(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the whole model's logits at the answer position, with other neurons."""
+        """Run the whole model with other neurons, to the answer position's logits."""
         inputs = self._rows_of(self._batch.inputs(), rows)
         with replace_output(self._neurons.activation(layer), neurons):
             logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
@@ -230,7 +230,7 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
-    """Return the activation module's output as (prompts, tokens, neurons)."""
+    """Shape the activation module's output as (prompts, tokens, neurons)."""
     if len(seen) != 1 or seen[0].shape[:-1].numel() != batch.input_ids.numel():
         raise ModelError(
             f"expected the FFN's activation module to run once, on every token of {tuple(batch.input_ids.shape)}, and "

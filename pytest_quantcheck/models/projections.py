@@ -67,7 +67,7 @@ def refuse_packed(loaded: LoadedModel) -> None:
 
 
 def every_projection(loaded: LoadedModel) -> list[Projection]:
-    """Return every linear module of every block, without output head and embedding.
+    """List every linear module of every block, without output head and embedding.
 
     Raises:
         NotApplicable: there is none.
@@ -79,7 +79,7 @@ def every_projection(loaded: LoadedModel) -> list[Projection]:
 
 
 def projections_of(loaded: LoadedModel, layer: int) -> list[Projection]:
-    """Return every linear module of one layer's block.
+    """List every linear module of one layer's block.
 
     Raises:
         NotApplicable: there is none.
@@ -91,7 +91,7 @@ def projections_of(loaded: LoadedModel, layer: int) -> list[Projection]:
 
 
 def every_ffn(loaded: LoadedModel) -> list[Ffn]:
-    """Return the FFNs of all layers that have a known layout.
+    """List the FFNs of all layers that have a known layout.
 
     Raises:
         NotApplicable: none has.
@@ -103,7 +103,7 @@ def every_ffn(loaded: LoadedModel) -> list[Ffn]:
 
 
 def ffn_of(loaded: LoadedModel, layer: int) -> Ffn:
-    """Return the FFN of one layer.
+    """Find the FFN of one layer.
 
     Raises:
         NotApplicable: its layout is not known.

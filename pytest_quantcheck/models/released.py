@@ -117,7 +117,7 @@ def plain_files(files: ModelFiles, load_as: str) -> Iterator[ModelFiles]:
 
 
 def find_file_format(files: ModelFiles) -> tuple[Format, File] | None:
-    """Return the format of a model that is one file; None for a directory.
+    """Find the format of a model that is one file; None for a directory.
 
     Raises:
         ModelError: it is one file of no known format.

@@ -25,7 +25,7 @@ LAYERS: tuple[QuantizedLayer, ...] = tuple(
 
 
 def find_layer(module: nn.Module) -> QuantizedLayer | None:
-    """Return the kind of a quantized layer; None for every other module."""
+    """Find the kind of a quantized layer; None for every other module."""
     return next((layer for layer in LAYERS if layer.matches(module)), None)
 
 
@@ -40,12 +40,12 @@ def module_types(model: nn.Module, stored: Mapping[str, str] | None = None) -> d
 
 
 def has_quantized(model: nn.Module) -> bool:
-    """Return whether at least one module is a quantized layer."""
+    """Say whether at least one module is a quantized layer."""
     return any(find_layer(module) for module in model.modules())
 
 
 def dequantized(module: Any) -> torch.Tensor:
-    """Return the weight (out, in) float32 of a quantized layer.
+    """Dequantize the weight of a layer to float32 (out, in).
 
     It is the weight that the layer's own kernel applies.
 
@@ -59,7 +59,7 @@ def dequantized(module: Any) -> torch.Tensor:
 
 
 def is_plain(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is an ordinary half-precision tensor."""
+    """Say whether a parameter is an ordinary half-precision tensor."""
     return type(parameter) is nn.Parameter and parameter.dtype in {torch.bfloat16, torch.float16}
 
 

@@ -57,7 +57,7 @@ def load_as_stored(read: Reader, device: torch.device) -> Any:
 
 
 def mark_dequantized(config: Config) -> Config:
-    """Return the configuration of a model whose weights were dequantized on loading."""
+    """Mark the configuration of a model whose weights were dequantized on loading."""
     return config | {"dequantized": True}
 
 
@@ -91,7 +91,7 @@ class Format:
     record: Callable[[Any], Config] = mark_dequantized
 
     def matches(self, config: Config) -> bool:
-        """Return whether a configuration is of this format."""
+        """Say whether a configuration is of this format."""
         if self.file is not None:
             return False
         named = config.get("quant_method")

@@ -126,7 +126,7 @@ class _Reader:
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int) -> Any:
-        """Return one value of metadata; of an array its length."""
+        """Read one value of metadata; of an array its length."""
         if kind == _STRING:
             return self.string()
         return self.skip_array() if kind == _ARRAY else self.number(_SCALARS[kind])
@@ -185,7 +185,7 @@ def _check_positions(header: Header, length: int, path: Path) -> None:
 
 
 def _block(kind: str) -> tuple[int, int]:
-    """Return how many weights and bytes a block of this type has."""
+    """Count the weights and bytes in a block of this type."""
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     return int(weights), int(size)
 
