@@ -99,7 +99,7 @@ def _differences(provenance: Provenance, prompts: PromptSet, settings: Settings)
 
 
 def _allowed(provenance: Provenance, prompts: PromptSet, settings: Settings) -> dict[str, tuple[object, ...]]:
-    """Return the values that a run accepts, for each checked field."""
+    """List the values that a run accepts, for each checked field."""
     either = (True, False) if prompts.chat is None else (prompts.chat,)
     return {
         "bits": (REFERENCE,),

@@ -31,14 +31,14 @@ _ORIGIN = ("content_hash", "bits", "prompt_hash", "readout", "seed", "batch_size
 
 
 def origin_of(key: dict[str, Any]) -> dict[str, Any]:
-    """Return what the provenance of a key's measurement must say, by field."""
+    """Say what the provenance of a key's measurement must say, by field."""
     return {name: key["provenance"][name] for name in _ORIGIN}
 
 
 def cache_key(
     files: ModelFiles, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
 ) -> dict[str, Any]:
-    """Return the cache key of a measurement: all that decides its numbers, and no names.
+    """Make the cache key of a measurement: all that decides its numbers, and no names.
 
     Args:
         files: the model's.
@@ -68,7 +68,7 @@ def cache_key(
 
 
 def _processor(device: torch.device) -> str:
-    """Return the kind of processor: on another kind the last bits of a measurement differ."""
+    """Name the kind of processor: on another kind the last bits of a measurement differ."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

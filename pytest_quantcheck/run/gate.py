@@ -171,7 +171,7 @@ class Gate:
         return judge_control(control, name, verdicts, done=self._measurements.applied[control])
 
     def remarks(self, target: str, prompts: str) -> tuple[str, ...]:
-        """Return a sentence for each damaged cache entry: reference, then target."""
+        """Write a sentence for each damaged cache entry: reference, then target."""
         remarks = self._measurements.remarks
         return tuple(
             remark for name in dict.fromkeys((REFERENCE, target)) for remark in remarks.get((name, prompts), ())

@@ -223,8 +223,8 @@ def _refuse_other_model(target: Target, loaded: LoadedModel, reference: Measurem
     """Refuse a checkpoint that was not made from the reference."""
     if differences := release_differences(reference.provenance, loaded):
         raise ModelError(
-            f"{target.label} is not the reference quantized: {'; '.join(differences)}. Compare the checkpoint with what "
-            "it was made from, or name another reference."
+            f"{target.label} is not the reference quantized: {'; '.join(differences)}. Compare the checkpoint with "
+            "what it was made from, or name another reference."
         )
 
 

@@ -70,7 +70,7 @@ def time_run(gate: Gate, progress: Progress | None = None) -> Iterator[Duration]
 
 
 def _shortened(settings: Settings) -> Settings:
-    """Return the settings of a trial: few prompts, and nothing read from or kept on disk."""
+    """Make the settings of a trial: few prompts, and nothing read from or kept on disk."""
     return replace(
         settings,
         samples=min(settings.samples, SAMPLES),
@@ -95,7 +95,7 @@ class _Stopwatch:
             yield _TimedProgress(reporter or NoProgress(), subject, self._phases)
 
     def lap(self, more: Mapping[str, Mapping[str, int]]) -> float:
-        """Return the seconds since the last lap, with more prompts.
+        """Count the seconds since the last lap, with more prompts.
 
         `more`: how many, by phase and prompt set.
         """
