@@ -35,7 +35,7 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     if not os.path.lexists(path):
         return None
     sums: dict[str, str] = {}
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_sums_text(path).split("\n"), start=1):
         if line.strip() and not line.startswith("#"):
             name, expected = _read_line(line.removesuffix("\r"), f"{path}, line {number}")
             if sums.setdefault(name, expected) != expected:
@@ -121,7 +121,7 @@ def _file_size(path: Path) -> int | None:
         return None
 
 
-def _read_text(path: Path) -> str:
+def _sums_text(path: Path) -> str:
     try:
         return read_file(path, SUMS_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:

@@ -31,7 +31,7 @@ _COUNTS = (
 
 _OF_THE_WHOLE = {"num_hidden_layers", "vocab_size"}
 
-_DTYPES: dict[str, torch.dtype] = {
+_TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -47,7 +47,7 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 """Types of tensors by the names of safetensors; others are read as bytes here."""
 
-_FLOATS = {"F16", "BF16", "F32", "F64"}
+_UNQUANTIZED = {"F16", "BF16", "F32", "F64"}
 
 
 def check_configuration(files: ModelFiles, load_as: str) -> None:
@@ -92,7 +92,7 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
         _refuse_codes(files, stored)
     with library_folder(files, load_as) as folder:
         config = read_config(folder, files)
-        kind = _class_of(_plain(config))
+        kind = _class_of(_without_quantization(config))
         if not quantized:
             refuse_differences(files.name, _load_empty(kind, config, stored))
             return
@@ -104,7 +104,7 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
                 )
 
 
-def _plain(config: Any) -> Any:
+def _without_quantization(config: Any) -> Any:
     """Remove the quantization of a configuration."""
     for part in filter(None, (config, getattr(config, "text_config", None))):
         if hasattr(part, "quantization_config"):
@@ -123,7 +123,7 @@ def _class_of(config: Any) -> Any:
 def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
     """Report what transformers says of loading tensors of these shapes."""
     tensors = {
-        name: torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
+        name: torch.empty(tensor.shape, dtype=_TORCH_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
         for name, tensor in stored.items()
     }
     _, report = kind.from_pretrained(
@@ -157,10 +157,12 @@ def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
 
 def _refuse_codes(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
     """Refuse weights that are codes of a quantized model: without its configuration they would be read as numbers."""
-    codes = sorted(name for name, tensor in stored.items() if name.endswith("weight") and tensor.dtype not in _FLOATS)
+    codes = sorted(
+        name for name, tensor in stored.items() if name.endswith("weight") and tensor.dtype not in _UNQUANTIZED
+    )
     if codes:
         raise ModelError(
-            f"{files.name}: expected weights of {', '.join(sorted(_FLOATS))}, found {stored[codes[0]].dtype} in "
+            f"{files.name}: expected weights of {', '.join(sorted(_UNQUANTIZED))}, found {stored[codes[0]].dtype} in "
             f"{shortened(codes)}: a quantized model whose config.json lacks its quantization_config"
         )
 

@@ -29,7 +29,7 @@ def environment_lines() -> Iterator[str]:
         f"threads: torch takes {torch.get_num_threads()} of {os.cpu_count()} processors; OMP_NUM_THREADS is "
         f"{threads or 'not set'}"
     )
-    yield f"memory: {_memory()}"
+    yield f"memory: {_describe_memory()}"
     yield from _disks()
     yield from _formats()
     yield "hub: HF_HUB_OFFLINE is set, nothing is fetched" if is_offline() else "hub: models may be fetched"
@@ -64,7 +64,7 @@ def _kernels() -> Iterator[str]:
         yield "warning: bitsandbytes cannot load its kernels; see `python -m bitsandbytes`"
 
 
-def _memory() -> str:
+def _describe_memory() -> str:
     limit, path = "", Path("/sys/fs/cgroup/memory.max")
     if path.exists() and (most := path.read_text().strip()).isdecimal():
         limit = f"; at most {int(most) / _GB:.1f} GB for this container"

@@ -18,7 +18,7 @@ def sha256_of(path: Path) -> str:
     """
     try:
         status = stat_file(path)
-        return _hash(path, status.st_size, status.st_mtime_ns)
+        return _hash_file(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise unreadable(path, error.strerror) from error
 
@@ -41,7 +41,7 @@ def unreadable(path: Path, reason: str | None) -> ModelError:
 
 
 @cache
-def _hash(path: Path, size: int, _changed: int) -> str:
+def _hash_file(path: Path, size: int, _changed: int) -> str:
     if not size:  # a file of the kernel's says so, and may block its reader
         return hashlib.sha256().hexdigest()
     with path.open("rb") as file:

@@ -35,7 +35,7 @@ def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     if _is_deeper(content, _DEEPEST):
         raise _too_deep(path)
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is damaged: expected a JSON object, found {_kind(content)}; {_AGAIN}")
+        raise ModelError(f"{path} is damaged: expected a JSON object, found {_json_type(content)}; {_AGAIN}")
     return content
 
 
@@ -61,7 +61,7 @@ def _reason(problem: ValueError) -> str:
     return str(problem) if isinstance(problem, RepeatedKeyError) else f"found text that is no JSON ({problem})"
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     """Say what JSON calls a value that is no object."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)

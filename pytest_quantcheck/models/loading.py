@@ -59,7 +59,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
         with library_folder(plain, load_as) as folder:
             tokenizer = read_tokenizer(folder, plain)
-            model = _prepare_for_inference(_read(folder, plain, load_as, device, checkpoint), device)
+            model = _prepare_for_inference(_read_weights(folder, plain, load_as, device, checkpoint), device)
         types, quantization = _check_quantization(model, plain, load_as, checkpoint)
     return LoadedModel(
         model=model,
@@ -78,7 +78,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     )
 
 
-def _read(
+def _read_weights(
     folder: str, files: ModelFiles, load_as: str, device: torch.device, checkpoint: QuantizedCheckpoint | None
 ) -> Any:
     read = partial(read_model, folder, files)

@@ -98,7 +98,7 @@ def every_ffn(loaded: LoadedModel) -> list[Ffn]:
     """
     ffns = [ffn for ffn in map(_ffn, loaded.neurons.blocks) if ffn is not None]
     if not ffns:
-        raise NotApplicable(f"no layer has an FFN of a known layout ({_known()})")
+        raise NotApplicable(f"no layer has an FFN of a known layout ({_known_layouts()})")
     return ffns
 
 
@@ -110,11 +110,11 @@ def ffn_of(loaded: LoadedModel, layer: int) -> Ffn:
     """
     ffn = _ffn(loaded.neurons.blocks[layer])
     if ffn is None:
-        raise NotApplicable(f"layer {layer} has no FFN of a known layout ({_known()})")
+        raise NotApplicable(f"layer {layer} has no FFN of a known layout ({_known_layouts()})")
     return ffn
 
 
-def _known() -> str:
+def _known_layouts() -> str:
     return ", ".join(str(names) for architecture in ARCHITECTURES for names in architecture.ffn)
 
 

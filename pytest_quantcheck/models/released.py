@@ -79,8 +79,8 @@ def recognise(files: ModelFiles) -> QuantizedCheckpoint:
     return QuantizedCheckpoint(described, files.name, weight_format, header)
 
 
-def read_header(files: ModelFiles) -> None:
-    """Read the header of a reference that is one file.
+def check_header(files: ModelFiles) -> None:
+    """Check the header of a reference that is one file.
 
     Raises:
         ModelError: the file is damaged as far as its header shows.

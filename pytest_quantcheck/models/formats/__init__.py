@@ -36,7 +36,7 @@ def module_types(model: nn.Module, stored: Mapping[str, str] | None = None) -> d
     """
     suffixes = {name: f"[{kind}]" for name, kind in (stored or {}).items()}
     leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
-    return dict(Counter(_label(module) + suffixes.get(name, "") for name, module in leaves.items()))
+    return dict(Counter(_type_name(module) + suffixes.get(name, "") for name, module in leaves.items()))
 
 
 def has_quantized(model: nn.Module) -> bool:
@@ -63,6 +63,6 @@ def is_plain(parameter: nn.Parameter) -> bool:
     return type(parameter) is nn.Parameter and parameter.dtype in {torch.bfloat16, torch.float16}
 
 
-def _label(module: nn.Module) -> str:
+def _type_name(module: nn.Module) -> str:
     layer = find_layer(module)
     return class_name(module) if layer is None else layer.label(module)
