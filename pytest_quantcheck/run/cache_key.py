@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from pytest_quantcheck.models.files import ModelFiles
     from pytest_quantcheck.prompts import PromptSet
 
-_LIBRARIES = dict.fromkeys(
+_KEYED_PACKAGES = dict.fromkeys(
     ("pytest-quantcheck", *LIBRARIES, *(name for weight_format in FORMATS for name in weight_format.libraries))
 )
 """The packages of which a release may change a number."""
 
 
-_ORIGIN = ("content_hash", "bits", "prompt_hash", "readout", "seed", "batch_size")
+_ORIGIN_FIELDS = ("content_hash", "bits", "prompt_hash", "readout", "seed", "batch_size")
 """Fields that a measurement's provenance holds as the key does; others are resolved while it is made."""
 
 
 def origin_of(key: dict[str, Any]) -> dict[str, Any]:
     """Say what the provenance of a key's measurement must say, by field."""
-    return {name: key["provenance"][name] for name in _ORIGIN}
+    return {name: key["provenance"][name] for name in _ORIGIN_FIELDS}
 
 
 def cache_key(
@@ -56,7 +56,7 @@ def cache_key(
         "dtype": files.source.dtype,
         "prompt_hash": prompts.hash,
         "device": _processor(choose_device(files.source.device)),
-        "libraries": {name: installed(name) for name in _LIBRARIES},
+        "libraries": {name: installed(name) for name in _KEYED_PACKAGES},
     }
     return {
         "schema": SCHEMA,

@@ -52,9 +52,9 @@ class Targets:
         if spelled in targets:
             return targets[spelled]
         if spelled in BIT_WIDTHS:
-            return _bit_width(BIT_WIDTHS[spelled], self.reference)
+            return _bit_width_target(BIT_WIDTHS[spelled], self.reference)
         if spelled in CONTROLS:
-            return _control(spelled, self.reference)
+            return _control_target(spelled, self.reference)
         models, widths, controls = (
             ", ".join(nearest_first(spelled, names)) for names in (targets, BIT_WIDTHS, CONTROLS)
         )
@@ -83,11 +83,13 @@ def resolve_targets(settings: Settings, stored_model: str | None) -> Targets:
 
         choose_device(settings.device)
     if stored_model is None or settings.bits or settings.controls or settings.calibrate:
-        _check_reference(settings, reference.source)
+        _check_declared(settings, reference.source)
     return Targets(
         reference=reference,
-        candidates=(*(_bit_width(bits, reference) for bits in settings.bits), *checkpoints),
-        controls=tuple(_control(name, reference) for name in CONTROLS if settings.controls or settings.calibrate),
+        candidates=(*(_bit_width_target(bits, reference) for bits in settings.bits), *checkpoints),
+        controls=tuple(
+            _control_target(name, reference) for name in CONTROLS if settings.controls or settings.calibrate
+        ),
     )
 
 
@@ -106,11 +108,11 @@ def _checkpoints(settings: Settings) -> Iterator[Target]:
         yield Target(name, "checkpoint", source, RELEASED, str(checkpoint))
 
 
-def _bit_width(bits: str, reference: Target) -> Target:
+def _bit_width_target(bits: str, reference: Target) -> Target:
     return Target(bits, "bit_width", reference.source, bits, reference.label)
 
 
-def _control(name: str, reference: Target) -> Target:
+def _control_target(name: str, reference: Target) -> Target:
     return Target(name, "control", reference.source, REFERENCE, reference.label)
 
 
@@ -126,7 +128,7 @@ def _source(settings: Settings, model: str, revision: str | None) -> Source:
     )
 
 
-def _check_reference(settings: Settings, source: Source) -> None:
+def _check_declared(settings: Settings, source: Source) -> None:
     """Check the reference's path, precision and layers."""
     config = declared(source.model)
     if quantization_of(config):
