@@ -17,7 +17,7 @@ class FfnNames(NamedTuple):
     down: str
 
     def __str__(self) -> str:
-        """Return the modules' names, each once."""
+        """List the modules' names, each once."""
         return " ".join(dict.fromkeys(filter(None, self)))
 
 

@@ -21,12 +21,12 @@ _AGAIN = f"fetch the model again, or write {SUMS} again with sha256sum if the fi
 
 
 def has_sums(files: ModelFiles) -> bool:
-    """Return whether checksums lie beside a model's files."""
+    """Say whether checksums lie beside a model's files."""
     return os.path.lexists(files.folder / SUMS)
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
-    """Return the SHA-256 of each file that a folder's sums name; None where there are no sums.
+    """Read the SHA-256 of each file that a folder's sums name; None where there are no sums.
 
     Raises:
         ModelError: they cannot be read, are empty or malformed, or name a file outside the folder.
@@ -35,7 +35,7 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     if not os.path.lexists(path):
         return None
     sums: dict[str, str] = {}
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_sums_text(path).split("\n"), start=1):
         if line.strip() and not line.startswith("#"):
             name, expected = _read_line(line.removesuffix("\r"), f"{path}, line {number}")
             if sums.setdefault(name, expected) != expected:
@@ -75,10 +75,10 @@ def verify(files: ModelFiles, most_bytes: float = math.inf) -> list[str] | None:
         most_bytes -= size
         if most_bytes < 0:
             left_out.append(name)
-        elif (found := sha256_of(folder / name)) != sums[name]:
+        elif (digest := sha256_of(folder / name)) != sums[name]:
             raise ModelError(
                 f"{folder / name} is not the file that {SUMS} beside it names: expected sha256 {sums[name]}, got "
-                f"{found}. The file was changed: fetch the model again, or update {SUMS} if you changed it."
+                f"{digest}. The file was changed: fetch the model again, or update {SUMS} if you changed it."
             )
     return left_out
 
@@ -87,8 +87,8 @@ def describe_files(files: ModelFiles) -> str:
     """Describe a model's files: hash, checksums, and what was not read."""
     hashed, sums = f"the sha256 {files.content_hash}", read_sums(files.folder)
     if files.is_one_file:
-        known = _describe_one(files.names[0], sums)
-        return f"its file has {hashed}{',' if sums is None else ';'} {known}"
+        coverage = _describe_one(files.names[0], sums)
+        return f"its file has {hashed}{',' if sums is None else ';'} {coverage}"
     unread = f"; not read: {shortened(files.unread, most=2)}" if files.unread else ""
     if sums is None:
         return f"its files have {hashed}, and no {SUMS} beside them says whether they were changed{unread}"
@@ -114,14 +114,14 @@ def _describe_coverage(files: Collection[str], sums: Collection[str]) -> str:
 
 
 def _file_size(path: Path) -> int | None:
-    """Return the bytes of a regular file; None where there is none."""
+    """Count the bytes of a regular file; None where there is none."""
     try:
         return stat_file(path).st_size
     except (OSError, ValueError):
         return None
 
 
-def _read_text(path: Path) -> str:
+def _sums_text(path: Path) -> str:
     try:
         return read_file(path, SUMS_BYTES).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except OSError as error:
@@ -129,7 +129,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_line(line: str, place: str) -> tuple[str, str]:
-    """Return a file's name and its SHA-256, in small letters."""
+    """Read a file's name and its SHA-256, in small letters."""
     match = _LINE.fullmatch(line) or _TAGGED.fullmatch(line)
     if match is None:
         raise ModelError(
@@ -137,7 +137,7 @@ def _read_line(line: str, place: str) -> tuple[str, str]:
         )
     name = match["name"]
     if match["escaped"]:
-        name = re.sub(r"\\.", lambda found: _ESCAPES.get(found[0], found[0]), name)
+        name = re.sub(r"\\.", lambda escape: _ESCAPES.get(escape[0], escape[0]), name)
     parts = [part for part in name.split("/") if part not in {"", "."}]
     if name.startswith("/") or ".." in parts:
         raise ModelError(f"{place} names {name!r}, which is not in the model's directory; {_AGAIN}")

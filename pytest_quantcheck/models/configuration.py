@@ -31,7 +31,7 @@ _COUNTS = (
 
 _OF_THE_WHOLE = {"num_hidden_layers", "vocab_size"}
 
-_DTYPES: dict[str, torch.dtype] = {
+_TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -47,7 +47,7 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 """Types of tensors by the names of safetensors; others are read as bytes here."""
 
-_FLOATS = {"F16", "BF16", "F32", "F64"}
+_UNQUANTIZED = {"F16", "BF16", "F32", "F64"}
 
 
 def check_configuration(files: ModelFiles, load_as: str) -> None:
@@ -58,12 +58,12 @@ def check_configuration(files: ModelFiles, load_as: str) -> None:
     """
     for part in _parts(files.config):
         for name in _COUNTS:
-            found = part.get(name)
-            by_block = found if isinstance(found, list) and found and name not in _OF_THE_WHOLE else [found]
-            if found is not None and not all(map(_is_count, by_block)):
+            value = part.get(name)
+            by_block = value if isinstance(value, list) and value and name not in _OF_THE_WHOLE else [value]
+            if value is not None and not all(map(_is_count, by_block)):
                 raise ModelError(
                     f"{files.folder / CONFIG}: expected a whole number above 0 as {name}, got "
-                    f"{str(found)[:80]!r}. {CHECK_THE_FILES}"
+                    f"{str(value)[:80]!r}. {CHECK_THE_FILES}"
                 )
     if not files.source.trust_remote_code:
         for name in files.names:
@@ -92,7 +92,7 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
         _refuse_codes(files, stored)
     with library_folder(files, load_as) as folder:
         config = read_config(folder, files)
-        kind = _class_of(_plain(config))
+        kind = _class_of(_without_quantization(config))
         if not quantized:
             refuse_differences(files.name, _load_empty(kind, config, stored))
             return
@@ -104,8 +104,8 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
                 )
 
 
-def _plain(config: Any) -> Any:
-    """Return a configuration without its quantization."""
+def _without_quantization(config: Any) -> Any:
+    """Remove the quantization of a configuration."""
     for part in filter(None, (config, getattr(config, "text_config", None))):
         if hasattr(part, "quantization_config"):
             del part.quantization_config
@@ -113,7 +113,7 @@ def _plain(config: Any) -> Any:
 
 
 def _class_of(config: Any) -> Any:
-    """Return the class of a configuration's model, once one could be built."""
+    """Find the class of a configuration's model, once one could be built."""
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
     with torch.device("meta"):
@@ -121,9 +121,9 @@ def _class_of(config: Any) -> Any:
 
 
 def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
-    """Return what transformers says of loading tensors of these shapes."""
+    """Report what transformers says of loading tensors of these shapes."""
     tensors = {
-        name: torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
+        name: torch.empty(tensor.shape, dtype=_TORCH_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
         for name, tensor in stored.items()
     }
     _, report = kind.from_pretrained(
@@ -134,8 +134,8 @@ def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    found: Mapping[str, Any] = report
-    return found
+    differences: Mapping[str, Any] = report
+    return differences
 
 
 def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
@@ -157,10 +157,12 @@ def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
 
 def _refuse_codes(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
     """Refuse weights that are codes of a quantized model: without its configuration they would be read as numbers."""
-    codes = sorted(name for name, one in stored.items() if name.endswith("weight") and one.dtype not in _FLOATS)
+    codes = sorted(
+        name for name, tensor in stored.items() if name.endswith("weight") and tensor.dtype not in _UNQUANTIZED
+    )
     if codes:
         raise ModelError(
-            f"{files.name}: expected weights of {', '.join(sorted(_FLOATS))}, found {stored[codes[0]].dtype} in "
+            f"{files.name}: expected weights of {', '.join(sorted(_UNQUANTIZED))}, found {stored[codes[0]].dtype} in "
             f"{shortened(codes)}: a quantized model whose config.json lacks its quantization_config"
         )
 

@@ -34,14 +34,14 @@ class Batch:
         return self.attention_mask.bool()
 
     def inputs(self) -> dict[str, Any]:
-        """Return arguments for the model, without the mask if nothing is padded."""
+        """Make arguments for the model, without the mask if nothing is padded."""
         padded = min(self.lengths) < self.input_ids.shape[1]
         mask = {"attention_mask": self.attention_mask} if padded else {}
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False, **mask}
 
 
 def render_prompts(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[str]:
-    """Return prompts as the model reads them.
+    """Write prompts as the model reads them.
 
     With `chat` each is one user turn of the chat template, followed by the start of the answer.
     """
@@ -49,15 +49,15 @@ def render_prompts(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int | None = None) -> list[list[int]]:
-    """Return the token ids of each prompt.
+    """Turn each prompt into token ids.
 
     Special tokens are added, except with `chat`: the chat template has its own.
 
     Raises:
         PromptError: a prompt has no tokens, or more than the model's context holds; gives its number.
     """
-    whole = render_prompts(tokenizer, texts, chat=chat)
-    encoded: list[list[int]] = tokenizer(whole, add_special_tokens=not chat)["input_ids"]
+    rendered = render_prompts(tokenizer, texts, chat=chat)
+    encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=not chat)["input_ids"]
     for number, ids in enumerate(encoded, start=1):
         if not ids:
             raise PromptError(f"prompt {number} has no tokens: {texts[number - 1][:60]!r}; remove it")
@@ -70,7 +70,7 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int 
 
 
 def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
-    """Return the SHA-256 over the token ids of all prompts.
+    """Hash the token ids of all prompts by SHA-256.
 
     Two tokenizers that encode the prompts alike have the same hash, whatever their files hold.
     """
@@ -78,7 +78,7 @@ def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
 
 
 def vocabulary_hash(tokenizer: Any) -> str:
-    """Return the SHA-256 over the tokenizer's tokens with their numbers.
+    """Hash the tokenizer's tokens with their numbers by SHA-256.
 
     `[PAD97]` as token 97 is left out: GGUF files fill up a vocabulary that has fewer tokens than its model so.
     """
@@ -90,12 +90,12 @@ def vocabulary_hash(tokenizer: Any) -> str:
 
 
 def chat_template_hash(tokenizer: Any) -> str:
-    """Return the SHA-256 of the tokenizer's chat template; of the text `None` without one."""
+    """Hash the tokenizer's chat template by SHA-256; the text `None` without one."""
     return hashlib.sha256(str(getattr(tokenizer, "chat_template", None)).encode()).hexdigest()
 
 
 def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
-    """Return the first token of an answer after `text`, a rendered prompt.
+    """Find the first token of an answer after `text`, a rendered prompt.
 
     The answer follows white space or a chat template directly, other text after a space.
     """
@@ -120,7 +120,7 @@ def batches(
 
 
 def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int, device: torch.device) -> Batch:
-    """Return the prompts `index` padded on the left to one length."""
+    """Pad the prompts `index` on the left to one length."""
     lengths = tuple(len(encoded[i]) for i in index)
     width = max(lengths)
     ids = torch.tensor([[pad] * (width - len(encoded[i])) + list(encoded[i]) for i in index])
@@ -131,5 +131,5 @@ def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int,
 
 def _apply_template(tokenizer: Any, text: str) -> str:
     turn = [{"role": "user", "content": text}]
-    whole: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return whole
+    rendered: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return rendered

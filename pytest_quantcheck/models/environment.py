@@ -24,12 +24,12 @@ def environment_lines() -> Iterator[str]:
     """Yield lines on devices, kernels, threads, memory, disks, formats and the hub; a lack begins with `warning:`."""
     yield from _devices()
     yield from _kernels()
-    asked = os.environ.get("OMP_NUM_THREADS")
+    threads = os.environ.get("OMP_NUM_THREADS")
     yield (
         f"threads: torch takes {torch.get_num_threads()} of {os.cpu_count()} processors; OMP_NUM_THREADS is "
-        f"{asked or 'not set'}"
+        f"{threads or 'not set'}"
     )
-    yield f"memory: {_memory()}"
+    yield f"memory: {_describe_memory()}"
     yield from _disks()
     yield from _formats()
     yield "hub: HF_HUB_OFFLINE is set, nothing is fetched" if is_offline() else "hub: models may be fetched"
@@ -42,7 +42,7 @@ def _devices() -> Iterator[str]:
         name = torch.cuda.get_device_name(number)
         yield f"device: cuda:{number} is {name}, {free / _GB:.1f} of {total / _GB:.1f} GB free"
     if not torch.cuda.is_available():
-        formats = ", ".join(one.method for one in FORMATS if one.needs_gpu)
+        formats = ", ".join(weight_format.method for weight_format in FORMATS if weight_format.needs_gpu)
         yield f"warning: torch {torch.__version__} sees no CUDA device; not to be gated here: {formats}"
 
 
@@ -64,7 +64,7 @@ def _kernels() -> Iterator[str]:
         yield "warning: bitsandbytes cannot load its kernels; see `python -m bitsandbytes`"
 
 
-def _memory() -> str:
+def _describe_memory() -> str:
     limit, path = "", Path("/sys/fs/cgroup/memory.max")
     if path.exists() and (most := path.read_text().strip()).isdecimal():
         limit = f"; at most {int(most) / _GB:.1f} GB for this container"
@@ -84,20 +84,20 @@ def _disks() -> Iterator[str]:
         "the hub's cache": Path(constants.HF_HUB_CACHE),
     }
     for what, path in places.items():
-        there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-        yield f"disk: {shutil.disk_usage(there).free / _GB:.1f} GB free in {path} ({what})"
+        existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+        yield f"disk: {shutil.disk_usage(existing).free / _GB:.1f} GB free in {path} ({what})"
 
 
 def _formats() -> Iterator[str]:
     """Yield each format with the packages that it needs."""
-    for one in FORMATS:
-        name = one.method or (one.file.suffix if one.file else "")
-        found = {package: installed(package) for package in one.packages}
-        if missing := [package for package, version in found.items() if version is None]:
+    for weight_format in FORMATS:
+        name = weight_format.method or (weight_format.file.suffix if weight_format.file else "")
+        versions = {package: installed(package) for package in weight_format.packages}
+        if missing := [package for package, version in versions.items() if version is None]:
             yield (
                 f"warning: {name} candidates need {' and '.join(missing)}, not installed: "
                 f"pip install {' '.join(missing)}"
             )
         else:
-            needs = ", ".join(f"{package} {version}" for package, version in found.items())
+            needs = ", ".join(f"{package} {version}" for package, version in versions.items())
             yield f"format: {name} candidates, {f'with {needs}' if needs else 'with transformers alone'}"

@@ -10,7 +10,7 @@ from pytest_quantcheck.models.checksums import has_sums, verify
 from pytest_quantcheck.models.configuration import check_configuration, check_tensors
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
 from pytest_quantcheck.models.pretrained import choose_device, library_folder, read_tokenizer
-from pytest_quantcheck.models.released import read_header, recognise
+from pytest_quantcheck.models.released import check_header, recognise
 from pytest_quantcheck.models.source import quantization_of, quantized_already
 from pytest_quantcheck.records import RELEASED
 
@@ -102,7 +102,7 @@ CHECKS: tuple[Check, ...] = (
     Check("checksums", "bytes", lambda files, _: has_sums(files), lambda files, _: verify(files)),
     Check("precision", "names", _is_reference, _check_precision),
     Check("format", "names", _is_released, _check_format),
-    Check("header", "headers", _is_one_file_reference, lambda files, _: read_header(files)),
+    Check("header", "headers", _is_one_file_reference, lambda files, _: check_header(files)),
     Check("configuration", "names", _is_directory, check_configuration, after=("precision", "format")),
     Check("tokenizer", "names", _is_directory, _check_tokenizer, after=("configuration",)),
     Check("headers of the weights", "headers", _has_headers, _check_headers),

@@ -224,7 +224,7 @@ def _read_config(source: Source, root: Path) -> dict[str, Any]:
 
 
 def _find_entry(source: Source, root: Path, config: Mapping[str, Any]) -> str:
-    """Return the file that transformers begins with."""
+    """Find the file that transformers begins with."""
     named = config.get("transformers_weights")
     if named is not None:
         if not (isinstance(named, str) and named.endswith((".safetensors", ".safetensors.index.json"))):
@@ -254,12 +254,12 @@ def _weights_to_fetch(source: Source, root: Path, config: Mapping[str, Any]) -> 
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """Return the file of each tensor as an index says it; nothing where there is no such index."""
+    """Read the file of each tensor from an index; nothing where there is no such index."""
     if not os.path.lexists(path):
         return {}
     suffix = ".bin" if path.name == _PICKLED_INDEX else ".safetensors"
-    found = read_object(path, INDEX_BYTES)
-    weight_map = found.get("weight_map")
+    content = read_object(path, INDEX_BYTES)
+    weight_map = content.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(name, str) for name in weight_map.values())):
         raise ModelError(f"{path}: expected a weight_map with the file of each tensor, found none. {CHECK_THE_FILES}")
     for name in dict.fromkeys(weight_map.values()):
@@ -268,7 +268,7 @@ def _read_index(path: Path) -> dict[str, str]:
                 f"{path}: expected files that end in {suffix}, got {name!r}, which would be read as something else. "
                 f"{CHECK_THE_FILES}"
             )
-    if not isinstance(found.get("metadata"), dict):
+    if not isinstance(content.get("metadata"), dict):
         raise ModelError(f'{path}: expected an object as metadata, which transformers needs; add "metadata": {{}}')
     return {str(tensor): str(name) for tensor, name in weight_map.items()}
 
@@ -292,12 +292,12 @@ def _refuse_second_set(source: Source, root: Path, entry: str, beside: list[str]
 
 
 def _read_header(path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors by name; the library compares the header with the file's size."""
+    """Read a file's tensors by name; the library compares the header with the file's size."""
     from safetensors import safe_open  # noqa: PLC0415 - heavy
 
     try:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return {name: Tensor(str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+            return {name: Tensor(str(tensor.get_dtype()), tuple(tensor.get_shape())) for name, tensor in slices.items()}
     except Exception as error:  # the library's own class, and the system's
         raise ModelError(f"{path} is damaged: {' '.join(str(error).split())[:200]}. {CHECK_THE_FILES}") from error

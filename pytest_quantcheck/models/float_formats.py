@@ -10,12 +10,12 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, width.dtype) for name, wi
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return `bf16`, `fp16` or `fp32`; torch's own name of any other dtype."""
-    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype).removeprefix("torch."))
+    """Say `bf16`, `fp16` or `fp32`; torch's own name of any other dtype."""
+    return next((name for name, value in DTYPES.items() if value == dtype), str(dtype).removeprefix("torch."))
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether the device has matrix kernels for this float format.
+    """Say whether the device has matrix kernels for this float format.
 
     A CPU without them uses loops that are ten times slower than float32.
     """

@@ -32,7 +32,9 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
     LLM.int8() if `int8_kernels`. Yields the name of the path taken, as `gradient_path` does. The restored model is the
     same bit for bit.
     """
-    swapped = [module for module in model.modules() if _path(module, int8_kernels=int8_kernels).endswith("dequantized")]
+    swapped = [
+        module for module in model.modules() if _path_through(module, int8_kernels=int8_kernels).endswith("dequantized")
+    ]
     forwards = {module: vars(module).get("forward") for module in swapped}
     originals = {p: p.data for p in model.parameters() if is_plain(p)}
     try:
@@ -49,18 +51,18 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
 
 
 def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
-    """Return how gradients pass through this model's layers, for the measurement's provenance.
+    """Say how gradients pass through this model's layers, for the measurement's provenance.
 
     `float32`, followed by those that occur of `int8 kernels`, `int8 dequantized`, `4-bit dequantized`,
     `torchao dequantized`, `compressed-tensors dequantized`, `float8 dequantized` and `packed dequantized` (GPTQ, AWQ).
     """
-    found = {_path(module, int8_kernels=int8_kernels) for module in model.modules()}
+    module_paths = {_path_through(module, int8_kernels=int8_kernels) for module in model.modules()}
     paths = [f"{layer.name} {way}" for layer in LAYERS for way in ("kernels", "dequantized")]
-    return " + ".join(["float32", *(path for path in paths if path in found)])
+    return " + ".join(["float32", *(path for path in paths if path in module_paths)])
 
 
-def _path(module: nn.Module, *, int8_kernels: bool) -> str:
-    """Return the path through one module; empty for one that is not quantized."""
+def _path_through(module: nn.Module, *, int8_kernels: bool) -> str:
+    """Name the path through one module; empty for one that is not quantized."""
     layer = find_layer(module)
     if layer is None:
         return ""

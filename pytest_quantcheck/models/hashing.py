@@ -11,14 +11,14 @@ from pytest_quantcheck.user_files import stat_file
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256; the file is read again only when it has changed.
+    """Hash a file by SHA-256; it is read again only when it has changed.
 
     Raises:
         ModelError: it cannot be read, or is not a regular file.
     """
     try:
-        found = stat_file(path)
-        return _hash(path, found.st_size, found.st_mtime_ns)
+        status = stat_file(path)
+        return _hash_file(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise unreadable(path, error.strerror) from error
 
@@ -41,7 +41,7 @@ def unreadable(path: Path, reason: str | None) -> ModelError:
 
 
 @cache
-def _hash(path: Path, size: int, _changed: int) -> str:
+def _hash_file(path: Path, size: int, _changed: int) -> str:
     if not size:  # a file of the kernel's says so, and may block its reader
         return hashlib.sha256().hexdigest()
     with path.open("rb") as file:

@@ -18,25 +18,25 @@ _AGAIN = "fetch the model again"
 
 
 def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
-    """Return the object of a JSON file.
+    """Read the object of a JSON file.
 
     Raises:
         ModelError: the file cannot be read, is too large or too deep, is not one JSON object, or names a key twice,
             of which some readers take the first value and others the last.
     """
     try:
-        found = json.loads(read_file(path, most_bytes), object_pairs_hook=each_key_once)
+        content = json.loads(read_file(path, most_bytes), object_pairs_hook=each_key_once)
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}; {_AGAIN}") from None
     except RecursionError:
         raise _too_deep(path) from None
     except ValueError as problem:
         raise ModelError(f"{path} is damaged: expected a JSON object, {_reason(problem)}; {_AGAIN}") from None
-    if _is_deeper(found, _DEEPEST):
+    if _is_deeper(content, _DEEPEST):
         raise _too_deep(path)
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} is damaged: expected a JSON object, found {_kind(found)}; {_AGAIN}")
-    return found
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: expected a JSON object, found {_json_type(content)}; {_AGAIN}")
+    return content
 
 
 def require_object(path: Path, most_bytes: int) -> None:
@@ -61,15 +61,15 @@ def _reason(problem: ValueError) -> str:
     return str(problem) if isinstance(problem, RepeatedKeyError) else f"found text that is no JSON ({problem})"
 
 
-def _kind(value: Any) -> str:
-    """Return what JSON calls a value that is no object."""
+def _json_type(value: Any) -> str:
+    """Say what JSON calls a value that is no object."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return "an array" if isinstance(value, list) else "a string" if isinstance(value, str) else "a number"
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether objects and lists are nested on more levels."""
+    """Say whether objects and lists are nested on more levels."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [

@@ -71,12 +71,12 @@ class LoadedModel:
 
 
 def library_versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of what computes the numbers, by package name."""
+    """List the versions of what computes the numbers, by package name."""
     return {name: importlib.metadata.version(name) for name in (*LIBRARIES, "numpy", "scipy", *packages)}
 
 
 def plain_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with numbers, booleans and text only, for the provenance."""
+    """Reduce a configuration to numbers, booleans and text, for the provenance."""
     return {key: value if type(value) in {int, float, str, bool} else _text(value) for key, value in config.items()}
 
 

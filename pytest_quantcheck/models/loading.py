@@ -59,7 +59,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
         with library_folder(plain, load_as) as folder:
             tokenizer = read_tokenizer(folder, plain)
-            model = _prepare_for_inference(_read(folder, plain, load_as, device, checkpoint), device)
+            model = _prepare_for_inference(_read_weights(folder, plain, load_as, device, checkpoint), device)
         types, quantization = _check_quantization(model, plain, load_as, checkpoint)
     return LoadedModel(
         model=model,
@@ -78,7 +78,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     )
 
 
-def _read(
+def _read_weights(
     folder: str, files: ModelFiles, load_as: str, device: torch.device, checkpoint: QuantizedCheckpoint | None
 ) -> Any:
     read = partial(read_model, folder, files)
@@ -132,7 +132,7 @@ def _pass_contiguous(head: nn.Module | None) -> None:
 def _check_quantization(
     model: Any, files: ModelFiles, load_as: str, checkpoint: QuantizedCheckpoint | None
 ) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """Return module types and quantization, for the provenance.
+    """Find module types and quantization, for the provenance.
 
     Raises:
         ModelError: a reference is quantized, or a candidate is not.
@@ -166,7 +166,7 @@ def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
 def _describe_dequantized(
     model: Any, files: ModelFiles, types: dict[str, int], checkpoint: QuantizedCheckpoint
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Return module types and quantization of a model dequantized on loading."""
+    """Find module types and quantization of a model dequantized on loading."""
     in_files = {name: tensor.dtype for name, tensor in files.tensors.items()}
     try:
         stored = checkpoint.format.stored_types(in_files, checkpoint.header, model)

@@ -28,7 +28,7 @@ class Neurons:
     last_ffn: nn.Module | None = None
 
     def activation(self, layer: int) -> nn.Module:
-        """Return the module whose output, `(..., neurons)`, is this layer's neurons.
+        """Find the module whose output, `(..., neurons)`, is this layer's neurons.
 
         Raises:
             ModelError: this layer has none.
@@ -42,7 +42,7 @@ class Neurons:
         return module
 
     def rectified(self, layer: int) -> bool:
-        """Return whether this layer's activation function is a ReLU: exactly 0 when off."""
+        """Say whether this layer's activation function is a ReLU: exactly 0 when off."""
         return type(self.activation(layer)).__name__.lower() in _RECTIFIED
 
 
@@ -57,23 +57,23 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     Raises:
         ModelError: no known architecture fits, or the pattern matches nothing; lists the modules of the model.
     """
-    found = Architecture((), pattern) if pattern else _known_architecture(model)
-    if found is None or "{}" not in found.activation:
+    architecture = Architecture((), pattern) if pattern else _known_architecture(model)
+    if architecture is None or "{}" not in architecture.activation:
         raise ModelError(_unknown_layout(model, pattern))
-    listed = _resolve(model, found.blocks)
+    listed = _resolve(model, architecture.blocks)
     blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
-    activations = tuple(_resolve(model, found.activation.replace("{}", str(i))) for i in range(len(blocks)))
+    activations = tuple(_resolve(model, architecture.activation.replace("{}", str(i))) for i in range(len(blocks)))
     if not any(activations):
         raise ModelError(_unknown_layout(model, pattern))
     if pattern:
         return Neurons(blocks, activations, None)
-    tail = tuple(m for m in (_resolve(model, path) for path in found.tail) if m is not None)
-    ffn = _resolve(model, found.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
+    tail = tuple(m for m in (_resolve(model, path) for path in architecture.tail) if m is not None)
+    ffn = _resolve(model, architecture.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
     return Neurons(blocks, activations, tail, None if ffn in blocks else ffn)
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """Return the numbers of the layers that an option names.
+    """Find the numbers of the layers that an option names.
 
     `paper` is the first, middle and last layer; the middle of L blocks is (L - 1) // 2. `all` is every layer. Numbers
     below 0 count from the end. The result is sorted and has each number once.
@@ -96,14 +96,17 @@ def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]
 
 
 def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Return logits (rows, vocabulary) from the tail's output (rows, width)."""
+    """Make logits (rows, vocabulary) from the tail's output (rows, width)."""
     logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[operator]
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def _known_architecture(model: nn.Module) -> Architecture | None:
-    return next((one for one in ARCHITECTURES if _resolve(model, one.activation.replace("{}", "0")) is not None), None)
+    for architecture in ARCHITECTURES:
+        if _resolve(model, architecture.activation.replace("{}", "0")) is not None:
+            return architecture
+    return None
 
 
 def _resolve(model: nn.Module, path: str) -> nn.Module | None:
@@ -114,9 +117,9 @@ def _resolve(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def _unknown_layout(model: nn.Module, pattern: str | None) -> str:
-    asked = f"--quantcheck-neurons={pattern} matches no module" if pattern else "its FFN layout is not known"
+    reason = f"--quantcheck-neurons={pattern} matches no module" if pattern else "its FFN layout is not known"
     return (
-        f"{type(model).__name__}: {asked}. Name the activation function inside each block's FFN, with {{}} for the "
+        f"{type(model).__name__}: {reason}. Name the activation function inside each block's FFN, with {{}} for the "
         f"block's number: --quantcheck-neurons=model.layers.{{}}.mlp.act_fn, for example. Modules of the first block "
         f"and around: {_module_names(model)}"
     )

@@ -62,17 +62,20 @@ class PartialForward:
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._outputs: dict[int, torch.Tensor] = {}
         with torch.no_grad(), ExitStack() as hooks:
+            # keep what each block from the first layer on is called with: evaluations call it again
             for number in range(min(layers), len(neurons.blocks)):
                 handle = neurons.blocks[number].register_forward_pre_hook(self._remember_call(number), with_kwargs=True)
                 hooks.callback(handle.remove)
+            # keep the output of each layer's block: a path through that output ends there
             for layer in layers:
                 handle = neurons.blocks[layer].register_forward_hook(self._remember_output(layer))
                 hooks.callback(handle.remove)
+            # one pass of the whole model, for all layers
             self.neurons, logits = run_with_neurons(model, neurons, layers, batch)
         self.real, self.log_probs = batch.real, self._target_log_probs(logits, self._every_row)
 
     def start(self, layer: int, baseline: torch.Tensor | None) -> torch.Tensor:
-        """Return the start of the path, (prompts, tokens, d).
+        """Make the start of the path, (prompts, tokens, d).
 
         It is `baseline` (longest, d) at each prompt's tokens, or zero without one. A baseline of the longest prompt
         serves shorter ones too, because no token depends on later ones. Padding keeps its values.
@@ -97,9 +100,9 @@ class PartialForward:
         def whole_model(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return self._target_log_probs(self._whole(layer, x, rows), rows)
 
-        if self._neurons.tail is not None:
-            yield from self._after_block(layer, start, end)
-            yield IntegrationPath(start, end, from_block)
+        if self._neurons.tail is not None:  # else it is not known what follows the blocks
+            yield from self._after_block(layer, start, end)  # each evaluation runs the blocks above the layer's
+            yield IntegrationPath(start, end, from_block)  # and the layer's own
         yield IntegrationPath(start, end, whole_model, whole=True)
 
     def _after_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> Iterator[IntegrationPath]:
@@ -108,45 +111,52 @@ class PartialForward:
         If the output is affine in the neurons, their straight path is a straight path of the output, and the block runs
         forward and backward once, whatever the number of nodes. After the last block only the answer position matters.
         """
-        seen = slice(-1, None) if layer == len(self._neurons.blocks) - 1 else slice(None)
+        # run the block at the start of the path and at its middle; the output at the end is kept from the first pass
         with torch.enable_grad():
             points = torch.cat([start, (start + end) / 2]).requires_grad_()
             first, middle = self._block(layer, points, self._every_row.repeat(2)).chunk(2)
         low, high = first.detach(), self._outputs[layer]
+
+        # the output is affine if its middle lies on the straight line between its ends
         bend = _norm(middle.detach() - (low + high) / 2)
         if bend > _AFFINE * _norm(high - low) + _ROUNDING * _norm(high):
             return
 
+        # go along the output; an affine block has one slope on the whole path, which is taken at the middle
+        positions = slice(-1, None) if layer == len(self._neurons.blocks) - 1 else slice(None)
+
         def pull_back(gradient: torch.Tensor) -> torch.Tensor:
-            (slope,) = torch.autograd.grad(middle[:, seen], points, gradient)
+            (slope,) = torch.autograd.grad(middle[:, positions], points, gradient)
             return slope.chunk(2)[1]
 
         def above(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return self._target_log_probs(self._above(x, layer, rows), rows)
 
-        yield IntegrationPath(low[:, seen], high[:, seen], above, pull_back)
+        yield IntegrationPath(low[:, positions], high[:, positions], above, pull_back)
 
     def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the block's output for other neurons."""
+        """Run a layer's block with other neurons."""
         args, kwargs = self._calls[layer]
         with replace_output(self._neurons.activation(layer), neurons):
             return _hidden(self._neurons.blocks[layer](*self._rows_of(args, rows), **self._rows_of(kwargs, rows)))
 
     def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
-        """Return the answer position's logits, from the output of a layer's block."""
+        """Run what follows a layer's block, to the answer position's logits."""
         taken: dict[int, Any] = {}
+        # the blocks above, called as in the first pass but for the hidden states
         with _only_the_answer(self._neurons.last_ffn):
             for number in range(layer + 1, len(self._neurons.blocks)):
                 (_, *args), kwargs = self._calls[number]
                 args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
                 hidden = _hidden(self._neurons.blocks[number](hidden, *args, **kwargs))
+        # tail and output head, at the answer position
         answer = hidden[:, -1]
         for module in self._neurons.tail or ():
             answer = module(answer)
         return head_logits(self._model, answer)
 
     def _whole(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the whole model's logits at the answer position, with other neurons."""
+        """Run the whole model with other neurons, to the answer position's logits."""
         inputs = self._rows_of(self._batch.inputs(), rows)
         with replace_output(self._neurons.activation(layer), neurons):
             logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
@@ -230,7 +240,7 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
-    """Return the activation module's output as (prompts, tokens, neurons)."""
+    """Shape the activation module's output as (prompts, tokens, neurons)."""
     if len(seen) != 1 or seen[0].shape[:-1].numel() != batch.input_ids.numel():
         raise ModelError(
             f"expected the FFN's activation module to run once, on every token of {tuple(batch.input_ids.shape)}, and "

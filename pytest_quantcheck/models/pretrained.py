@@ -17,7 +17,7 @@ from pytest_quantcheck.records import RELEASED
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device of a name; `auto` is the first CUDA device, or the CPU without one.
+    """Find the device of a name; `auto` is the first CUDA device, or the CPU without one.
 
     Raises:
         ModelError: the name is not a device, or the CUDA device is not there.
@@ -30,8 +30,8 @@ def choose_device(device: str) -> torch.device:
         raise ModelError(f"--quantcheck-device={device}: expected auto, cpu or cuda[:N]") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"--quantcheck-device={device}: torch {torch.__version__} sees no CUDA device here")
-    if chosen.type == "cuda" and (chosen.index or 0) >= (there := torch.cuda.device_count()):
-        raise ModelError(f"--quantcheck-device={device}: expected cuda:0 to cuda:{there - 1}, which are here")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (n_devices := torch.cuda.device_count()):
+        raise ModelError(f"--quantcheck-device={device}: expected cuda:0 to cuda:{n_devices - 1}, which are here")
     return chosen
 
 
@@ -72,14 +72,14 @@ def _next_step(text: str) -> str:
 
 
 def read_config(folder: str, files: ModelFiles) -> Any:
-    """Return the configuration as transformers reads it."""
+    """Read the configuration as transformers reads it."""
     from transformers import AutoConfig  # noqa: PLC0415 - heavy
 
     return AutoConfig.from_pretrained(folder, trust_remote_code=files.source.trust_remote_code)
 
 
 def read_tokenizer(folder: str, files: ModelFiles) -> Any:
-    """Return the tokenizer, padding on the left, with a padding token."""
+    """Read the tokenizer, padding on the left, with a padding token."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
 
     trusted = files.source.trust_remote_code
@@ -90,13 +90,13 @@ def read_tokenizer(folder: str, files: ModelFiles) -> Any:
 
 
 def read_model(folder: str, files: ModelFiles, **extra: Any) -> Any:
-    """Return the model as the files have it; pickled weights are read only if allowed."""
+    """Read the model as the files have it; pickled weights are read only if allowed."""
     safe = {} if files.source.allow_pickle else {"use_safetensors": True}
     return read_complete(folder, name=files.name, trust_remote_code=files.source.trust_remote_code, **safe, **extra)
 
 
 def read_complete(folder: str, *, name: str, **arguments: Any) -> Any:
-    """Return a model that takes exactly the tensors of the checkpoint.
+    """Read a model that takes exactly the tensors of the checkpoint.
 
     Raises:
         ModelError: a weight is missing or has another shape, which transformers would fill with random numbers; or the
@@ -117,9 +117,10 @@ def refuse_differences(name: str, report: Mapping[str, Any]) -> None:
     Raises:
         ModelError: names the tensors, and the shapes that were found and expected.
     """
-    for tensor, found, expected in sorted(report["mismatched_keys"])[:1]:
+    for tensor, stored, expected in sorted(report["mismatched_keys"])[:1]:
         raise ModelError(
-            f"{name}: {tensor} is of shape {tuple(found)}, and config.json expects {tuple(expected)}. {CHECK_THE_FILES}"
+            f"{name}: {tensor} is of shape {tuple(stored)}, and config.json expects {tuple(expected)}. "
+            f"{CHECK_THE_FILES}"
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{name}: the files lack {shortened(missing)}, which config.json expects. {CHECK_THE_FILES}")

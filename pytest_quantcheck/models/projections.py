@@ -67,55 +67,55 @@ def refuse_packed(loaded: LoadedModel) -> None:
 
 
 def every_projection(loaded: LoadedModel) -> list[Projection]:
-    """Return every linear module of every block, without output head and embedding.
+    """List every linear module of every block, without output head and embedding.
 
     Raises:
         NotApplicable: there is none.
     """
-    found = [projection for block in loaded.neurons.blocks for projection in _projections(block)]
-    if not found:
+    projections = [projection for block in loaded.neurons.blocks for projection in _projections(block)]
+    if not projections:
         raise NotApplicable("no layer has a linear module of a known kind")
-    return found
+    return projections
 
 
 def projections_of(loaded: LoadedModel, layer: int) -> list[Projection]:
-    """Return every linear module of one layer's block.
+    """List every linear module of one layer's block.
 
     Raises:
         NotApplicable: there is none.
     """
-    found = _projections(loaded.neurons.blocks[layer])
-    if not found:
+    projections = _projections(loaded.neurons.blocks[layer])
+    if not projections:
         raise NotApplicable(f"layer {layer} has no linear module of a known kind")
-    return found
+    return projections
 
 
 def every_ffn(loaded: LoadedModel) -> list[Ffn]:
-    """Return the FFNs of all layers that have a known layout.
+    """List the FFNs of all layers that have a known layout.
 
     Raises:
         NotApplicable: none has.
     """
-    found = [ffn for ffn in map(_ffn, loaded.neurons.blocks) if ffn is not None]
-    if not found:
-        raise NotApplicable(f"no layer has an FFN of a known layout ({_known()})")
-    return found
+    ffns = [ffn for ffn in map(_ffn, loaded.neurons.blocks) if ffn is not None]
+    if not ffns:
+        raise NotApplicable(f"no layer has an FFN of a known layout ({_known_layouts()})")
+    return ffns
 
 
 def ffn_of(loaded: LoadedModel, layer: int) -> Ffn:
-    """Return the FFN of one layer.
+    """Find the FFN of one layer.
 
     Raises:
         NotApplicable: its layout is not known.
     """
-    found = _ffn(loaded.neurons.blocks[layer])
-    if found is None:
-        raise NotApplicable(f"layer {layer} has no FFN of a known layout ({_known()})")
-    return found
+    ffn = _ffn(loaded.neurons.blocks[layer])
+    if ffn is None:
+        raise NotApplicable(f"layer {layer} has no FFN of a known layout ({_known_layouts()})")
+    return ffn
 
 
-def _known() -> str:
-    return ", ".join(str(names) for one in ARCHITECTURES for names in one.ffn)
+def _known_layouts() -> str:
+    return ", ".join(str(names) for architecture in ARCHITECTURES for names in architecture.ffn)
 
 
 def _projections(block: nn.Module) -> list[Projection]:
@@ -124,8 +124,8 @@ def _projections(block: nn.Module) -> list[Projection]:
 
 def _ffn(block: nn.Module) -> Ffn | None:
     linear = {projection.name: projection for projection in _projections(block)}
-    known = (names for one in ARCHITECTURES for names in one.ffn)
-    return next((_views(linear, names) for names in known if linear.keys() >= set(filter(None, names))), None)
+    layouts = (names for architecture in ARCHITECTURES for names in architecture.ffn)
+    return next((_views(linear, names) for names in layouts if linear.keys() >= set(filter(None, names))), None)
 
 
 def _views(linear: dict[str, Projection], names: FfnNames) -> Ffn:

@@ -64,23 +64,23 @@ def recognise(files: ModelFiles) -> QuantizedCheckpoint:
     """
     packed = find_file_format(files)
     if packed:
-        found, file = packed
+        weight_format, file = packed
         header = file.inspect(files.paths[0])
-        return QuantizedCheckpoint(found.describe(header), files.name, found, header)
+        return QuantizedCheckpoint(weight_format.describe(header), files.name, weight_format, header)
     header = _quantization(files)
-    found = _match(header, files.name)
+    weight_format = _match(header, files.name)
     try:
-        described = found.describe(header)
+        described = weight_format.describe(header)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{files.name}: the quantization_config of config.json cannot be understood as {found.method}: "
+            f"{files.name}: the quantization_config of config.json cannot be understood as {weight_format.method}: "
             f"{error if type(error) is ValueError else f'{type(error).__name__}: {error}'}. Check how it was saved"
         ) from error
-    return QuantizedCheckpoint(described, files.name, found, header)
+    return QuantizedCheckpoint(described, files.name, weight_format, header)
 
 
-def read_header(files: ModelFiles) -> None:
-    """Read the header of a reference that is one file.
+def check_header(files: ModelFiles) -> None:
+    """Check the header of a reference that is one file.
 
     Raises:
         ModelError: the file is damaged as far as its header shows.
@@ -117,41 +117,41 @@ def plain_files(files: ModelFiles, load_as: str) -> Iterator[ModelFiles]:
 
 
 def find_file_format(files: ModelFiles) -> tuple[Format, File] | None:
-    """Return the format of a model that is one file; None for a directory.
+    """Find the format of a model that is one file; None for a directory.
 
     Raises:
         ModelError: it is one file of no known format.
     """
     if not files.is_one_file:
         return None
-    for known in FORMATS:
-        if known.file and files.names[0].endswith(known.file.suffix):
-            return known, known.file
+    for weight_format in FORMATS:
+        if weight_format.file and files.names[0].endswith(weight_format.file.suffix):
+            return weight_format, weight_format.file
     raise ModelError(f"{files.name}: expected a checkpoint's directory or a GGUF file (.gguf), found another file")
 
 
 def _quantization(files: ModelFiles) -> Config:
-    found = quantization_of(files.config)
-    if not found:
+    quantization = quantization_of(files.config)
+    if not quantization:
         raise ModelError(
             f"{files.name} is not quantized: its config.json has no quantization_config. "
             "A candidate is a quantized checkpoint; this one may be the reference, --quantcheck-model"
         )
-    if not isinstance(found, dict):
+    if not isinstance(quantization, dict):
         raise ModelError(
-            f"{files.name}: expected an object as quantization_config in config.json, got {str(found)[:80]!r}"
+            f"{files.name}: expected an object as quantization_config in config.json, got {str(quantization)[:80]!r}"
         )
-    return found
+    return quantization
 
 
 def _match(config: Config, model: str) -> Format:
-    found = next((one for one in FORMATS if one.matches(config)), None)
-    implied = next((one for one in FORMATS if one.implied_by(config)), found)
-    if found is None or implied is not found:
-        methods = ", ".join(one.method for one in FORMATS if one.method)
-        beside = f" beside fields of {implied.method}" if implied and implied is not found else ""
+    match = next((weight_format for weight_format in FORMATS if weight_format.matches(config)), None)
+    implied = next((weight_format for weight_format in FORMATS if weight_format.implied_by(config)), match)
+    if match is None or implied is not match:
+        methods = ", ".join(weight_format.method for weight_format in FORMATS if weight_format.method)
+        beside = f" beside fields of {implied.method}" if implied and implied is not match else ""
         raise ModelError(
             f"{model}: expected a quant_method of {methods} in the quantization_config of config.json, "
             f"got {config.get('quant_method')!r}{beside}; release it in one of these formats to have it measured"
         )
-    return found
+    return match

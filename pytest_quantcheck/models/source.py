@@ -32,7 +32,7 @@ class Source:
 
 
 def local_path(model: str) -> Path | None:
-    """Return the directory or file of a model name; None for a hub id.
+    """Find the directory or file of a model name; None for a hub id.
 
     Raises:
         ModelError: the name has the form of a path, and nothing is there.
@@ -69,14 +69,14 @@ def fetch(source: Source, names: Iterable[str]) -> Path:
 
 
 def is_offline() -> bool:
-    """Return whether nothing may be fetched from a hub (`HF_HUB_OFFLINE`)."""
+    """Say whether nothing may be fetched from a hub (`HF_HUB_OFFLINE`)."""
     from huggingface_hub import constants  # noqa: PLC0415 - heavy
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def declared(model: str) -> dict[str, Any]:
-    """Return a local `config.json`, to look at before anything else is.
+    """Read a local `config.json`, to look at before anything else is.
 
     Empty for a hub id, and if it cannot be read: resolving the files reports the error.
 
@@ -92,7 +92,7 @@ def declared(model: str) -> dict[str, Any]:
 
 
 def quantization_of(config: Mapping[str, Any]) -> Any:
-    """Return the `quantization_config` of a configuration or its text part."""
+    """Find the `quantization_config` of a configuration or its text part."""
     nested = config.get("text_config")
     return config.get("quantization_config") or (
         nested.get("quantization_config") if isinstance(nested, dict) else None

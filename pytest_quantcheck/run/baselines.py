@@ -46,15 +46,15 @@ class Baseline:
             StorageError: the files are not those that the baseline was measured on.
         """
         here = files.content_hash
-        for name, found in self.provenance.items():
-            if found.content_hash and found.content_hash != here:
+        for name, provenance in self.provenance.items():
+            if provenance.content_hash and provenance.content_hash != here:
                 raise StorageError(
                     f"{self.directory / name} was measured on other files than those of {files.name}: sha256 "
-                    f"{found.content_hash} of {found.model} there, {here} here; {_AGAIN}"
+                    f"{provenance.content_hash} of {provenance.model} there, {here} here; {_AGAIN}"
                 )
 
 
-def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: Settings) -> Baseline:
+def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], settings: Settings) -> Baseline:
     """Find a baseline, check its hashes and its provenance.
 
     No model is loaded. Fields that depend on the tokenizer are checked when a candidate is compared.
@@ -62,18 +62,18 @@ def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], asked: 
     Args:
         directory: where it lies.
         prompt_sets: the run's, by name.
-        asked: the run's options.
+        settings: the run's options.
 
     Raises:
         StorageError: there is none, it is damaged, of another release, or of another reference, prompt set or
             setting; names each difference.
     """
-    found = {name: load_provenance(directory / name, verify=True) for name in prompt_sets}
-    for name, provenance in found.items():
-        unlike = list(_differences(provenance, prompt_sets[name], asked))
+    provenances = {name: load_provenance(directory / name, verify=True) for name in prompt_sets}
+    for name, provenance in provenances.items():
+        unlike = list(_differences(provenance, prompt_sets[name], settings))
         if unlike:
             raise StorageError(f"{directory / name} was measured otherwise: {'; '.join(unlike)}; {_AGAIN}")
-    return Baseline(directory, found)
+    return Baseline(directory, provenances)
 
 
 def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> Baseline:
@@ -91,25 +91,25 @@ def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> 
     return Baseline(directory, {name: load_provenance(directory / name) for name in measurements})
 
 
-def _differences(found: Provenance, prompts: PromptSet, asked: Settings) -> Iterator[str]:
-    allowed = _allowed(found, prompts, asked)
+def _differences(provenance: Provenance, prompts: PromptSet, settings: Settings) -> Iterator[str]:
+    allowed = _allowed(provenance, prompts, settings)
     for name in fields("baseline", Meaning.REFUSED):
-        if (stored := getattr(found, name)) not in allowed[name]:
+        if (stored := getattr(provenance, name)) not in allowed[name]:
             yield f"{name} ({stored!r} in the baseline, {' or '.join(map(repr, allowed[name]))} asked for)"
 
 
-def _allowed(found: Provenance, prompts: PromptSet, asked: Settings) -> dict[str, tuple[object, ...]]:
-    """Return the values that a run accepts, for each checked field."""
+def _allowed(provenance: Provenance, prompts: PromptSet, settings: Settings) -> dict[str, tuple[object, ...]]:
+    """List the values that a run accepts, for each checked field."""
     either = (True, False) if prompts.chat is None else (prompts.chat,)
     return {
         "bits": (REFERENCE,),
-        "content_hash": (found.content_hash,),  # `check_files` compares it before the first measurement is made
-        "dtype": (found.dtype if asked.dtype == "auto" else asked.dtype,),
-        "revision": (found.revision if asked.model is None else asked.revision,),
+        "content_hash": (provenance.content_hash,),  # `check_files` compares it before the first measurement is made
+        "dtype": (provenance.dtype if settings.dtype == "auto" else settings.dtype,),
+        "revision": (provenance.revision if settings.model is None else settings.revision,),
         "prompt_hash": (prompts.hash,),
         "template": tuple(prompts.template_used(chat=chat) for chat in either),
-        "readout": (asked.readout,),
-        "layers": (choose_layers(asked.layers, found.n_layers),),
-        "attribution": (covering(asked.attribution, asked.attribution_samples),),
-        "seed": (asked.seed,),
+        "readout": (settings.readout,),
+        "layers": (choose_layers(settings.layers, provenance.n_layers),),
+        "attribution": (covering(settings.attribution, settings.attribution_samples),),
+        "seed": (settings.seed,),
     }

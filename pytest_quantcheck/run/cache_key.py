@@ -20,23 +20,25 @@ if TYPE_CHECKING:
     from pytest_quantcheck.models.files import ModelFiles
     from pytest_quantcheck.prompts import PromptSet
 
-_LIBRARIES = dict.fromkeys(("pytest-quantcheck", *LIBRARIES, *(name for one in FORMATS for name in one.libraries)))
+_KEYED_PACKAGES = dict.fromkeys(
+    ("pytest-quantcheck", *LIBRARIES, *(name for weight_format in FORMATS for name in weight_format.libraries))
+)
 """The packages of which a release may change a number."""
 
 
-_ORIGIN = ("content_hash", "bits", "prompt_hash", "readout", "seed", "batch_size")
+_ORIGIN_FIELDS = ("content_hash", "bits", "prompt_hash", "readout", "seed", "batch_size")
 """Fields that a measurement's provenance holds as the key does; others are resolved while it is made."""
 
 
 def origin_of(key: dict[str, Any]) -> dict[str, Any]:
-    """Return what the provenance of a key's measurement must say, by field."""
-    return {name: key["provenance"][name] for name in _ORIGIN}
+    """Say what the provenance of a key's measurement must say, by field."""
+    return {name: key["provenance"][name] for name in _ORIGIN_FIELDS}
 
 
 def cache_key(
     files: ModelFiles, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
 ) -> dict[str, Any]:
-    """Return the cache key of a measurement: all that decides its numbers, and no names.
+    """Make the cache key of a measurement: all that decides its numbers, and no names.
 
     Args:
         files: the model's.
@@ -48,17 +50,17 @@ def cache_key(
     Raises:
         ModelError: the device is not there, or a file cannot be read.
     """
-    known = asdict(plan) | {
+    values = asdict(plan) | {
         "content_hash": files.content_hash,
         "bits": bits,
         "dtype": files.source.dtype,
         "prompt_hash": prompts.hash,
         "device": _processor(choose_device(files.source.device)),
-        "libraries": {name: installed(name) for name in _LIBRARIES},
+        "libraries": {name: installed(name) for name in _KEYED_PACKAGES},
     }
     return {
         "schema": SCHEMA,
-        "provenance": {name: known[name] for name in fields("cache", Meaning.REFUSED)},
+        "provenance": {name: values[name] for name in fields("cache", Meaning.REFUSED)},
         "plan": {name: value for name, value in asdict(plan).items() if name not in TABLE},
         "neurons": files.source.neurons,
         "reference": None if reference is None else hash_of_reference(reference),
@@ -66,7 +68,7 @@ def cache_key(
 
 
 def _processor(device: torch.device) -> str:
-    """Return the kind of processor: on another kind the last bits of a measurement differ."""
+    """Name the kind of processor: on another kind the last bits of a measurement differ."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"

@@ -47,8 +47,8 @@ class Findings:
         yield from (f"checked: {what}" for what in self.checked)
         if self.durations:
             each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.durations)
-            whole = sum(one.seconds for one in self.durations)
-            yield f"the run would take about {duration(whole)} on this machine, one model after another: {each}"
+            total = sum(seconds for _, seconds in self.durations)
+            yield f"the run would take about {duration(total)} on this machine, one model after another: {each}"
         unchecked = self.unchecked if self.durations else [_TRIAL, *self.unchecked]
         yield from [f"not checked: {'; '.join(unchecked)}"] if unchecked else []
         yield from (f"problem: {problem}" for problem in self.problems)

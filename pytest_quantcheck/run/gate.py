@@ -101,11 +101,11 @@ class Gate:
             ModelError: it cannot be loaded.
             SettingsError: this run has no such model.
         """
-        found = self.targets.find(target)
-        if found.kind == "control":
+        model = self.targets.find(target)
+        if model.kind == "control":
             raise SettingsError(f"{target} is a control, which is made from the reference: load that instead")
         with ignore_library_warnings():
-            return self._models.load(found)
+            return self._models.load(model)
 
     def measure(self, target: str = REFERENCE, prompts: str | None = None) -> Measurement:
         """Measure what a model does on a prompt set, once per run.
@@ -119,11 +119,11 @@ class Gate:
         Raises:
             QuantcheckError: it cannot be loaded or measured. Asked again, the same error is raised without a new try.
         """
-        found, name = self.targets.find(target), self._prompt_set(prompts)
-        self._raise_again(found)
-        if (found.name, name) not in self._measured:
-            self._measure_now(found, lambda name, measurement: self._measured.update({(found.name, name): measurement}))
-        return self._measured[found.name, name]
+        model, name = self.targets.find(target), self._prompt_set(prompts)
+        self._raise_again(model)
+        if (model.name, name) not in self._measured:
+            self._measure_now(model, lambda name, measurement: self._measured.update({(model.name, name): measurement}))
+        return self._measured[model.name, name]
 
     def compare(self, candidate: str, prompts: str | None = None) -> Comparison:
         """Compare a candidate or control with the reference on a prompt set.
@@ -144,8 +144,8 @@ class Gate:
         self._raise_again(target)
         if (target.name, name) not in self._compared:
             self._compare_now(target, name)
-        found = self._compared[target.name, name]
-        return found if target.kind == "control" else refuse_identical(found)
+        comparison = self._compared[target.name, name]
+        return comparison if target.kind == "control" else refuse_identical(comparison)
 
     def judge(self, metric: MetricName, candidate: str, prompts: str | None = None) -> Verdict | None:
         """Judge one metric of a candidate by the profile; None when it does not gate that metric."""
@@ -171,9 +171,11 @@ class Gate:
         return judge_control(control, name, verdicts, done=self._measurements.applied[control])
 
     def remarks(self, target: str, prompts: str) -> tuple[str, ...]:
-        """Return a sentence for each damaged cache entry: reference, then target."""
-        found = self._measurements.remarks
-        return tuple(one for name in dict.fromkeys((REFERENCE, target)) for one in found.get((name, prompts), ()))
+        """Write a sentence for each damaged cache entry: reference, then target."""
+        remarks = self._measurements.remarks
+        return tuple(
+            remark for name in dict.fromkeys((REFERENCE, target)) for remark in remarks.get((name, prompts), ())
+        )
 
     def _compare_now(self, target: Target, prompt_set: str) -> None:
         if target.kind == "control":
@@ -187,8 +189,8 @@ class Gate:
         reference = self.measure(REFERENCE, prompt_set)
         notes = (*self._models.notes(target), *self.remarks(target.name, prompt_set))
         with ignore_library_warnings():
-            found = compare(reference, measurement, name=target.name, profile=self.profile, notes=notes)
-        self._compared[target.name, prompt_set] = found
+            comparison = compare(reference, measurement, name=target.name, profile=self.profile, notes=notes)
+        self._compared[target.name, prompt_set] = comparison
 
     def _measure_now(self, target: Target, take: Callable[[str, Measurement], None]) -> None:
         """Hand each prompt set's name and measurement to `take`; an error is kept, as a new try would fail alike."""
@@ -239,12 +241,12 @@ class Gate:
         return find_baseline(Path(settings.baseline), self.prompt_sets, settings)
 
     def _prompt_set(self, name: str | None) -> str:
-        known = list(self.prompt_sets)
-        if name is None and len(known) == 1:
-            return known[0]
+        set_names = list(self.prompt_sets)
+        if name is None and len(set_names) == 1:
+            return set_names[0]
         if name not in self.prompt_sets:
             word = str(name or "")
-            names, hint = ", ".join(nearest_first(word, known)), nearest(word, known) or ONE_OF_THESE
+            names, hint = ", ".join(nearest_first(word, set_names)), nearest(word, set_names) or ONE_OF_THESE
             raise SettingsError(f"expected the name of a prompt set ({names}), got {name!r:.100}.{hint}")
         return name
 

@@ -84,20 +84,20 @@ class Measurements:
         """Yield measurements from the cache, or made now."""
         entries = self._entries(target, references)
         with ExitStack() as locks:
-            found = {}
+            measurements = {}
             for name, entry in sorted(entries.items(), key=lambda pair: pair[1].directory):  # one order everywhere
                 try:
                     with self._reporting(f"{target.name} on {name}") as reporter:
                         waiting = partial(reporter.say, "waiting for another process that measures it", log=True)
                         locks.enter_context(entry.locked(waiting))
                     if cached := entry.load_or_set_aside():
-                        found[name] = cached
+                        measurements[name] = cached
                 except StorageError as problem:
                     self._remark(target, name, *entry.remarks, _without_cache(problem))
                     del entries[name]
-            for name, measurement in found.items():
+            for name, measurement in measurements.items():
                 yield name, _renamed(measurement, target, name)
-            missing = [name for name in self._prompt_sets if name not in found]
+            missing = [name for name in self._prompt_sets if name not in measurements]
             if missing:
                 yield from self._measure_now(target, missing, references, entries)
 
@@ -221,10 +221,10 @@ def _renamed(cached: Measurement, target: Target, prompt_set: str) -> Measuremen
 
 def _refuse_other_model(target: Target, loaded: LoadedModel, reference: Measurement) -> None:
     """Refuse a checkpoint that was not made from the reference."""
-    if found := release_differences(reference.provenance, loaded):
+    if differences := release_differences(reference.provenance, loaded):
         raise ModelError(
-            f"{target.label} is not the reference quantized: {'; '.join(found)}. Compare the checkpoint with what it "
-            "was made from, or name another reference."
+            f"{target.label} is not the reference quantized: {'; '.join(differences)}. Compare the checkpoint with "
+            "what it was made from, or name another reference."
         )
 
 

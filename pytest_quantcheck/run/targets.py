@@ -48,17 +48,19 @@ class Targets:
             SettingsError: this run has no such model.
         """
         spelled = str(name)  # a test may say 8 instead of "8"
-        known = {target.name: target for target in (self.reference, *self.candidates)}
-        if spelled in known:
-            return known[spelled]
+        targets = {target.name: target for target in (self.reference, *self.candidates)}
+        if spelled in targets:
+            return targets[spelled]
         if spelled in BIT_WIDTHS:
-            return _bit_width(BIT_WIDTHS[spelled], self.reference)
+            return _bit_width_target(BIT_WIDTHS[spelled], self.reference)
         if spelled in CONTROLS:
-            return _control(spelled, self.reference)
-        models, widths, controls = (", ".join(nearest_first(spelled, names)) for names in (known, BIT_WIDTHS, CONTROLS))
+            return _control_target(spelled, self.reference)
+        models, widths, controls = (
+            ", ".join(nearest_first(spelled, names)) for names in (targets, BIT_WIDTHS, CONTROLS)
+        )
         raise SettingsError(
             f"expected a model of this run ({models}), a bit-width ({widths}) or a control ({controls}), got "
-            f"{name!r:.100}.{nearest(spelled, [*known, *BIT_WIDTHS, *CONTROLS]) or ONE_OF_THESE}"
+            f"{name!r:.100}.{nearest(spelled, [*targets, *BIT_WIDTHS, *CONTROLS]) or ONE_OF_THESE}"
         )
 
 
@@ -81,11 +83,13 @@ def resolve_targets(settings: Settings, stored_model: str | None) -> Targets:
 
         choose_device(settings.device)
     if stored_model is None or settings.bits or settings.controls or settings.calibrate:
-        _check_reference(settings, reference.source)
+        _check_declared(settings, reference.source)
     return Targets(
         reference=reference,
-        candidates=(*(_bit_width(bits, reference) for bits in settings.bits), *checkpoints),
-        controls=tuple(_control(name, reference) for name in CONTROLS if settings.controls or settings.calibrate),
+        candidates=(*(_bit_width_target(bits, reference) for bits in settings.bits), *checkpoints),
+        controls=tuple(
+            _control_target(name, reference) for name in CONTROLS if settings.controls or settings.calibrate
+        ),
     )
 
 
@@ -104,11 +108,11 @@ def _checkpoints(settings: Settings) -> Iterator[Target]:
         yield Target(name, "checkpoint", source, RELEASED, str(checkpoint))
 
 
-def _bit_width(bits: str, reference: Target) -> Target:
+def _bit_width_target(bits: str, reference: Target) -> Target:
     return Target(bits, "bit_width", reference.source, bits, reference.label)
 
 
-def _control(name: str, reference: Target) -> Target:
+def _control_target(name: str, reference: Target) -> Target:
     return Target(name, "control", reference.source, REFERENCE, reference.label)
 
 
@@ -124,7 +128,7 @@ def _source(settings: Settings, model: str, revision: str | None) -> Source:
     )
 
 
-def _check_reference(settings: Settings, source: Source) -> None:
+def _check_declared(settings: Settings, source: Source) -> None:
     """Check the reference's path, precision and layers."""
     config = declared(source.model)
     if quantization_of(config):

@@ -107,7 +107,7 @@ def interrupt_on_sigterm() -> Iterator[None]:
 
 
 def _copy_of_stderr() -> int:
-    """Return a descriptor that pytest's capture does not redirect; -1, to which nothing can be written, without one."""
+    """Make a descriptor that pytest's capture does not redirect; -1, to which nothing can be written, without one."""
     try:
         return os.dup(2)
     except OSError:

@@ -48,7 +48,7 @@ def time_run(gate: Gate, progress: Progress | None = None) -> Iterator[Duration]
         QuantcheckError: a model that cannot be loaded, measured or compared.
     """
     settings, stopwatch = gate.settings, _Stopwatch(progress)
-    trial = Gate(_shortened(settings), stopwatch.reporting)
+    trial = Gate(_trial_settings(settings), stopwatch.reporting)
     more = {
         "measuring": {name: len(prompts) - len(trial.prompt_sets[name]) for name, prompts in gate.prompt_sets.items()},
         "attributing": {
@@ -69,8 +69,8 @@ def time_run(gate: Gate, progress: Progress | None = None) -> Iterator[Duration]
         yield Duration("controls", len(gate.controls) * reference)
 
 
-def _shortened(settings: Settings) -> Settings:
-    """Return the settings of a trial: few prompts, and nothing read from or kept on disk."""
+def _trial_settings(settings: Settings) -> Settings:
+    """Make the settings of a trial: few prompts, and nothing read from or kept on disk."""
     return replace(
         settings,
         samples=min(settings.samples, SAMPLES),
@@ -95,7 +95,7 @@ class _Stopwatch:
             yield _TimedProgress(reporter or NoProgress(), subject, self._phases)
 
     def lap(self, more: Mapping[str, Mapping[str, int]]) -> float:
-        """Return the seconds since the last lap, with more prompts.
+        """Count the seconds since the last lap, with more prompts.
 
         `more`: how many, by phase and prompt set.
         """

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.formats.gguf_header import Header, Tensor, read_header
+from pytest_quantcheck.models.formats.gguf_header import GgufTensor, Header, read_header
 
 AGAIN = "copy, download or convert it again"
 
@@ -58,7 +58,7 @@ def test_header_says_what_the_file_holds(whole):
     header = read_header(whole)
     reader = gguf.GGUFReader(whole)
     assert header.tensors == {
-        tensor.name: Tensor(tensor.tensor_type.name, tuple(tensor.shape), tensor.data_offset - reader.data_offset)
+        tensor.name: GgufTensor(tensor.tensor_type.name, tuple(tensor.shape), tensor.data_offset - reader.data_offset)
         for tensor in reader.tensors
     }
     assert [tensor.size for tensor in header.tensors.values()] == [tensor.n_bytes for tensor in reader.tensors]
@@ -68,9 +68,9 @@ def test_header_says_what_the_file_holds(whole):
 
 def test_format_is_the_commonest_quantized_type():
     """By weights, not by tensors, and however many weights are not quantized."""
-    few = {f"few{number}": Tensor("Q8_0", (32,), 0) for number in range(3)}
-    plain = {"plain": Tensor("F16", (4096,), 0)}
-    assert Header({}, few | plain | {"many": Tensor("Q4_1", (64, 64), 0)}, 0).format == "gguf Q4_1"
+    few = {f"few{number}": GgufTensor("Q8_0", (32,), 0) for number in range(3)}
+    plain = {"plain": GgufTensor("F16", (4096,), 0)}
+    assert Header({}, few | plain | {"many": GgufTensor("Q4_1", (64, 64), 0)}, 0).format == "gguf Q4_1"
     assert Header({}, plain, 0).format is None
 
 

@@ -18,12 +18,14 @@ from pytest_quantcheck.models.formats.torchao import TORCHAO
 FORMATS: tuple[Format, ...] = (BITSANDBYTES, TORCHAO, COMPRESSED_TENSORS, FP8, FBGEMM_FP8, GPTQ, AWQ, GGUF)
 """Every format; the first that matches a checkpoint is its format."""
 
-LAYERS: tuple[QuantizedLayer, ...] = tuple(dict.fromkeys(layer for one in FORMATS for layer in one.layers))
+LAYERS: tuple[QuantizedLayer, ...] = tuple(
+    dict.fromkeys(layer for weight_format in FORMATS for layer in weight_format.layers)
+)
 """Every kind of quantized layer."""
 
 
 def find_layer(module: nn.Module) -> QuantizedLayer | None:
-    """Return the kind of a quantized layer; None for every other module."""
+    """Find the kind of a quantized layer; None for every other module."""
     return next((layer for layer in LAYERS if layer.matches(module)), None)
 
 
@@ -34,16 +36,16 @@ def module_types(model: nn.Module, stored: Mapping[str, str] | None = None) -> d
     """
     suffixes = {name: f"[{kind}]" for name, kind in (stored or {}).items()}
     leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
-    return dict(Counter(_label(module) + suffixes.get(name, "") for name, module in leaves.items()))
+    return dict(Counter(_type_name(module) + suffixes.get(name, "") for name, module in leaves.items()))
 
 
 def has_quantized(model: nn.Module) -> bool:
-    """Return whether at least one module is a quantized layer."""
+    """Say whether at least one module is a quantized layer."""
     return any(find_layer(module) for module in model.modules())
 
 
 def dequantized(module: Any) -> torch.Tensor:
-    """Return the weight (out, in) float32 of a quantized layer.
+    """Dequantize the weight of a layer to float32 (out, in).
 
     It is the weight that the layer's own kernel applies.
 
@@ -57,10 +59,10 @@ def dequantized(module: Any) -> torch.Tensor:
 
 
 def is_plain(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is an ordinary half-precision tensor."""
+    """Say whether a parameter is an ordinary half-precision tensor."""
     return type(parameter) is nn.Parameter and parameter.dtype in {torch.bfloat16, torch.float16}
 
 
-def _label(module: nn.Module) -> str:
+def _type_name(module: nn.Module) -> str:
     layer = find_layer(module)
     return class_name(module) if layer is None else layer.label(module)

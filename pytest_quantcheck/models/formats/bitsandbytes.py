@@ -11,7 +11,7 @@ from pytest_quantcheck.models.formats.format import Config, Format, QuantizedLay
 
 
 def quantization_config(bit_width: str, compute: torch.dtype) -> Any:
-    """Return what `from_pretrained` takes to load at this bit-width; `compute` is for the 4-bit types.
+    """Make what `from_pretrained` takes to load at this bit-width; `compute` is for the 4-bit types.
 
     The paper multiplies 4-bit weights in fp16; here it is the reference's format.
     """

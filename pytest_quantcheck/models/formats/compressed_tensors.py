@@ -41,7 +41,7 @@ def _label(module: Any) -> str:
 
 
 def _scheme_name(scheme: dict[str, Any]) -> str:
-    """Return the bits of weights and activations, such as `W4A16`."""
+    """Name the bits of weights and activations, such as `W4A16`."""
     weights, activations = scheme.get("weights") or {}, scheme.get("input_activations") or {}
     kind = " float" if str(getattr(weights.get("type"), "value", weights.get("type"))) == "float" else ""
     return f"W{weights.get('num_bits', 16)}A{activations.get('num_bits', 16)}{kind}"

@@ -57,7 +57,7 @@ def load_as_stored(read: Reader, device: torch.device) -> Any:
 
 
 def mark_dequantized(config: Config) -> Config:
-    """Return the configuration of a model whose weights were dequantized on loading."""
+    """Mark the configuration of a model whose weights were dequantized on loading."""
     return config | {"dequantized": True}
 
 
@@ -65,33 +65,47 @@ def mark_dequantized(config: Config) -> Config:
 class Format:
     """All that differs between formats of quantized checkpoints.
 
-    `method`: the `quant_method` in the configuration; `file` instead for a format that is one file. `describe`: the
-    format in words, from the configuration or the file's header. `implied_by`: whether a configuration that names no
-    method means this format.
-
-    `packages`: what the format needs beside transformers, by names on the package index. `libraries`: the packages of
-    which a release may change a number; they enter the cache key. `needs_gpu`: there is no path for a CPU.
-
-    `load(read, device)` returns the model. `layers`: its quantized layers. Where the model has none because its weights
-    were dequantized on loading, `stored_types(types, header, model)` returns how the files hold the weights, by
-    module name, from the types of the files' tensors, and `record` what the measurement says of the quantization; both
-    take what `describe` takes. `describe` and `stored_types` raise ValueError for what they cannot understand.
+    `stored_types` and `record` are for models without quantized layers: their weights were dequantized on loading.
     """
 
     describe: Callable[[Any], str]
+    """The format in words, from the configuration or the file's header; ValueError for what it cannot understand."""
+
     method: str = ""
+    """The `quant_method` in the configuration; empty for a format that is one file."""
+
     implied_by: Callable[[Config], bool] = lambda _: False
+    """Whether a configuration that names no method means this format."""
+
     file: File | None = None
+    """Of a format that is one file: how it is read."""
+
     packages: tuple[str, ...] = ()
+    """What the format needs beside transformers, by names on the package index."""
+
     libraries: tuple[str, ...] = ()
+    """The packages of which a release may change a number; they enter the cache key."""
+
     needs_gpu: bool = False
+    """Whether there is no path for a CPU."""
+
     layers: tuple[QuantizedLayer, ...] = ()
+    """The model's quantized layers."""
+
     load: Callable[[Reader, torch.device], Any] = load_as_stored
+    """`load(read, device)` returns the model."""
+
     stored_types: Callable[[Mapping[str, str], Any, nn.Module], dict[str, str]] = lambda *_: {}
+    """How the files hold the weights, by module name; ValueError for what it cannot understand.
+
+    `stored_types(types, header, model)` takes the types of the files' tensors, and what `describe` takes.
+    """
+
     record: Callable[[Any], Config] = mark_dequantized
+    """What the measurement says of the quantization, from what `describe` takes."""
 
     def matches(self, config: Config) -> bool:
-        """Return whether a configuration is of this format."""
+        """Say whether a configuration is of this format."""
         if self.file is not None:
             return False
         named = config.get("quant_method")

@@ -29,7 +29,7 @@ def _weight(module: Any) -> torch.Tensor:
 
 
 def _stored_types(types: Mapping[str, str], _config: Config, _model: nn.Module) -> dict[str, str]:
-    """Return the float8 weights' types, such as `F8_E4M3`, by module name.
+    """Find the float8 weights' types, such as `F8_E4M3`, by module name.
 
     Raises:
         ValueError: a weight has no scale beside it, and transformers would take its codes for the weights; or the

@@ -70,11 +70,11 @@ def _unpack(path: Path, folder: Path, dtype: torch.dtype, read: Reader) -> None:
 
 
 def _dequantize_argument() -> dict[str, Any]:
-    """Return the argument that stops transformers from using its kernels; older versions have neither."""
+    """Make the argument that stops transformers from using its kernels; older versions have neither."""
     import transformers  # noqa: PLC0415 - heavy
 
-    known = hasattr(transformers, "GgufConfig")
-    return {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
+    supported = hasattr(transformers, "GgufConfig")
+    return {"quantization_config": transformers.GgufConfig(dequantize=True)} if supported else {}
 
 
 def _apply_frequencies(config: Any, header: Header, path: Path) -> None:
@@ -120,7 +120,7 @@ def _drop_foreign_tokens(tokenizer: Path, n_tokens: int) -> None:
 
 
 def _stored_types(_types: Mapping[str, str], header: Header, model: nn.Module) -> dict[str, str]:
-    """Return the types of quantized weights, such as `Q4_1`, by module name."""
+    """Find the types of quantized weights, such as `Q4_1`, by module name."""
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
     modules = [name for name, _ in model.named_modules()]
     names = gguf.get_tensor_name_map(architecture, len(modules))  # more blocks than there are do no harm
@@ -129,11 +129,11 @@ def _stored_types(_types: Mapping[str, str], header: Header, model: nn.Module) -
 
 
 def _record(header: Header) -> Config:
-    """Return file type, number of weights of each type, and pre-tokenizer."""
-    known = {kind.value: kind.name for kind in gguf.LlamaFileType}
+    """Record file type, number of weights of each type, and pre-tokenizer."""
+    file_types = {kind.value: kind.name for kind in gguf.LlamaFileType}
     return {
         "quant_method": "gguf",
-        "file_type": known.get(header.metadata.get("general.file_type"), "not stated"),
+        "file_type": file_types.get(header.metadata.get("general.file_type"), "not stated"),
         "weights": _counts(header.weights),
         "pre_tokenizer": str(header.metadata.get("tokenizer.ggml.pre", "not stated")),
     }

@@ -28,7 +28,7 @@ _AGAIN = "copy, download or convert it again"
 
 
 @dataclass(frozen=True)
-class Tensor:
+class GgufTensor:
     """One tensor of the file.
 
     `type`: such as `Q4_1`. `shape`: the dimension that is contiguous in memory first. `offset`: bytes from the start of
@@ -64,7 +64,7 @@ class Header:
     """
 
     metadata: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, GgufTensor]
     data_start: int
 
     @property
@@ -126,7 +126,7 @@ class _Reader:
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int) -> Any:
-        """Return one value of metadata; of an array its length."""
+        """Read one value of metadata; of an array its length."""
         if kind == _STRING:
             return self.string()
         return self.skip_array() if kind == _ARRAY else self.number(_SCALARS[kind])
@@ -140,7 +140,7 @@ class _Reader:
             _ = self.take(self.number("Q")) if kind == _STRING else self.value(kind)
         return length
 
-    def tensor(self) -> tuple[str, Tensor]:
+    def tensor(self) -> tuple[str, GgufTensor]:
         name, dimensions = self.string(), self.number("I")
         if dimensions > _MOST_DIMENSIONS:
             raise ValueError(f"tensor {name} has {dimensions} dimensions")
@@ -148,7 +148,7 @@ class _Reader:
         kind: str = gguf.GGMLQuantizationType(self.number("I")).name
         if math.prod(shape[:1]) % _block(kind)[0]:
             raise ValueError(f"tensor {name} has rows of {shape[0]} weights, which {kind} cannot hold")
-        return name, Tensor(kind, shape, self.number("Q"))
+        return name, GgufTensor(kind, shape, self.number("Q"))
 
 
 def _header(reader: _Reader, path: Path) -> Header:
@@ -166,7 +166,7 @@ def _header(reader: _Reader, path: Path) -> Header:
         raise ModelError(f"{path} is one of {parts} parts; put them together with llama-gguf-split --merge")
     if len(tensors) != n_tensors:
         raise ValueError(f"{n_tensors} tensors share {len(tensors)} names")
-    return Header(metadata, tensors, _aligned(reader.position, metadata))
+    return Header(metadata, tensors, _align(reader.position, metadata))
 
 
 def _check_positions(header: Header, length: int, path: Path) -> None:
@@ -177,7 +177,7 @@ def _check_positions(header: Header, length: int, path: Path) -> None:
         if tensor.offset != end - header.data_start:
             raise ValueError(f"tensor {name} does not follow the one before it")
         expected = end + tensor.size
-        end = _aligned(expected, header.metadata)
+        end = _align(expected, header.metadata)
     if not expected <= length <= end:
         raise ModelError(
             f"{path} has {length:,} bytes, and its header says {expected:,}: it is cut short or damaged; {_AGAIN}"
@@ -185,12 +185,12 @@ def _check_positions(header: Header, length: int, path: Path) -> None:
 
 
 def _block(kind: str) -> tuple[int, int]:
-    """Return how many weights and bytes a block of this type has."""
+    """Count the weights and bytes in a block of this type."""
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     return int(weights), int(size)
 
 
-def _aligned(position: int, metadata: dict[str, Any]) -> int:
+def _align(position: int, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"general.alignment is {alignment}")
