@@ -99,7 +99,7 @@ def find_order(reference: Activations, candidate: Activations) -> Matching:
         return Matching(None, reason="every neuron is where it was")
     # match: by signatures, then by correlations with anchors
     varying = ~constant(reference), ~constant(candidate)
-    order, anchors = _refined(reference, candidate, _matches(before, after, *varying), varying)
+    order, anchors = _refined(reference, candidate, _mutual_matches(before, after, *varying), varying)
     # give up where the matches do not look like a permutation
     if not _looks_moved(order):
         return Matching(None, reason="no neurons are found elsewhere")
@@ -193,7 +193,7 @@ def _refined(
             break
         anchors = _spaced(shared, min(ANCHORS, len(shared) // 3))
         profiles = _profiles(reference, rows, anchors), _profiles(candidate, rows, order[anchors])
-        matches = _matches(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
+        matches = _mutual_matches(*profiles, *(mask[rows] for mask in varying), ratio=DISTINCT_PROFILE)
         order, used = _replaced(order, rows, matches), np.union1d(used, anchors)
     return order, used
 
@@ -212,7 +212,7 @@ def _replaced(order: Indices, rows: Indices, matches: Indices) -> Indices:
     return better
 
 
-def _matches(
+def _mutual_matches(
     before: Rows,
     after: Rows,
     varying: Masks,

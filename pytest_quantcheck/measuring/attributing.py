@@ -127,7 +127,7 @@ class Attributor:
                     progress.advance(len(part))
                     stage.save(results.state)
         progress.finish()
-        return {layer: _saliency(outcomes, targets, self._tolerance) for layer, outcomes in results.outcomes.items()}
+        return {layer: _to_saliency(outcomes, targets, self._tolerance) for layer, outcomes in results.outcomes.items()}
 
     def _run(self, layers: Sequence[int], part: list[int], targets: dict[int, int]) -> dict[int, list[_Attributed]]:
         passage = self._passage(layers, part, targets) if layers else None
@@ -202,7 +202,7 @@ def attributions(
     return path.pull_back(integral.gradient) * (passage.neurons[layer] - start), integral
 
 
-def _saliency(outcomes: dict[int, _Attributed], targets: dict[int, int], tolerance: float) -> Saliency:
+def _to_saliency(outcomes: dict[int, _Attributed], targets: dict[int, int], tolerance: float) -> Saliency:
     index = sorted(outcomes)
     error = np.array([outcomes[i].error for i in index], dtype=np.float32)
     return Saliency(
