@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
 from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.records import RELEASED
@@ -133,9 +134,10 @@ def refuse_differences(name: str, report: Mapping[str, Any]) -> None:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Suppress what libraries draw, print and log while they load a model.
+    """Suppress what libraries draw, print, log and warn of in loading.
 
-    Errors are still logged.
+    Errors are still logged. Python warns of strange escapes in a module of torchao's that was never compiled, and under
+    `-W error` cannot import it.
     torchao logs each kernel that this machine lacks when it is imported. compressed-tensors and transformers draw bars
     that have no switch. bitsandbytes logs once for each layer and forward pass. A user can change none of it.
     """
@@ -147,7 +149,7 @@ def silence_libraries() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     logging.disable(max(disabled, logging.WARNING))
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), ignore_library_warnings():
             yield
     finally:
         logging.disable(disabled)

@@ -2,7 +2,10 @@
 
 import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -267,3 +270,12 @@ def test_hashes_follow_the_tokenizer(checkpoint, folder):
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text.replace('"w5"', '"w"'))
     assert load(Source(str(folder), device="cpu")).vocabulary_hash != plain.vocabulary_hash
+
+
+@pytest.mark.ci
+def test_libraries_that_were_never_compiled_load_under_warnings_as_errors(tmp_path):
+    """Some installers compile nothing, and Python warns of torchao's escapes when it does: no error of the model's."""
+    code = "from pytest_quantcheck import Source, load; load(Source('builtin'), 'int8').close()"
+    command, never = [sys.executable, "-W", "error", "-c", code], os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    done = subprocess.run(command, env=never, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
