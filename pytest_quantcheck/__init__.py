@@ -7,7 +7,8 @@ read the names in `__init__.pyi`, which `python -m tests.docs.reference` writes.
 from importlib import import_module
 from typing import Any
 
-from pytest_quantcheck.metrics import METRICS, nearest
+from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.text import nearest
 
 __version__ = "0.1.0"
 

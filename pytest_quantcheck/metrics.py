@@ -1,24 +1,18 @@
 """The only list of metrics: one row says everything that the package knows about a metric."""
 
-import difflib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from pytest_quantcheck.errors import MetricError
 from pytest_quantcheck.metric_names import MetricName
+from pytest_quantcheck.text import ONE_OF_THESE, nearest, nearest_first
 
 _FROM_WORST = 0.001
 """Least distance of a limit from the worst possible value: one prompt of the thousand that a run measures by default.
 
 Hardly a value but the worst itself is beyond a limit that is closer.
 """
-
-ONE_OF_THESE = " Name one of these."
-"""What to do about a name that is like none that exists."""
-
-_SIMILAR = 0.6
-"""Likeness of two words from which one may be meant by the other."""
 
 Need = Literal["answers", "golds", "activations", "correlations", "attributions", "many prompts"]
 """Data that a metric is estimated from; `many prompts`: with few prompts there is no estimate, or no interval."""
@@ -236,45 +230,6 @@ def check_limit(metric: Metric, value: float) -> float:
         guess = f". Did you mean {float(value) / 100:g}?" if percent else ""
         raise ValueError(f"expected a limit {metric.limits} for {metric.name}, got {value!r:.100}{guess}")
     return float(value)
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """Ask whether the most similar choice is meant.
-
-    The text is empty if no word is similar.
-
-    >>> nearest("ace_drfit", ["ace_drift", "flip_rate"])
-    " Did you mean 'ace_drift'?"
-    """
-    first = next(iter(nearest_first(word, choices)), "")
-    return f" Did you mean {first!r}?" if _likeness(word, first) >= _SIMILAR else ""
-
-
-def nearest_first(word: str, choices: Iterable[str]) -> list[str]:
-    """Sort the choices, the most similar to a word first.
-
-    >>> nearest_first("flip-rat", ["ace_drift", "flip_rate"])
-    ['flip_rate', 'ace_drift']
-    """
-    return sorted(choices, key=lambda choice: -_likeness(word, choice))
-
-
-def likely(words: Collection[str], choices: Collection[str]) -> str:
-    """Find the choice most similar to any of some words.
-
-    The text is empty if none is similar.
-
-    >>> likely(["question", "query"], ["id", "Questions"])
-    'Questions'
-    """
-    similar = {choice: max(_likeness(word, choice) for word in words) for choice in choices}
-    first = max(similar, key=similar.__getitem__, default="")
-    return first if similar.get(first, 0) >= _SIMILAR else ""
-
-
-def _likeness(word: str, choice: str) -> float:
-    first, second = (text.lower().replace("-", "_") for text in (word, choice))
-    return difflib.SequenceMatcher(None, second, first).ratio()
 
 
 def _is_finite(value: float) -> bool:

@@ -71,9 +71,9 @@ class Answers:
     token: NDArray[np.int64]
     """(n,): the answer's token id."""
     confidence: NDArray[np.float64]
-    """(n,), in [0, 1]."""
+    """(n,): probability of the answer, in [0, 1]."""
     correct: NDArray[np.bool_]
-    """(n,)."""
+    """(n,): whether the answer is the gold one."""
     support: NDArray[np.int32]
     """(n, k): token ids of the *reference's* k most probable tokens."""
     log_probs: NDArray[np.float32]
@@ -113,13 +113,13 @@ class Activations:
     minimum: NDArray[np.float32]
     """(g, d): each neuron's smallest activation within a group, +inf where a group is empty."""
     maximum: NDArray[np.float32]
-    """(g, d): its largest, -inf where a group is empty."""
+    """(g, d): each neuron's largest activation within a group, -inf where a group is empty."""
     correlated: NDArray[np.int64]
     """(c,), ascending: the neurons that are correlated, all or a seeded sample."""
     correlations: Correlations
-    """Theirs over all tokens."""
+    """Correlations of these over all tokens."""
     sample: NDArray[np.int64]
-    """(s,): those of them followed in each group."""
+    """(s,): the correlated neurons that are followed in each group."""
     groups: tuple[Correlations, ...]
     """Correlations of the followed ones, one entry for each of the g groups."""
     rectified: bool
@@ -135,13 +135,13 @@ class Saliency:
     target: NDArray[np.int64]
     """(m,): token whose log-probability was attributed."""
     salient: NDArray[np.bool_]
-    """(m, d)."""
+    """(m, d): whether a neuron is salient."""
     error: NDArray[np.float32]
     """(m,): relative completeness error."""
     nodes: NDArray[np.int32]
     """(m,): quadrature nodes used."""
     converged: NDArray[np.bool_]
-    """(m,)."""
+    """(m,): whether the error became small enough."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import pytest
 import pytest_quantcheck.comparing  # noqa: F401 - registers the estimators
 from pytest_quantcheck.comparing.estimators import estimators
 from pytest_quantcheck.errors import MetricError
-from pytest_quantcheck.metrics import METRICS, check_limit, find_metric, judgeable, nearest
+from pytest_quantcheck.metrics import METRICS, check_limit, find_metric, judgeable
+from pytest_quantcheck.text import nearest
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

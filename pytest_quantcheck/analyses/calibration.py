@@ -55,7 +55,7 @@ def adaptive_calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bin
 
 
 def reliability_bins(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 10) -> ReliabilityBins:
-    """Count each equal-count bin; average its accuracy and confidence. Arguments as in ACE."""
+    """Average confidence and accuracy in bins of equal count. Arguments as in ACE."""
     confidence, correct = _checked(confidence, correct, bins)
     order = np.argsort(confidence, kind="stable")
     level, group = np.unique(confidence[order], return_inverse=True)

@@ -81,7 +81,7 @@ def dead(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
 
 
 def dead_without_each(minimum: Extremes, maximum: Extremes, *, rectified: bool) -> Masks:
-    """Find which neurons are dead over all groups but i: row i of (g, neurons) bool. Arguments as in `dead`."""
+    """Find the dead neurons without each group: row i of (g, neurons) bool leaves out group i; see `dead`."""
     low, high = _without_each(minimum, np.minimum, np.inf), _without_each(maximum, np.maximum, -np.inf)
     return _inside(low, high, rectified=rectified)
 
@@ -96,7 +96,7 @@ def amplitude(minimum: Extremes, maximum: Extremes) -> Extremes:
 
 
 def amplitude_without_each(minimum: Extremes, maximum: Extremes) -> Extremes:
-    """Find the amplitudes over all groups but i: row i of (g, neurons) float32. Arguments as in `amplitude`."""
+    """Find the amplitudes without each group: row i of (g, neurons) float32 leaves out group i; see `amplitude`."""
     return _amplitude(_without_each(minimum, np.minimum, np.inf), _without_each(maximum, np.maximum, -np.inf))
 
 
@@ -151,7 +151,7 @@ def dead_neuron_churn(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.
 
 
 def _over_all(minimum: Extremes, maximum: Extremes) -> tuple[Extremes, Extremes]:
-    """Reduce each neuron's extremes over all groups; +inf and -inf without groups."""
+    """Find each neuron's extremes over all groups; +inf and -inf without groups."""
     return minimum.min(axis=0, initial=np.float32(np.inf)), maximum.max(axis=0, initial=np.float32(-np.inf))
 
 

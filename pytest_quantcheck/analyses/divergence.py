@@ -30,7 +30,7 @@ def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_probs_at(logits: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Take log-probabilities: of tokens `support` (n, k), and of all others; as `top_log_probs` does."""
+    """Compute log-probabilities of tokens `support` (n, k) and of all others; see `top_log_probs`."""
     log_probs = _log_softmax(logits)
     index = support.long()
     return log_probs.gather(1, index), _complement(log_probs, index)

@@ -111,7 +111,7 @@ def correlation_histogram(correlations: Correlations) -> Histogram:
 
 
 def tail_mass(histogram: Histogram, at: float) -> float:
-    """Sum the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
+    """Compute the share of pairs with abs(r) >= `at`: one of 0.0, 0.1, ..., 0.9.
 
     Example:
         >>> tail_mass(np.array([6, 0, 0, 0, 0, 0, 0, 0, 1, 1]), 0.8)

@@ -12,10 +12,10 @@ from pytest_quantcheck.errors import ModelError, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options.values import PRECISIONS, parse_text
-from pytest_quantcheck.reporting.progress_line import duration
 from pytest_quantcheck.run.local_models import LocalModels
 from pytest_quantcheck.run.targets import resolve_targets
 from pytest_quantcheck.storage import check_new, write_directory
+from pytest_quantcheck.text import duration
 
 
 def run(arguments: argparse.Namespace) -> int:

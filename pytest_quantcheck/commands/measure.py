@@ -17,9 +17,9 @@ from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import REFERENCE, Measurement, Provenance
 from pytest_quantcheck.reporting import ProgressLine
-from pytest_quantcheck.reporting.progress_line import duration
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import save_measurement
+from pytest_quantcheck.text import duration
 
 
 def run(arguments: argparse.Namespace) -> int:

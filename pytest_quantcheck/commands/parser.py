@@ -1,6 +1,7 @@
 """The one parser of all commands. It loads no library, so that `--help` is there at once."""
 
 import argparse
+from functools import partial
 
 from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, add_options
 
@@ -20,9 +21,9 @@ part. Exit status 1 where the candidate is not fit for release, 2 where it could
 
 _DEQUANTIZE = """\
 Write a GGUF file as a plain checkpoint: configuration, weights, tokenizer and chat template, as the gate reads them
-from the file. Other programs, and whatever quantizes a model anew, need such a directory; the gate itself takes the
-file, too. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no part. Exit
-status 2 where nothing could be written."""
+from the file. Other programs need such a directory, for example to quantize the model again; the gate also takes the
+file itself. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no part.
+Exit status 2 where nothing could be written."""
 
 _DOCTOR = """\
 Print the versions of libraries, the devices and instruction sets, memory, disks and threads, which formats of
@@ -39,46 +40,39 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    add = partial(commands.add_parser, allow_abbrev=False)
 
-    measure = commands.add_parser(
+    measure = add(
         "measure",
         help="measure a model and store what it did",
         usage="%(prog)s --model MODEL --out DIR [--reference DIR (--bits BITS | --candidate PATH_OR_ID)] [OPTION ...]",
         description=_MEASURE,
-        allow_abbrev=False,
     )
     add_options(measure, MEASURE)
 
-    compare = commands.add_parser(
+    compare = add(
         "compare",
         help="judge a stored measurement by its reference's",
         usage="%(prog)s REF CAND [OPTION ...]",
         description=_COMPARE,
-        allow_abbrev=False,
     )
     compare.add_argument("reference", metavar="REF", help=f"the reference's: {_WHERE}")
     compare.add_argument("candidate", metavar="CAND", help="the candidate's, likewise, on the same prompt sets")
     add_options(compare, COMPARE)
 
-    dequantize = commands.add_parser(
+    dequantize = add(
         "dequantize",
         help="write a GGUF file as a plain checkpoint",
         usage="%(prog)s FILE.gguf --out DIR [--dtype DTYPE]",
         description=_DEQUANTIZE,
-        allow_abbrev=False,
     )
     dequantize.add_argument("file", metavar="FILE.gguf", help="the GGUF file, quantized or not")
     add_options(dequantize, DEQUANTIZE)
 
-    profiles = commands.add_parser("profiles", help="look at threshold profiles, and check them")
+    profiles = add("profiles", help="look at threshold profiles, and check them")
     _add_verbs(profiles)
 
-    commands.add_parser(
-        "doctor",
-        help="say what this environment offers to a gate, and what it lacks",
-        description=_DOCTOR,
-        allow_abbrev=False,
-    )
+    add("doctor", help="say what this environment offers to a gate, and what it lacks", description=_DOCTOR)
     return top
 
 

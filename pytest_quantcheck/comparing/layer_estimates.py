@@ -142,7 +142,7 @@ def _faint_neuron_churn(
 
 
 def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], occupied: NDArray[np.bool_]) -> tuple[Facts, float]:
-    """Fill the fields of an estimate that counts neurons, and its floor.
+    """Fill the fields of an estimate that counts neurons; find its floor.
 
     The floor is the share of one neuron. No change can be smaller. Where no neuron depends on one group of prompts, the
     jackknife's width is 0.

@@ -10,8 +10,8 @@ import msgspec
 
 from pytest_quantcheck.controls.catalogue import CONTROLS, ControlKind
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import plural
 from pytest_quantcheck.records import Verdict
+from pytest_quantcheck.text import plural
 
 ControlOutcome = Literal["passed", "failed", "not applicable"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.files import SUMS, ModelFiles
 from pytest_quantcheck.models.hashing import sha256_of
-from pytest_quantcheck.plurals import counted, plural, shortened
+from pytest_quantcheck.text import counted, plural, shortened
 from pytest_quantcheck.user_files import SUMS_BYTES, read_file, stat_file
 
 _LINE = re.compile(r"(?P<escaped>\\?)(?P<sum>[0-9a-f]{64}) [ *]?(?P<name>.+)", re.IGNORECASE)

@@ -14,7 +14,7 @@ from pytest_quantcheck.models.files import CHECK_THE_FILES, CONFIG, ModelFiles, 
 from pytest_quantcheck.models.json_objects import require_object
 from pytest_quantcheck.models.pretrained import library_folder, read_config, refuse_differences
 from pytest_quantcheck.models.source import quantization_of
-from pytest_quantcheck.plurals import shortened
+from pytest_quantcheck.text import shortened
 from pytest_quantcheck.user_files import VOCABULARY_BYTES
 
 _COUNTS = (

@@ -27,8 +27,8 @@ from pytest_quantcheck.models.pretrained import (
 )
 from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
 from pytest_quantcheck.models.source import Source, quantized_already
-from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.records import REFERENCE, RELEASED
+from pytest_quantcheck.text import shortened
 
 
 def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:

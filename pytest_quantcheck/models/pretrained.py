@@ -13,8 +13,8 @@ import torch
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
-from pytest_quantcheck.plurals import shortened
 from pytest_quantcheck.records import RELEASED
+from pytest_quantcheck.text import shortened
 
 
 def choose_device(device: str) -> torch.device:
@@ -134,7 +134,7 @@ def refuse_differences(name: str, report: Mapping[str, Any]) -> None:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Suppress what libraries draw, print, log and warn of in loading.
+    """Silence libraries' bars, prints, logs and warnings while a model loads.
 
     Errors are still logged. Python warns of strange escapes in a module of torchao's that was never compiled, and under
     `-W error` cannot import it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_quantcheck.metrics import nearest
 from pytest_quantcheck.options.values import is_whole
+from pytest_quantcheck.text import nearest
 
 PAPER_NODES = 50
 _METHODS = ("adaptive", "paper", "off")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from pytest_quantcheck.metrics import likely, nearest
+from pytest_quantcheck.text import likely, nearest
 
 COLUMNS: Mapping[str, str] = {"prompt": "prompt", "gold": "gold"}
 """What a file must have, and the column that has it by default."""

@@ -73,7 +73,6 @@ def settings_from(config: pytest.Config) -> Settings | None:
 
     The command line comes before the ini file, and that before the default.
 
-
     Raises `SettingsError` for a value that cannot be used, and names the option and where it was given.
     """
     by_field = {option.field: option for option in OPTIONS}

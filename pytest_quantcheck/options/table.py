@@ -34,7 +34,6 @@ def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
 
     `name` is `module.function` in this package; with `arguments`, that function makes the parser.
 
-
     Every pytest run imports this table, and most parse nothing of ours.
     """
 
@@ -328,7 +327,7 @@ def check_ini_keys(config: pytest.Config) -> None:
     for key in sorted(config._get_unknown_ini_keys()):  # noqa: SLF001 - no public way
         if not _is_meant_for_us(key):
             continue
-        from pytest_quantcheck.metrics import nearest  # noqa: PLC0415 - rarely needed
+        from pytest_quantcheck.text import nearest  # noqa: PLC0415 - rarely needed
 
         keys = [option.dest for option in OPTIONS]
         raise SettingsError(

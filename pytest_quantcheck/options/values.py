@@ -13,8 +13,9 @@ from typing import Literal
 
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.metric_names import MetricName
-from pytest_quantcheck.metrics import check_limit, find_metric, nearest
+from pytest_quantcheck.metrics import check_limit, find_metric
 from pytest_quantcheck.options.labels import read_label
+from pytest_quantcheck.text import nearest
 
 BIT_WIDTHS: Mapping[str, str] = {
     **{name: name for name in WIDTHS},

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pytest_quantcheck.errors import ProfileError
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.profiles.profile import Profile
 from pytest_quantcheck.profiles.published import (
     CHECKSUMS,
@@ -13,6 +12,7 @@ from pytest_quantcheck.profiles.published import (
     published_checksums,
     thresholds_directory,
 )
+from pytest_quantcheck.text import counted
 
 
 def check_files(specs: Iterable[str], *, directory: Path | None = None) -> Iterator[str | ProfileError]:

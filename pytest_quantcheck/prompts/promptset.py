@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from pytest_quantcheck.errors import PromptError
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts.template import render
+from pytest_quantcheck.text import counted
 
 FEWEST_PROMPTS = 10
 """Fewest prompts of a set: ten calibration bins need ten prompts."""

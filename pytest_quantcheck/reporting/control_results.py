@@ -7,7 +7,6 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, conclusion, titles
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Verdict
 from pytest_quantcheck.reporting.terminal import Line, wrapped
 from pytest_quantcheck.reporting.wording import (
@@ -17,6 +16,7 @@ from pytest_quantcheck.reporting.wording import (
     failure_message,
     number,
 )
+from pytest_quantcheck.text import counted
 
 _DUTIES = {"null": "must pass", "rewrite": "must pass", "defect": "must be caught"}
 _MISSED = "this gate would release such a model: measure more prompts, or set tighter limits"

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted, plural, shortened
 from pytest_quantcheck.records import WORST_FIRST, NotRun, Verdict
 from pytest_quantcheck.reporting.prompt_sets import gap_sentences
 from pytest_quantcheck.reporting.report import Report
@@ -17,6 +16,7 @@ from pytest_quantcheck.reporting.wording import (
     number,
     reason_to_accept,
 )
+from pytest_quantcheck.text import counted, plural, shortened
 
 
 class CandidateOutcome(NamedTuple):

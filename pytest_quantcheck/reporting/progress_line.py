@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from pytest_quantcheck.reporting.wording import ascii_only
+from pytest_quantcheck.text import duration
 
 REWRITE = 0.1
 """Seconds between two updates of the line on a terminal."""
@@ -114,16 +115,3 @@ class ProgressLine:
             self._sink(text)
         except (OSError, ValueError):  # the stream or its reader is closed
             self._sink = None
-
-
-def duration(seconds: float) -> str:
-    """Write a time as text in a suitable unit.
-
-    >>> duration(0.2), duration(40), duration(200), duration(8000)
-    ('less than 1 s', '40 s', '3 min', '2.2 h')
-    """
-    if seconds < 1:
-        return "less than 1 s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Comparison
 from pytest_quantcheck.reporting.report import Report
+from pytest_quantcheck.text import counted
 
 
 def evidence_sentences(report: Report) -> Iterator[str]:

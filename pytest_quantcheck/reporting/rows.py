@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS, Metric
-from pytest_quantcheck.plurals import counted, plural
 from pytest_quantcheck.records import Comparison, Estimate, Verdict
 from pytest_quantcheck.reporting.outcomes import outcomes
 from pytest_quantcheck.reporting.report import Report
 from pytest_quantcheck.reporting.wording import SMALLEST, interval_name, next_step, number, reason_to_accept
+from pytest_quantcheck.text import counted, plural
 
 _SIGNS = {"max": "<=", "min": ">="}
 

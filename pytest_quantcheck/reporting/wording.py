@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_quantcheck.errors import printable
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import Estimate, Verdict
+from pytest_quantcheck.text import counted
 
 SMALLEST = 1e-4
 """Smallest number that is written out; smaller ones are shown as below it."""

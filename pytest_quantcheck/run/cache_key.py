@@ -31,7 +31,7 @@ _ORIGIN_FIELDS = ("content_hash", "bits", "prompt_hash", "readout", "seed", "bat
 
 
 def origin_of(key: dict[str, Any]) -> dict[str, Any]:
-    """Say what the provenance of a key's measurement must say, by field."""
+    """Select what the provenance of a key's measurement must hold, by field."""
     return {name: key["provenance"][name] for name in _ORIGIN_FIELDS}
 
 

@@ -12,10 +12,9 @@ from pytest_quantcheck.models.checksums import verify
 from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.plurals import shortened
-from pytest_quantcheck.reporting.progress_line import duration
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.targets import Target, Targets
+from pytest_quantcheck.text import duration, shortened
 
 if TYPE_CHECKING:
     from pytest_quantcheck.run.measurements import Progress
@@ -68,9 +67,7 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
             continue
         _try(findings, partial(_check_files, findings, target))
     if settings.trial and not findings.problems:
-        from pytest_quantcheck.run.trial import time_run  # noqa: PLC0415 - heavy
-
-        _try(findings, lambda: findings.durations.extend(time_run(gate, progress)))
+        _try(findings, partial(_time, findings, gate, progress))
     return findings
 
 
@@ -112,6 +109,13 @@ def _verify_in_time(findings: Findings, target: Target, files: ModelFiles) -> No
     if left_out := verify(files, _MOST_BYTES):
         names = shortened(left_out, most=1)
         findings.unchecked.append(f"the sha256 of {names} of {target.label}, which takes long")
+
+
+def _time(findings: Findings, gate: Gate, progress: Progress | None) -> None:
+    """Time each model; a part of the models says nothing of the whole run."""
+    from pytest_quantcheck.run.trial import time_run  # noqa: PLC0415 - heavy
+
+    findings.durations = list(time_run(gate, progress))
 
 
 def _check_device(device: str) -> None:

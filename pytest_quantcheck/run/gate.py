@@ -15,7 +15,7 @@ from pytest_quantcheck.controls.certificate import ControlResult, judge_control,
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.metric_names import MetricName
-from pytest_quantcheck.metrics import ONE_OF_THESE, judgeable, nearest, nearest_first
+from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile, load_profile
 from pytest_quantcheck.prompts import PromptSet, read_prompts
@@ -23,6 +23,7 @@ from pytest_quantcheck.records import REFERENCE, Comparison, Measurement, Verdic
 from pytest_quantcheck.run.local_models import LocalModels
 from pytest_quantcheck.run.targets import Target, Targets, resolve_targets
 from pytest_quantcheck.storage import Cache
+from pytest_quantcheck.text import ONE_OF_THESE, nearest, nearest_first
 
 if TYPE_CHECKING:
     from pytest_quantcheck.models.loaded import LoadedModel
@@ -171,7 +172,7 @@ class Gate:
         return judge_control(control, name, verdicts, done=self._measurements.applied[control])
 
     def remarks(self, target: str, prompts: str) -> tuple[str, ...]:
-        """Write a sentence for each damaged cache entry: reference, then target."""
+        """Describe each damaged cache entry in a sentence: the reference's, then the target's."""
         remarks = self._measurements.remarks
         return tuple(
             remark for name in dict.fromkeys((REFERENCE, target)) for remark in remarks.get((name, prompts), ())

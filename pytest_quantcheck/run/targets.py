@@ -8,12 +8,12 @@ from typing import Literal
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.metrics import ONE_OF_THESE, nearest, nearest_first
 from pytest_quantcheck.models.source import Source, declared, local_path, quantization_of, quantized_already
 from pytest_quantcheck.options import BIT_WIDTHS, Settings
 from pytest_quantcheck.options.candidate import name_candidates
 from pytest_quantcheck.options.values import PRECISIONS
 from pytest_quantcheck.records import REFERENCE, RELEASED
+from pytest_quantcheck.text import ONE_OF_THESE, nearest, nearest_first
 
 Kind = Literal["reference", "bit_width", "checkpoint", "control"]
 

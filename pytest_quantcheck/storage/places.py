@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from pytest_quantcheck.errors import StorageError
-from pytest_quantcheck.plurals import shortened
+from pytest_quantcheck.text import shortened
 from pytest_quantcheck.user_files import describe_kind
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
-from pytest_quantcheck.controls.certificate import certify
+from pytest_quantcheck.controls.certificate import Certificate, certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
 from pytest_quantcheck.library_warnings import ignore_library_warnings
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.plurals import counted, plural, shortened
 from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (
     WIDEST,
@@ -38,6 +37,7 @@ from pytest_quantcheck.suite.items import AcceptanceSuite, check_names
 from pytest_quantcheck.suite.progress import Announcer
 from pytest_quantcheck.suite.results import Results
 from pytest_quantcheck.suite.selection import take_selection
+from pytest_quantcheck.text import counted, plural, shortened
 
 _CACHE = "quantcheck_cache"
 _NOT_COLLECTED = (
@@ -186,29 +186,30 @@ class Session:
     @property
     def _report(self) -> Report:
         """All that was found so far."""
-        results, model, profile = self.results, self.gate.model, self.gate.profile.label
-        tool_version, created = importlib.metadata.version("pytest-quantcheck"), datetime.now(UTC)
-        certificate = certify(
-            results.controls,
-            whole=not any(omission.candidate in CONTROLS for omission in results.not_run),
-            model=model,
-            profile=profile,
-            tool_version=tool_version,
-            created=created,
-        )
+        results, created = self.results, datetime.now(UTC)
         return Report(
             schema=2,
-            tool_version=tool_version,
+            tool_version=importlib.metadata.version("pytest-quantcheck"),
             created=created,
             outcome=results.outcome,
-            model=model,
-            profile=profile,
+            model=self.gate.model,
+            profile=self.gate.profile.label,
             settings=asdict(self.settings),
             verdicts=tuple(results.verdicts),
             comparisons=tuple(results.comparisons),
             causes={candidate: tuple(causes) for candidate, causes in results.causes.items()},
             not_run=results.not_run,
-            certificate=certificate if results.controls else None,
+            certificate=self._certificate(created) if results.controls else None,
+        )
+
+    def _certificate(self, created: datetime) -> Certificate:
+        return certify(
+            self.results.controls,
+            whole=not any(omission.candidate in CONTROLS for omission in self.results.not_run),
+            model=self.gate.model,
+            profile=self.gate.profile.label,
+            tool_version=importlib.metadata.version("pytest-quantcheck"),
+            created=created,
         )
 
     @property

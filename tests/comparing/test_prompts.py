@@ -199,6 +199,16 @@ def test_fewer_prompts_than_bins_have_no_calibration(models, prompts, sampling):
     assert comparison.of("flip_rate")[0].n_prompts == 9
 
 
+def test_one_prompt_that_moved_alone_gives_no_negative_divergence(reference, changed, sampling):
+    """The bootstrap's lower end is below 0 there, and no divergence is: the interval begins at 0."""
+    log_probs = reference.answers.log_probs.copy()
+    log_probs[3] = log_probs[3][::-1]
+    (found,) = compare(reference, changed(reference, answers={"log_probs": log_probs}), sampling).of("kl_divergence")
+    alone = np.arange(60) == 3
+    assert studentised_bootstrap(60 * found.value * alone, draws=sampling.draws, seed=sampling.seed).low < 0
+    assert found.low == 0 < found.value < found.high
+
+
 def test_an_impossible_answer_is_an_infinite_divergence(reference, changed, sampling):
     """A candidate that rules out what the reference holds possible: KL is unmeasured, never a number."""
     log_probs = reference.answers.log_probs.copy()

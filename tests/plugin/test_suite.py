@@ -7,18 +7,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-METRICS = (
-    "accuracy_drop",
-    "confidence_drift",
-    "ace_drift",
-    "kl_divergence",
-    "flip_rate",
-    "dead_neuron_delta",
-    "dead_neuron_churn",
-    "faint_neuron_churn",
-    "salient_overlap",
-    "redundancy_change",
-)
+from pytest_quantcheck.metrics import METRICS
+
 NEED_MANY = ("accuracy_drop", "ace_drift")
 """Those that the default profile gates from more than ten prompts."""
 LIST = ("--quantcheck-model=builtin", "--collect-only", "-q")

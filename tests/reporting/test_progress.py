@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from pytest_quantcheck.reporting.progress_line import ProgressLine, duration
+from pytest_quantcheck.reporting.progress_line import ProgressLine
+from pytest_quantcheck.text import duration
 
 
 class Clock:

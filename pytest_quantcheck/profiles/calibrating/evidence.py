@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.profiles.calibrating.derivation import DerivedLimit
 from pytest_quantcheck.profiles.calibrating.shifts import metric_value
 from pytest_quantcheck.records import Comparison
+from pytest_quantcheck.text import counted
 
 
 def evidence(derived: DerivedLimit, comparisons: Sequence[Comparison]) -> str:

@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import NamedTuple
 
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.records import WORST_FIRST, Verdict
 from pytest_quantcheck.reporting.html.texts import visible
 from pytest_quantcheck.reporting.outcomes import CandidateOutcome, outcomes
@@ -19,6 +18,7 @@ from pytest_quantcheck.reporting.wording import (
     reason_to_accept,
     value_text,
 )
+from pytest_quantcheck.text import counted
 
 MARKS = {"passed": "✓", "failed": "✗", "inconclusive": "?", "unmeasured": "!"}
 """Symbol of each status of a verdict."""

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.plurals import counted
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Provenance, Verdict
 from pytest_quantcheck.reporting.html.candidates import MARKS, findings_of, release_headline, unopposed
@@ -27,6 +26,7 @@ from pytest_quantcheck.reporting.wording import (
     number,
     value_text,
 )
+from pytest_quantcheck.text import counted
 
 _OPTION = re.compile(r"(--quantcheck-[\w-]+(?:=[\w:,.@-]+)?)")
 _HERE = Path(__file__).parent
