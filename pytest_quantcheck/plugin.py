@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.options import asked, check_ini_keys, register
 from pytest_quantcheck.suite.ending import arm, begin, disarm
@@ -139,25 +140,18 @@ def quantcheck_candidate_model(quantcheck: Gate, quantcheck_bits: str) -> Iterat
         yield loaded
 
 
-@pytest.fixture
-def quantcheck_int8_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """Load the model as LLM.int8(), with `.model` and `.tokenizer`; freed after the test."""
-    with quantcheck.load("int8") as loaded:
-        yield loaded
+def _fixture_at(bit_width: str, words: str) -> Any:
+    def quantized(quantcheck: Gate) -> Iterator[LoadedModel]:
+        with quantcheck.load(bit_width) as loaded:
+            yield loaded
+
+    quantized.__doc__ = f"Load the model as {words}, with `.model` and `.tokenizer`; freed after the test."
+    return pytest.fixture(quantized, name=f"quantcheck_{bit_width}_model")
 
 
-@pytest.fixture
-def quantcheck_nf4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """Load the model as NF4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
-    with quantcheck.load("nf4") as loaded:
-        yield loaded
-
-
-@pytest.fixture
-def quantcheck_fp4_model(quantcheck: Gate) -> Iterator[LoadedModel]:
-    """Load the model as FP4 with double quantization, with `.model` and `.tokenizer`; freed after the test."""
-    with quantcheck.load("fp4") as loaded:
-        yield loaded
+for _name, _width in WIDTHS.items():
+    if _width.quantization:  # quantcheck_int8_model, quantcheck_nf4_model, …
+        globals()[f"quantcheck_{_name}_model"] = _fixture_at(_name, _width.words)
 
 
 def _parametrized(test: pytest.Item, fixture: str) -> bool:

@@ -1,4 +1,4 @@
-"""Random draws of prompts, some at a time: with replacement, halves, and weights."""
+"""Random draws by seed: of prompts (with replacement, halves, weights), and of neurons."""
 
 from collections.abc import Iterator
 
@@ -42,6 +42,12 @@ def random_weights(n: int, draws: int, seed: int) -> Iterator[NDArray[np.float64
         weights = random.standard_exponential((rows, n))
         weights /= weights.sum(axis=1, keepdims=True)
         yield weights
+
+
+def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
+    """Draw a seeded sample of n neurons, ascending; a smaller one of the same seed is part of it."""
+    chosen = np.random.default_rng(seed).permutation(width)[:n]
+    return np.sort(chosen).astype(np.int64)
 
 
 def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from pytest_quantcheck.commands.stored import find_measurements
 from pytest_quantcheck.comparing import compare, refuse_identical
 from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options.candidate import Released, name_candidates
 from pytest_quantcheck.profiles import Profile, load_profile

@@ -9,7 +9,7 @@ from pytest_quantcheck.commands.options import DEQUANTIZE, read, to_settings
 from pytest_quantcheck.commands.output import FINE, say
 from pytest_quantcheck.commands.stored import size
 from pytest_quantcheck.errors import ModelError, SettingsError
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options.values import PRECISIONS, parse_text
 from pytest_quantcheck.run.local_models import LocalModels

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from pytest_quantcheck.commands.output import FINE, say
-from pytest_quantcheck.packages import installed
+from pytest_quantcheck.libraries import installed
 from pytest_quantcheck.reporting.publishing.step_summary import VARIABLE
 
 _PACKAGE = "pytest-quantcheck"

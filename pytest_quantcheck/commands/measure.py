@@ -13,7 +13,7 @@ from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.output import FINE, say
 from pytest_quantcheck.commands.stored import check_free, size
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import REFERENCE, Measurement, Provenance
 from pytest_quantcheck.reporting import ProgressLine

@@ -7,8 +7,7 @@ from pkgutil import resolve_name
 
 import torch
 
-from pytest_quantcheck.controls.catalogue import CONTROLS, Control
-from pytest_quantcheck.controls.site import Site
+from pytest_quantcheck.controls.catalogue import CONTROLS, Control, Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan
 from pytest_quantcheck.models.loaded import LoadedModel

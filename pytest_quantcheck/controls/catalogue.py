@@ -1,6 +1,14 @@
-"""The controls by name: one row for each, light to import."""
+"""The controls by name, one row for each; light to import."""
 
-from typing import Literal, NamedTuple
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from pytest_quantcheck.measuring import Plan
+    from pytest_quantcheck.models.loaded import LoadedModel
+    from pytest_quantcheck.prompts import PromptSet
 
 ControlKind = Literal["null", "rewrite", "defect"]
 
@@ -27,6 +35,24 @@ class Control(NamedTuple):
     """Of a defect: the severities of studies, mildest first."""
     other_dtype: bool = False
     """Whether the reference is loaded in another float format."""
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """What a control is made from: the loaded reference, and how a run measures it."""
+
+    loaded: LoadedModel
+    plan: Plan
+    layers: tuple[int, ...]
+    """The numbers of the measured layers, in order; a rewrite or a defect has at least one."""
+    prompts: PromptSet
+    severity: float
+    """Of a defect, above 0; 0 for other kinds."""
+
+    @property
+    def layer(self) -> int:
+        """The middle measured layer, for defects of one layer."""
+        return self.layers[(len(self.layers) - 1) // 2]
 
 
 _ALL = (

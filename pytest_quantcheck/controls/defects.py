@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from pytest_quantcheck.controls.catalogue import Site
 from pytest_quantcheck.controls.fine_tuning import train_other_answers
 from pytest_quantcheck.controls.packing import GROUP, Packed, pack
-from pytest_quantcheck.controls.site import Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.models.projections import Projection, every_ffn, every_projection, ffn_of, projections_of
 

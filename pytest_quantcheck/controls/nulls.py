@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_quantcheck.controls.site import Site
+from pytest_quantcheck.controls.catalogue import Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan
 from pytest_quantcheck.models.loaded import LoadedModel

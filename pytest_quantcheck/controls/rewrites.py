@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pytest_quantcheck.controls.site import Site
+from pytest_quantcheck.controls.catalogue import Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.projections import Projection, ffn_of

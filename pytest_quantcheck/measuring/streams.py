@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
-from pytest_quantcheck.analyses.sampling import seeded_neurons
+from pytest_quantcheck.analyses.draws import seeded_neurons
 from pytest_quantcheck.errors import MeasurementError, NonFiniteError
 from pytest_quantcheck.measuring.resuming import flat, under
 from pytest_quantcheck.models.encoding import Batch

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings, installed
 from pytest_quantcheck.models.float_formats import multiplies
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device, silence_libraries
 from pytest_quantcheck.models.source import is_offline
-from pytest_quantcheck.packages import installed
 
 _GB = 1e9
 

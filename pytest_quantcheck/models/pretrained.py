@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.text import shortened

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.libraries import installed
 from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.formats.format import Config, File, Format
 from pytest_quantcheck.models.pretrained import library_folder, read_complete
 from pytest_quantcheck.models.source import quantization_of
-from pytest_quantcheck.packages import installed
 from pytest_quantcheck.records import REFERENCE
 
 

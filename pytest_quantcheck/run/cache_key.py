@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_quantcheck.compatibility import TABLE, Meaning, fields
+from pytest_quantcheck.libraries import installed
 from pytest_quantcheck.measuring.reference_hash import hash_of_reference
 from pytest_quantcheck.models import LIBRARIES
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.models.pretrained import choose_device
-from pytest_quantcheck.packages import installed
 from pytest_quantcheck.records import SCHEMA, Measurement
 
 if TYPE_CHECKING:

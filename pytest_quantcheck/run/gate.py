@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
 from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import judgeable
 from pytest_quantcheck.options import Settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pytest_quantcheck.analyses.sampling import seeded_neurons
+from pytest_quantcheck.analyses.draws import seeded_neurons
 from pytest_quantcheck.options.values import FEWEST_NEURONS
 from pytest_quantcheck.records import Activations, Measurement
 from pytest_quantcheck.storage.atomic import write_atomically

@@ -15,7 +15,7 @@ import pytest
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import Certificate, certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
+from pytest_quantcheck.analyses.draws import seeded_neurons
 from pytest_quantcheck.analyses.resampling import grouped_jackknife
 from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.measuring import Plan, measure
-from pytest_quantcheck.measuring.streams import seeded_neurons
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options.attribution import AttributionMethod
 

@@ -5,7 +5,7 @@ import torch
 
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
-from pytest_quantcheck.analyses.sampling import seeded_neurons
+from pytest_quantcheck.analyses.draws import seeded_neurons
 from pytest_quantcheck.options.values import FEWEST_NEURONS
 from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
 from tests.provenance import ANY

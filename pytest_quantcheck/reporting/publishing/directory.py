@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_quantcheck.errors import QuantcheckError, StorageError
-from pytest_quantcheck.library_warnings import ignore_library_warnings
+from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.reporting import Report, encode_certificate, encode_report
 from pytest_quantcheck.storage import find_target, write_atomically

@@ -1,8 +1,17 @@
-"""Warnings of libraries, about which a user can do nothing."""
+"""Libraries of this environment: their versions, and their warnings."""
 
+import importlib.metadata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def installed(package: str) -> str | None:
+    """Return a package's version; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @contextmanager
