@@ -10,7 +10,7 @@ from pytest_quantcheck.models.checksums import has_sums, verify
 from pytest_quantcheck.models.configuration import check_configuration, check_tensors
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
 from pytest_quantcheck.models.pretrained import choose_device, library_folder, read_tokenizer
-from pytest_quantcheck.models.released import check_header, recognise
+from pytest_quantcheck.models.released import check_contents, check_header, recognise
 from pytest_quantcheck.models.source import quantization_of, quantized_already
 from pytest_quantcheck.records import RELEASED
 
@@ -112,6 +112,13 @@ CHECKS: tuple[Check, ...] = (
         _has_headers,
         check_tensors,
         after=("configuration", "tokenizer", "headers of the weights"),
+    ),
+    Check(
+        "parts of quantized weights",
+        "headers",
+        lambda files, load_as: _is_released(files, load_as) and _has_headers(files, load_as),
+        lambda files, _: check_contents(files, recognise(files)),
+        after=("format", "headers of the weights"),
     ),
 )
 """Every check, in order. Checksums come first: what differs from them is not looked at further."""

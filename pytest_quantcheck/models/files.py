@@ -149,6 +149,21 @@ class ModelFiles:
         """The tensors of all files of weights, by name; errors as of `headers`."""
         return {name: tensor for held in self.headers.values() for name, tensor in held.items()}
 
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """What the files of weights say of themselves beside their tensors; errors as of `headers`."""
+        metadata: dict[str, str] = {}
+        for name in self.headers:
+            with _opened(self.folder / name) as file:
+                metadata |= file.metadata() or {}
+        return metadata
+
+    def read_tensor(self, name: str) -> Any:
+        """Read one tensor, torch's, on the CPU; errors as of `headers`."""
+        file_name = next(file_name for file_name, held in self.headers.items() if name in held)
+        with _opened(self.folder / file_name) as file:
+            return file.get_tensor(name)
+
     @contextmanager
     def linked(self) -> Iterator[Path]:
         """Yield a folder that holds these files, by links, and nothing else."""
@@ -293,11 +308,18 @@ def _refuse_second_set(source: Source, root: Path, entry: str, beside: list[str]
 
 def _read_header(path: Path) -> dict[str, Tensor]:
     """Read a file's tensors by name; the library compares the header with the file's size."""
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return {name: Tensor(str(tensor.get_dtype()), tuple(tensor.get_shape())) for name, tensor in slices.items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of weights."""
     from safetensors import safe_open  # noqa: PLC0415 - heavy
 
     try:
-        with safe_open(path, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return {name: Tensor(str(tensor.get_dtype()), tuple(tensor.get_shape())) for name, tensor in slices.items()}
+        with safe_open(path, framework="pt") as file:
+            yield file
     except Exception as error:  # the library's own class, and the system's
         raise ModelError(f"{path} is damaged: {' '.join(str(error).split())[:200]}. {CHECK_THE_FILES}") from error

@@ -12,7 +12,7 @@ from torch import nn
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.encoding import chat_template_hash, vocabulary_hash
-from pytest_quantcheck.models.files import ModelFiles, resolve_files
+from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
@@ -25,7 +25,7 @@ from pytest_quantcheck.models.pretrained import (
     read_model,
     read_tokenizer,
 )
-from pytest_quantcheck.models.released import QuantizedCheckpoint, plain_files, recognise
+from pytest_quantcheck.models.released import QuantizedCheckpoint, check_contents, plain_files, recognise
 from pytest_quantcheck.models.source import Source, quantized_already
 from pytest_quantcheck.records import REFERENCE, RELEASED
 from pytest_quantcheck.text import shortened
@@ -56,6 +56,8 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     device = choose_device(files.source.device)
     if checkpoint:
         checkpoint.require(device)
+        if files.headers:
+            check_contents(files, checkpoint)
     with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
         with library_folder(plain, load_as) as folder:
             tokenizer = read_tokenizer(folder, plain)
@@ -138,6 +140,7 @@ def _check_quantization(
         ModelError: a reference is quantized, or a candidate is not.
     """
     _refuse_codes_as_weights(model, files)
+    _refuse_other_shapes(model, files.name)
     name, types, quantized = files.name, module_types(model), has_quantized(model)
     if checkpoint and not quantized:
         return _describe_dequantized(model, files, types, checkpoint)
@@ -161,6 +164,18 @@ def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
             f"{files.name}: the files hold codes of a quantized weight for {shortened(plain)}, and config.json says "
             "that it is not quantized. Check which layers its quantization_config excepts, and how it was saved"
         )
+
+
+def _refuse_other_shapes(model: nn.Module, name: str) -> None:
+    """Refuse a quantized linear layer of another shape than the configuration expects."""
+    for layer_name, module in model.named_modules():
+        layer = find_layer(module)
+        expected = getattr(module, "out_features", None), getattr(module, "in_features", None)
+        if layer and None not in expected and (shape := layer.shape(module)) not in {None, expected}:
+            raise ModelError(
+                f"{name}: {layer_name}.weight is of shape {shape}, and config.json expects {expected}. "
+                f"{CHECK_THE_FILES}"
+            )
 
 
 def _describe_dequantized(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -105,11 +107,30 @@ def read_complete(folder: str, *, name: str, **arguments: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
 
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-    )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+    except Exception as error:
+        if report := _report_so_far(error):
+            for tensor, cause in report["conversion_errors"].items():
+                raise ModelError(f"{name}: {tensor} cannot be read: {_last_error(cause)}. {CHECK_THE_FILES}") from error
+            refuse_differences(name, report)
+        raise
     refuse_differences(name, report)
     return model
+
+
+def _report_so_far(error: Exception) -> Mapping[str, Any]:
+    """Find what transformers had found about the tensors when it failed; its error points at a log, or says nothing."""
+    reports = [frame.f_locals.get("loading_info") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((vars(report) for report in reversed(reports) if hasattr(report, "conversion_errors")), {})
+
+
+def _last_error(log: str) -> str:
+    """Find the last error in a log that holds tracebacks."""
+    errors = [line for line in log.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return errors[-1][:200].rstrip(".") if errors else "its parts do not belong together"
 
 
 def refuse_differences(name: str, report: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ import torch
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.libraries import installed
-from pytest_quantcheck.models.files import ModelFiles, resolve_files
+from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES
 from pytest_quantcheck.models.formats import FORMATS
-from pytest_quantcheck.models.formats.format import Config, File, Format
+from pytest_quantcheck.models.formats.format import Config, Contents, File, Format
 from pytest_quantcheck.models.pretrained import library_folder, read_complete
 from pytest_quantcheck.models.source import quantization_of
 from pytest_quantcheck.records import REFERENCE
@@ -77,6 +77,28 @@ def recognise(files: ModelFiles) -> QuantizedCheckpoint:
             f"{error if type(error) is ValueError else f'{type(error).__name__}: {error}'}. Check how it was saved"
         ) from error
     return QuantizedCheckpoint(described, files.name, weight_format, header)
+
+
+def check_contents(files: ModelFiles, checkpoint: QuantizedCheckpoint) -> None:
+    """Check what a candidate's files hold, by the rules of its format; headers and small tensors are read.
+
+    Raises:
+        ModelError: names the tensor that is missing, or that nothing here applies.
+    """
+    stored = files.tensors
+    contents = Contents(
+        {name: tensor.dtype for name, tensor in stored.items()},
+        {name: tensor.shape for name, tensor in stored.items()},
+        files.metadata,
+        files.read_tensor,
+    )
+    try:
+        checkpoint.format.check(contents, checkpoint.header)
+    except (AttributeError, LookupError, TypeError, ValueError) as problem:
+        own = type(problem) is ValueError
+        raise ModelError(
+            f"{files.name}: {problem if own else f'{type(problem).__name__}: {problem}'}. {CHECK_THE_FILES}"
+        ) from problem
 
 
 def check_header(files: ModelFiles) -> None:

@@ -77,17 +77,13 @@ def _compressed_tensors(weights, activations=None):
     def write(source, folder):
         from compressed_tensors.compressors import ModelCompressor
         from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus, apply_quantization_config
-        from compressed_tensors.quantization.utils import calculate_qparams
 
         scheme = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
         model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
         apply_quantization_config(model, QuantizationConfig(config_groups={"all": scheme}, ignore=["lm_head"]))
         for module in model.modules():
-            if found := getattr(module, "quantization_scheme", None):
-                groups = module.weight.data.unflatten(1, (-1, found.weights.group_size or module.in_features))
-                scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), found.weights)
-                module.weight_scale.data.copy_(scale)
-                module.weight_zero_point.data.copy_(zero)
+            if getattr(module, "quantization_scheme", None):
+                _set_scales(module)
                 module.quantization_status = QuantizationStatus.FROZEN
         compressor = ModelCompressor.from_pretrained_model(model)
         compressor.compress_model(model)
@@ -96,6 +92,35 @@ def _compressed_tensors(weights, activations=None):
         return model
 
     return write
+
+
+def _set_scales(module):
+    """Set the scales and zero points that a layer has by its scheme; static ones are for activations from -6 to 8."""
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    scheme, weight, low, high = (
+        module.quantization_scheme,
+        module.weight.data,
+        torch.tensor([-6.0]),
+        torch.tensor([8.0]),
+    )
+    if block := scheme.weights.block_structure:
+        groups = weight.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0])).transpose(1, 2).flatten(2)
+    else:
+        groups = weight.unflatten(1, (-1, scheme.weights.group_size or module.in_features))
+    found = {}
+    for name, extremes in (("weight", (weight.amin(), weight.amax())), ("input", (low, high))):
+        if hasattr(module, f"{name}_global_scale"):
+            found[f"{name}_global_scale"] = generate_gparam(*extremes)
+    whole = found.get("weight_global_scale")
+    parts = calculate_qparams(groups.amin(-1), groups.amax(-1), scheme.weights, global_scale=whole)
+    found |= dict(zip(("weight_scale", "weight_zero_point"), parts, strict=True))
+    if hasattr(module, "input_scale"):
+        parts = calculate_qparams(low, high, scheme.input_activations)
+        found |= dict(zip(("input_scale", "input_zero_point"), parts, strict=True))
+    for name, value in found.items():
+        if hasattr(module, name):
+            getattr(module, name).data.copy_(value)
 
 
 def _by_hand(quantize, quantization_config, dtype):
@@ -134,6 +159,20 @@ def _gptq(weight):
         "qzeros": ((zeros.t() - 1).unflatten(1, (-1, 8)) << _INT4).sum(-1).int(),
         "scales": scales.t().half(),
         "g_idx": (torch.arange(weight.shape[1]) // GROUP).int(),
+    }
+
+
+def _gptq_by_activation(weight):
+    """Inputs share scales with others than their neighbours, as with `desc_act`; codes stay in the inputs' order."""
+    order = torch.randperm(weight.shape[1], generator=torch.Generator().manual_seed(0))
+    codes, scales, zeros = _codes(weight[:, order])
+    sorted_groups = _gptq(weight)["g_idx"]
+    back = order.argsort()
+    return {
+        "qweight": (codes[:, back].t().unflatten(0, (-1, 8)) << _INT4[:, None]).sum(1).int(),
+        "qzeros": ((zeros.t() - 1).unflatten(1, (-1, 8)) << _INT4).sum(-1).int(),
+        "scales": scales.t().half(),
+        "g_idx": sorted_groups[back],
     }
 
 
@@ -196,10 +235,40 @@ def _read_packed(tensors, layer):
     return _grouped(codes, tensors[f"{layer}.weight_scale"]).bfloat16().float()
 
 
+def _read_asymmetric(tensors, layer):
+    codes = _unpack(tensors[f"{layer}.weight_packed"], 1)
+    zeros = _unpack(tensors[f"{layer}.weight_zero_point"], 0)
+    return _grouped(codes - zeros.repeat_interleave(GROUP, 1), tensors[f"{layer}.weight_scale"]).bfloat16().float()
+
+
+def _read_blocks(tensors, layer):
+    scales = tensors[f"{layer}.weight_scale"].repeat_interleave(64, 0).repeat_interleave(64, 1)
+    return (tensors[f"{layer}.weight"].to(torch.bfloat16) * scales).float()
+
+
+def _fp4(packed):
+    """The numbers that two codes of each byte stand for, float32."""
+    levels = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    codes = torch.stack([packed & 15, packed >> 4], -1).flatten(1).int()
+    return levels[codes & 7] * (1 - 2 * (codes >> 3))
+
+
+def _read_nvfp4(tensors, layer):
+    scales = tensors[f"{layer}.weight_scale"].float() / tensors[f"{layer}.weight_global_scale"]
+    return _grouped(_fp4(tensors[f"{layer}.weight_packed"]), scales).bfloat16().float()
+
+
+def _read_mxfp4(tensors, layer):
+    """Each scale is a power of two."""
+    scales = 2.0 ** (tensors[f"{layer}.weight_scale"].float() - 127)
+    return _grouped(_fp4(tensors[f"{layer}.weight_packed"]), scales).bfloat16().float()
+
+
 def _read_gptq(tensors, layer):
     codes = _unpack(tensors[f"{layer}.qweight"], 0).t()
     zeros = _unpack(tensors[f"{layer}.qzeros"], 1).t() + 1
-    return _grouped(codes - zeros.repeat_interleave(GROUP, 1), tensors[f"{layer}.scales"].t())
+    groups = tensors[f"{layer}.g_idx"].long()
+    return (codes - zeros[:, groups]).float() * tensors[f"{layer}.scales"].t().float()[:, groups]
 
 
 def _read_awq(tensors, layer):
@@ -219,6 +288,12 @@ def _read_fp8(tensors, layer):
 _BY_CHANNEL = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
 _BY_TOKEN = {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True}
 _BY_GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": True}
+_BY_TENSOR = {"num_bits": 8, "type": "int", "strategy": "tensor", "symmetric": False, "dynamic": False}
+_BY_BLOCK = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [64, 64], "symmetric": True}
+_BY_TOKENS_GROUP = _BY_TOKEN | {"type": "float", "strategy": "group", "group_size": 64}
+_FP4 = {"num_bits": 4, "type": "float", "symmetric": True}
+_NVFP4 = _FP4 | {"strategy": "tensor_group", "group_size": 16, "scale_dtype": "torch.float8_e4m3fn"}
+_MXFP4 = _FP4 | {"strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
 _FLOAT = {"type": "float"}
 _GPTQ_CONFIG = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": False}
 _AWQ_CONFIG = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
@@ -284,11 +359,54 @@ RELEASES = {
         _compressed_tensors(_BY_CHANNEL | _FLOAT, _BY_TOKEN | _FLOAT),
         _read_scaled,
     ),
+    "W8A8-static": Release(
+        "compressed-tensors W8A8",
+        "Linear[W8A8]",
+        "compressed-tensors dequantized",
+        _compressed_tensors(_BY_CHANNEL, _BY_TENSOR),
+        _read_scaled,
+    ),
+    "W4A16-asymmetric": Release(
+        "compressed-tensors W4A16",
+        "Linear[W4A16]",
+        "compressed-tensors dequantized",
+        _compressed_tensors(_BY_GROUP | {"symmetric": False}),
+        _read_asymmetric,
+    ),
+    "W8A8-blocks": Release(
+        "compressed-tensors W8A8 float",
+        "Linear[W8A8 float]",
+        "compressed-tensors dequantized",
+        _compressed_tensors(_BY_BLOCK, _BY_TOKENS_GROUP),
+        _read_blocks,
+    ),
+    "NVFP4": Release(
+        "compressed-tensors W4A4 float",
+        "Linear[W4A4 float]",
+        "compressed-tensors dequantized",
+        _compressed_tensors(_NVFP4, _NVFP4 | {"dynamic": "local"}),
+        _read_nvfp4,
+    ),
+    "MXFP4": Release(
+        "compressed-tensors W4A16 float",
+        "Linear[W4A16 float]",
+        "compressed-tensors dequantized",
+        _compressed_tensors(_MXFP4),
+        _read_mxfp4,
+    ),
     "gptq": Release(
         "gptq 4 bit",
         "TorchCpuAvx512Linear",
         "packed dequantized",
         _by_hand(_gptq, _GPTQ_CONFIG, torch.float16),
+        _read_gptq,
+        exact=False,
+    ),
+    "gptq-desc_act": Release(
+        "gptq 4 bit",
+        "TorchCpuAvx512Linear",
+        "packed dequantized",
+        _by_hand(_gptq_by_activation, _GPTQ_CONFIG | {"desc_act": True}, torch.float16),
         _read_gptq,
         exact=False,
     ),

@@ -207,7 +207,7 @@ def test_whole_models_pass(dry, checkpoint, candidate):
     assert f"checked: {plain} of {checkpoint}" in found.lines
     assert (
         "checked: checksums, format, configuration, tokenizer, headers of the weights, configuration against the "
-        f"weights of {candidate}"
+        f"weights, parts of quantized weights of {candidate}"
     ) in found.lines
     assert NEVER in found.lines
 

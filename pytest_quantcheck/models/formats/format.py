@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,18 +25,20 @@ def class_name(module: Any) -> str:
 
 
 class QuantizedLayer(NamedTuple):
-    """One way in which a layer holds a quantized weight.
-
-    `name`: in a measurement's gradient path. `matches`: whether a module is of this kind; it does not import the
-    format's library. `weight`: the weight (out, in) float32 as the layer's own kernel applies it. `label`: the name in
-    `module_types`. `differentiable`: whether the layer's own kernels have a gradient.
-    """
+    """One way in which a layer holds a quantized weight."""
 
     name: str
+    """Its name in a measurement's gradient path."""
     matches: Callable[[Any], bool]
+    """Whether a module is of this kind; it does not import the format's library."""
     weight: Callable[[Any], torch.Tensor]
+    """The weight (out, in) float32 as the layer's own kernel applies it."""
     label: Callable[[Any], str] = class_name
+    """The name in `module_types`."""
     differentiable: bool = False
+    """Whether the layer's own kernels have a gradient."""
+    shape: Callable[[Any], tuple[int, ...] | None] = lambda module: tuple(module.weight.shape)
+    """The shape of what the files stand for; None where the layer's own loading makes sure of it."""
 
 
 class File(NamedTuple):
@@ -51,9 +55,54 @@ class File(NamedTuple):
     read_header: Callable[[Path], Any] = lambda _: None
 
 
+class Contents(NamedTuple):
+    """What a format's own check looks at: the headers of the files of weights, and small tensors of them."""
+
+    types: Mapping[str, str]
+    """The type of each tensor in the words of safetensors, such as `BF16`, by its name."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Their shapes."""
+
+    metadata: Mapping[str, str]
+    """What the files say of themselves beside their tensors."""
+
+    read: Callable[[str], torch.Tensor]
+    """Reads a tensor by its name."""
+
+
 def load_as_stored(read: Reader, device: torch.device) -> Any:
     """Load a model as its configuration says, in its own float format."""
     return read(dtype="auto", device_map={"": device})
+
+
+def read_json(name: str, content: bytes | str) -> dict[str, Any]:
+    """Read an object that a file of weights holds as JSON.
+
+    `name` is for the ValueError where it is none.
+    """
+    try:
+        return dict(json.loads(content))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is damaged: expected a JSON object in it") from error
+
+
+def require_parts(contents: Contents, shapes: Mapping[str, int | None]) -> None:
+    """Require tensors that belong together.
+
+    Args:
+        contents: the files'.
+        shapes: how many numbers each of the tensors holds by its name; None for any.
+
+    Raises:
+        ValueError: names the tensor that is missing or of another size.
+    """
+    for name, expected in shapes.items():
+        if name not in contents.shapes:
+            beside = next(other for other in shapes if other in contents.shapes)
+            raise ValueError(f"the files lack {name}, which belongs to {beside}")
+        if expected is not None and (stored := prod(contents.shapes[name])) != expected:
+            raise ValueError(f"{name} holds {stored:,} numbers, and what belongs to it asks for {expected:,}")
 
 
 def mark_dequantized(config: Config) -> Config:
@@ -94,6 +143,13 @@ class Format:
 
     load: Callable[[Reader, torch.device], Any] = load_as_stored
     """`load(read, device)` returns the model."""
+
+    check: Callable[[Contents, Config], None] = lambda *_: None
+    """`check(contents, config)` looks at the files before a weight is read.
+
+    ValueError for a tensor that is missing, or that no path here applies and that says something else than usual: with
+    other kernels the model would be another one.
+    """
 
     stored_types: Callable[[Mapping[str, str], Any, nn.Module], dict[str, str]] = lambda *_: {}
     """How the files hold the weights, by module name; ValueError for what it cannot understand.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_quantcheck.models.formats.format import Config, Format, QuantizedLayer, class_name
+from pytest_quantcheck.models.formats.format import Config, Contents, Format, QuantizedLayer, class_name
 
 _SCALES = ("weight_scale_inv", "scale", "qscale_weight")
 """Names that transformers reads for the scale of a float8 weight."""
@@ -28,31 +28,38 @@ def _weight(module: Any) -> torch.Tensor:
     return codes * scale
 
 
-def _stored_types(types: Mapping[str, str], _config: Config, _model: nn.Module) -> dict[str, str]:
-    """Find the float8 weights' types, such as `F8_E4M3`, by module name.
+def _check(contents: Contents, _config: Config) -> None:
+    """Refuse codes without a scale, and scales that nothing applies.
 
-    Raises:
-        ValueError: a weight has no scale beside it, and transformers would take its codes for the weights; or the
-            activations have static scales, which transformers leaves out when it dequantizes.
+    transformers would take such codes for the weights. It dequantizes all others, and the activations' static scales
+    are left out.
     """
-    codes = {name.removesuffix(".weight"): kind for name, kind in types.items() if kind.startswith("F8_")}
-    bare = [name for name in codes if not any(f"{name}.{scale}" in types for scale in _SCALES)]
+    codes = list(_codes(contents.types))
+    bare = [name for name in codes if not any(f"{name}.{scale}" in contents.types for scale in _SCALES)]
     if bare:
         raise ValueError(
-            f"{bare[0]} is stored in float8 and has no scale ({' or '.join(_SCALES)}), as {len(bare)} of {len(codes)} "
-            "layers. Check that the files are complete and belong together"
+            f"{bare[0]}.weight is stored in float8 and has no scale ({' or '.join(_SCALES)}), as {len(bare)} of "
+            f"{len(codes)} layers"
         )
-    if static := [name for name in types if name.endswith("activation_scale")]:
+    if static := [name for name in contents.types if name.endswith("activation_scale")]:
         raise ValueError(
             f"{static[0]} is a static scale of activations, as {len(static)} of them, and nothing here applies it: the "
             "weights are dequantized. Measure it on a machine with a GPU, with --quantcheck-device=cuda"
         )
-    return codes
+
+
+def _codes(types: Mapping[str, str]) -> dict[str, str]:
+    """Find the float8 weights' types, such as `F8_E4M3`, by module name."""
+    return {name.removesuffix(".weight"): kind for name, kind in types.items() if kind.startswith("F8_")}
+
+
+def _stored_types(types: Mapping[str, str], _config: Config, _model: nn.Module) -> dict[str, str]:
+    return _codes(types)
 
 
 _LAYERS = (QuantizedLayer("float8", _matches, _weight),)
 
-FP8 = Format(method="fp8", describe=lambda _: "fp8", layers=_LAYERS, stored_types=_stored_types)
+FP8 = Format(method="fp8", describe=lambda _: "fp8", layers=_LAYERS, check=_check, stored_types=_stored_types)
 FBGEMM_FP8 = Format(
     method="fbgemm_fp8",
     describe=lambda _: "fbgemm fp8",

@@ -25,7 +25,7 @@ def _weight(module: Any) -> torch.Tensor:
     return (columns if module.bias is None else columns - module.bias).t().float().contiguous()
 
 
-_LAYERS = (QuantizedLayer("packed", _matches, _weight),)
+_LAYERS = (QuantizedLayer("packed", _matches, _weight, shape=lambda _: None),)
 
 GPTQ = Format(
     method="gptq",

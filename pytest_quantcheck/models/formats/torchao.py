@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import re
+from math import prod
 from typing import Any
 
 import torch
 
-from pytest_quantcheck.models.formats.format import Config, Format, QuantizedLayer, class_name
+from pytest_quantcheck.models.formats.format import (
+    Config,
+    Contents,
+    Format,
+    QuantizedLayer,
+    class_name,
+    read_json,
+    require_parts,
+)
+
+_UNPACKED = {"Int8Tensor", "Float8Tensor", "IntxUnpackedToInt8Tensor"}
+"""Classes of torchao that hold one code in each number, with a scale for each block."""
 
 
 def _describe(config: Config) -> str:
@@ -15,6 +27,32 @@ def _describe(config: Config) -> str:
     kind = (config.get("quant_type") or {}).get("default") or {}
     words = re.findall(r"[A-Z][a-z]*\d*", str(kind.get("_type")).removesuffix("Config"))
     return f"torchao {' '.join(words).lower()}".replace("weight only", "weight-only").replace("c act", "c-act")
+
+
+def _check(contents: Contents, _config: Config) -> None:
+    """Refuse missing or misshapen parts, and zero points that a kernel leaves out."""
+    for weight, text in contents.metadata.items():
+        description = read_json(f"the description of {weight}", text) if text.startswith("{") else {}
+        prefix = f"{weight.removesuffix('weight')}_weight_"
+        parts = {f"{prefix}{part}": None for part in description.get("_tensor_data_names", ())}
+        if parts:
+            require_parts(contents, parts)
+        if parts and description.get("_type") in _UNPACKED:
+            shape = contents.shapes[f"{prefix}qdata"]
+            block = description.get("_data", {}).get("block_size") or shape
+            blocks = prod(-(-side // length) for side, length in zip(shape, block, strict=True))
+            scales = [name for name in (f"{prefix}scale", f"{prefix}zero_point") if name in parts]
+            require_parts(contents, dict.fromkeys(scales, blocks))
+            if description["_type"] == "Int8Tensor" and block[-1] == shape[-1]:
+                _require_zero(contents, f"{prefix}zero_point")
+
+
+def _require_zero(contents: Contents, name: str) -> None:
+    if name in contents.types and contents.read(name).any():
+        raise ValueError(
+            f"{name} is not 0, and torchao's int8 kernel leaves it out: the product is not that of the weights that "
+            "the file stands for. Quantize symmetrically, or in groups"
+        )
 
 
 def _matches(module: Any) -> bool:
@@ -41,6 +79,7 @@ def _weight(module: Any) -> torch.Tensor:
 TORCHAO = Format(
     method="torchao",
     describe=_describe,
+    check=_check,
     packages=("torchao",),
     libraries=("torchao",),
     layers=(QuantizedLayer("torchao", _matches, _weight, _label),),
