@@ -30,7 +30,7 @@ def _describe(config: Config) -> str:
 
 
 def _check(contents: Contents, _config: Config) -> None:
-    """Refuse missing or misshapen parts, and zero points that a kernel leaves out."""
+    """Refuse missing or misshapen parts, and zero points that are left out."""
     for weight, text in contents.metadata.items():
         description = read_json(f"the description of {weight}", text) if text.startswith("{") else {}
         prefix = f"{weight.removesuffix('weight')}_weight_"
