@@ -52,6 +52,7 @@ TABLE: dict[str, Meanings] = {
     "format":             Meanings(NO,       NO,       NO,    X,        X,       NO),
     "module_types":       Meanings(NO,       NO,       NO,    X,        X,       NO),
     "quantization":       Meanings(NO,       NO,       NO,    X,        X,       NO),
+    "quantized_share":    Meanings(NO,       NO,       NO,    X,        X,       NO),
     "gradient_path":      Meanings(NO,       NO,       NO,    X,        X,       NO),
     "architecture":       Meanings(NO,       NO,       NO,    X,        X,       NO),
     "n_layers":           Meanings(X,        NO,       NO,    X,        X,       X),

@@ -13,7 +13,7 @@ from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
@@ -22,6 +22,28 @@ quantized, as its own configuration says."""
 
 Status = Literal["passed", "failed", "inconclusive", "unmeasured"]
 WORST_FIRST: tuple[Status, ...] = ("failed", "unmeasured", "inconclusive", "passed")
+
+
+class QuantizedShare(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of a model's weights is quantized."""
+
+    parameters: int
+    """All weights; biases and scales are not counted."""
+    quantized: int
+    """Those that are quantized."""
+    bytes: int | None
+    """Bytes of all weights and scales: in the files of a released checkpoint, else in memory.
+
+    None of a checkpoint whose weights are pickled.
+    """
+    quantized_bytes: int | None
+    """Bytes of the quantized weights and their scales."""
+    block_parameters: int
+    """Weights of the matrices in the model's blocks."""
+    block_quantized: int
+    """Those that are quantized."""
+    largest_plain: dict[str, int]
+    """The weights of the largest parts that are not quantized, largest first; `*` stands for each block."""
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +64,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
+    quantized_share: QuantizedShare | None
     gradient_path: str
     architecture: str
     n_layers: int

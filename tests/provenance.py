@@ -10,6 +10,7 @@ ANY = Provenance(
     dtype="bf16",
     format="none",
     module_types={},
+    quantized_share=None,
     quantization=None,
     gradient_path="float32",
     architecture="LlamaForCausalLM",

@@ -65,7 +65,7 @@ def compare(
         flips=tuple(flips(reference, candidate)),
         profile=profile,
         conditions=tuple(conditions(reference.provenance, candidate.provenance)),
-        notes=(*_notes(reference, evidence), *aligned.notes, *notes),
+        notes=(*_notes(reference, evidence), *_share_notes(candidate), *aligned.notes, *notes),
         evidence=evidence,
     )
 
@@ -137,6 +137,25 @@ def _without_value(estimate: Estimate, evidence: Evidence) -> Estimate:
     if reason is None or estimate.value is None:
         return estimate
     return msgspec.structs.replace(estimate, value=None, low=None, high=None, method="", reason=reason)
+
+
+def _share_notes(candidate: Measurement) -> Iterator[str]:
+    """Say which share is quantized, and warn where it is small."""
+    share = candidate.provenance.quantized_share
+    if share is None:
+        return
+    in_bytes = (
+        f", {share.quantized_bytes / share.bytes:.0%} of the bytes" if share.bytes and share.quantized_bytes else ""
+    )
+    plain = [f"{name} ({size / share.parameters:.0%})" for name, size in share.largest_plain.items()]
+    plain = [part for part in plain if not part.endswith("(0%)")]
+    rest = f"; not quantized: {', '.join(plain)}" if plain else ""
+    yield f"{share.quantized / share.parameters:.0%} of the weights are quantized{in_bytes}{rest}"
+    if share.block_quantized < share.block_parameters / 2:
+        yield (
+            f"warning: less than half of the weights of the blocks are quantized "
+            f"({share.block_quantized / share.block_parameters:.0%}): most of what was measured is the reference's own"
+        )
 
 
 def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:

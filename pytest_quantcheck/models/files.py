@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -67,6 +69,12 @@ class Tensor(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        bits = re.search(r"\d+", self.dtype)
+        return prod(self.shape) * int(bits[0] if bits else 8) // 8  # BOOL has no number
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import torch
 
 from pytest_quantcheck.models import LIBRARIES
 from pytest_quantcheck.models.neurons import Neurons
+from pytest_quantcheck.records import QuantizedShare
 
 
 @dataclass(eq=False)
@@ -33,6 +34,7 @@ class LoadedModel:
     neurons: Neurons
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
+    quantized_share: QuantizedShare | None
     content_hash: str | None
     vocabulary_hash: str
     chat_template_hash: str

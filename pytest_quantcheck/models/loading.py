@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplie
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
-from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.models.neurons import Neurons, find_neurons
 from pytest_quantcheck.models.pretrained import (
     choose_device,
     library_folder,
@@ -25,10 +25,22 @@ from pytest_quantcheck.models.pretrained import (
     read_model,
     read_tokenizer,
 )
+from pytest_quantcheck.models.quantized_share import file_sizes, quantized_share
 from pytest_quantcheck.models.released import QuantizedCheckpoint, check_contents, plain_files, recognise
 from pytest_quantcheck.models.source import Source, quantized_already
-from pytest_quantcheck.records import REFERENCE, RELEASED
+from pytest_quantcheck.records import REFERENCE, RELEASED, QuantizedShare
 from pytest_quantcheck.text import shortened
+
+
+class _Quantization(NamedTuple):
+    """How a model is quantized.
+
+    `stored`: how the files hold the weights, by module name, where they were dequantized on loading.
+    """
+
+    module_types: dict[str, int]
+    config: dict[str, Any] | None
+    stored: dict[str, str]
 
 
 def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
@@ -62,7 +74,8 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         with library_folder(plain, load_as) as folder:
             tokenizer = read_tokenizer(folder, plain)
             model = _prepare_for_inference(_read_weights(folder, plain, load_as, device, checkpoint), device)
-        types, quantization = _check_quantization(model, plain, load_as, checkpoint)
+        quantization = _check_quantization(model, plain, load_as, checkpoint)
+    neurons = find_neurons(model, files.source.neurons)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -70,9 +83,10 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         dtype=dtype_name(model.dtype),
         format=checkpoint.name if checkpoint else load_as if _is_quantized(load_as) else "none",
         device=device,
-        neurons=find_neurons(model, files.source.neurons),
-        module_types=types,
-        quantization=quantization,
+        neurons=neurons,
+        module_types=quantization.module_types,
+        quantization=quantization.config,
+        quantized_share=_share(model, neurons, files, checkpoint, quantization) if quantization.config else None,
         content_hash=files.content_hash,
         vocabulary_hash=vocabulary_hash(tokenizer),
         chat_template_hash=chat_template_hash(tokenizer),
@@ -133,7 +147,7 @@ def _pass_contiguous(head: nn.Module | None) -> None:
 
 def _check_quantization(
     model: Any, files: ModelFiles, load_as: str, checkpoint: QuantizedCheckpoint | None
-) -> tuple[dict[str, int], dict[str, Any] | None]:
+) -> _Quantization:
     """Find module types and quantization, for the provenance.
 
     Raises:
@@ -149,7 +163,24 @@ def _check_quantization(
     if not quantized and _is_quantized(load_as):
         raise ModelError(f"{name} loaded as {load_as} has not one quantized layer; its modules are {types}")
     config = getattr(model.config, "quantization_config", None)
-    return types, None if config is None else plain_values(config if isinstance(config, dict) else config.to_dict())
+    values = config if config is None or isinstance(config, dict) else config.to_dict()
+    return _Quantization(types, None if values is None else plain_values(values), {})
+
+
+def _share(
+    model: nn.Module,
+    neurons: Neurons,
+    files: ModelFiles,
+    checkpoint: QuantizedCheckpoint | None,
+    quantization: _Quantization,
+) -> QuantizedShare:
+    """Count what is quantized; bytes are those of a released checkpoint's files."""
+    sizes = None
+    if checkpoint and checkpoint.format.file:
+        sizes = checkpoint.format.file.sizes(checkpoint.header)
+    elif checkpoint:
+        sizes = file_sizes(files, model, quantization.stored)
+    return quantized_share(model, neurons.blocks, quantization.stored, sizes)
 
 
 def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
@@ -180,7 +211,7 @@ def _refuse_other_shapes(model: nn.Module, name: str) -> None:
 
 def _describe_dequantized(
     model: Any, files: ModelFiles, types: dict[str, int], checkpoint: QuantizedCheckpoint
-) -> tuple[dict[str, int], dict[str, Any]]:
+) -> _Quantization:
     """Find module types and quantization of a model dequantized on loading."""
     in_files = {name: tensor.dtype for name, tensor in files.tensors.items()}
     try:
@@ -192,4 +223,4 @@ def _describe_dequantized(
             f"{checkpoint.model} says that it is quantized ({checkpoint.name}) and has not one quantized layer; "
             f"its modules are {types}. Check how it was made and saved"
         )
-    return module_types(model, stored), plain_values(checkpoint.format.record(checkpoint.header))
+    return _Quantization(module_types(model, stored), plain_values(checkpoint.format.record(checkpoint.header)), stored)

@@ -157,7 +157,7 @@ def test_schema_2_is_refused_with_what_to_do(tmp_path, load):
         load(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path} holds a measurement of schema 2 (measurement.json beside arrays.safetensors), and this release "
-        "reads schema 4 (measurement.safetensors); delete the directory and measure again with this release, or use "
+        "reads schema 5 (measurement.safetensors); delete the directory and measure again with this release, or use "
         "the release that wrote it."
     )
 
@@ -188,7 +188,7 @@ def test_truncated_header_is_malformed(saved):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[" * 100_000, "[]", "{}", '{"schema": "1"}', "null", '{"schema": 4}'],
+    ["{", "[" * 100_000, "[]", "{}", '{"schema": "1"}', "null", '{"schema": 5}'],
     ids=["cut", "deep", "list", "empty", "schema a string", "null", "schema alone"],
 )
 def test_other_documents_are_malformed(saved, text):
@@ -225,9 +225,9 @@ def test_field_of_another_type_is_named(saved):
 
 def test_other_schema_is_named_with_ours(saved):
     """A measurement of another release is not malformed: both schemas are named, whatever else changed."""
-    edit(saved, lambda document: document.clear() or document.update(schema=5, unheard_of=True))
+    edit(saved, lambda document: document.clear() or document.update(schema=6, unheard_of=True))
     message = refusal(saved)
-    assert "has schema 5, and this release reads schema 4" in message
+    assert "has schema 6, and this release reads schema 5" in message
     assert "malformed" not in message
 
 

@@ -118,6 +118,11 @@ def _int8_weight(module: Any) -> torch.Tensor:
     return rows
 
 
+def _int8_bytes(module: Any) -> int:
+    holder = module.state if module.weight.CB is None else module.weight
+    return int(holder.CB.nbytes + holder.SCB.nbytes)
+
+
 def _is_4bit(module: Any) -> bool:
     return any(cls.__name__ == "Linear4bit" for cls in type(module).__mro__)
 
@@ -139,6 +144,16 @@ def _4bit_weight(module: Any) -> torch.Tensor:
     return weight.reshape(state.shape).float()
 
 
+def _4bit_bytes(module: Any) -> int:
+    state = module.weight.quant_state
+    nested = state.state2.absmax.nbytes if state.state2 else 0
+    return int(module.weight.nbytes + state.absmax.nbytes + nested)
+
+
+def _4bit_shape(module: Any) -> tuple[int, ...]:
+    return tuple(module.weight.quant_state.shape)
+
+
 BITSANDBYTES = Format(
     method="bitsandbytes",
     implied_by=_names_no_method,
@@ -147,7 +162,7 @@ BITSANDBYTES = Format(
     packages=("bitsandbytes",),
     libraries=("bitsandbytes",),
     layers=(
-        QuantizedLayer("int8", _is_int8, _int8_weight, differentiable=True),
-        QuantizedLayer("4-bit", _is_4bit, _4bit_weight, shape=lambda module: tuple(module.weight.quant_state.shape)),
+        QuantizedLayer("int8", _is_int8, _int8_weight, differentiable=True, nbytes=_int8_bytes),
+        QuantizedLayer("4-bit", _is_4bit, _4bit_weight, nbytes=_4bit_bytes, shape=_4bit_shape),
     ),
 )

@@ -37,22 +37,25 @@ class QuantizedLayer(NamedTuple):
     """The name in `module_types`."""
     differentiable: bool = False
     """Whether the layer's own kernels have a gradient."""
+    nbytes: Callable[[Any], int] = lambda module: int(module.weight.nbytes)
+    """The bytes of codes and scales in memory, of a layer that was quantized on loading."""
     shape: Callable[[Any], tuple[int, ...] | None] = lambda module: tuple(module.weight.shape)
     """The shape of what the files stand for; None where the layer's own loading makes sure of it."""
 
 
 class File(NamedTuple):
-    """A format whose checkpoint is one file that transformers does not quantize.
-
-    `suffix`: of the file's name. `inspect(path)`: reads the file's header and raises ModelError if the file is damaged
-    or not quantized. `unpack(path, folder, dtype, read)`: writes a plain checkpoint into a folder. `read_header(path)`:
-    reads the header of a reference, which need not be quantized.
-    """
+    """A format whose checkpoint is one file that transformers does not quantize."""
 
     suffix: str
+    """The end of the file's name."""
     inspect: Callable[[Path], Any]
+    """`inspect(path)` reads the file's header and raises ModelError if the file is damaged or not quantized."""
     unpack: Callable[[Path, Path, torch.dtype, Reader], None]
-    read_header: Callable[[Path], Any] = lambda _: None
+    """`unpack(path, folder, dtype, read)` writes a plain checkpoint into a folder."""
+    read_header: Callable[[Path], Any]
+    """`read_header(path)` reads the header of a reference, which need not be quantized."""
+    sizes: Callable[[Any], tuple[int, int]]
+    """`sizes(header)` counts the bytes of the quantized weights and of all."""
 
 
 class Contents(NamedTuple):

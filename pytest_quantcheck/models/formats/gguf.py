@@ -128,6 +128,11 @@ def _stored_types(_types: Mapping[str, str], header: Header, model: nn.Module) -
     return {module: tensor.type for module, tensor in tensors.items() if tensor and tensor.quantized}
 
 
+def _sizes(header: Header) -> tuple[int, int]:
+    tensors = header.tensors.values()
+    return sum(tensor.size for tensor in tensors if tensor.quantized), sum(tensor.size for tensor in tensors)
+
+
 def _record(header: Header) -> Config:
     """Record file type, number of weights of each type, and pre-tokenizer."""
     file_types = {kind.value: kind.name for kind in gguf.LlamaFileType}
@@ -145,7 +150,7 @@ def _counts(weights: dict[str, int]) -> str:
 
 GGUF = Format(
     describe=lambda header: str(header.format),
-    file=File(".gguf", _inspect, _unpack, read_header),
+    file=File(".gguf", _inspect, _unpack, read_header, _sizes),
     packages=("gguf",),
     libraries=("gguf",),
     load=lambda read, device: read(dtype="auto").to(device),

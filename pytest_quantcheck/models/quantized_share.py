@@ -1,0 +1,90 @@
+"""Which part of a model's weights is quantized."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from pytest_quantcheck.models.files import ModelFiles
+from pytest_quantcheck.models.formats import find_layer
+from pytest_quantcheck.records import QuantizedShare
+
+_LARGEST = 3
+
+
+class _Weight(NamedTuple):
+    """One weight of a model."""
+
+    name: str
+    size: int
+    bytes: int
+    in_block: bool
+    quantized: bool = True
+    is_matrix: bool = True
+
+
+def quantized_share(
+    model: nn.Module, blocks: Sequence[nn.Module], dequantized: Collection[str], sizes: tuple[int, int] | None
+) -> QuantizedShare:
+    """Count the weights that are quantized, and those that are not.
+
+    A bias, and what belongs to a quantized weight, such as its scale, is no weight of its own.
+
+    Args:
+        model: the model, loaded and not yet run.
+        blocks: its blocks.
+        dequantized: names of plain modules whose files hold quantized weights.
+        sizes: bytes of the quantized weights and of all in the files; None counts those in memory.
+    """
+    weights = list(_weights(model, blocks, dequantized))
+    quantized = [weight for weight in weights if weight.quantized]
+    in_blocks = [weight for weight in weights if weight.in_block and weight.is_matrix]
+    plain: Counter[str] = Counter()
+    for weight in weights:
+        if not weight.quantized:
+            plain[re.sub(r"\.\d+\b", ".*", weight.name)] += weight.size
+    return QuantizedShare(
+        parameters=sum(weight.size for weight in weights),
+        quantized=sum(weight.size for weight in quantized),
+        bytes=sizes[1] if sizes else sum(weight.bytes for weight in weights),
+        quantized_bytes=sizes[0] if sizes else sum(weight.bytes for weight in quantized),
+        block_parameters=sum(weight.size for weight in in_blocks),
+        block_quantized=sum(weight.size for weight in in_blocks if weight.quantized),
+        largest_plain=dict(plain.most_common(_LARGEST)),
+    )
+
+
+def file_sizes(files: ModelFiles, model: nn.Module, dequantized: Collection[str]) -> tuple[int, int] | None:
+    """Count the bytes of the quantized weights and of all.
+
+    They are read from the headers; None for pickled weights.
+    """
+    modules = {name for name, module in model.named_modules() if name in dequantized or find_layer(module)}
+    tensors = files.tensors
+    quantized = sum(tensor.nbytes for name, tensor in tensors.items() if modules.intersection(_prefixes(name)))
+    return (quantized, sum(tensor.nbytes for tensor in tensors.values())) if tensors else None
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    yield from (".".join(parts[:n]) for n in range(1, len(parts)))
+
+
+def _weights(model: nn.Module, blocks: Sequence[nn.Module], dequantized: Collection[str]) -> Iterator[_Weight]:
+    inside = {id(module) for block in blocks for module in block.modules()}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        in_block = id(module) in inside
+        if layer := find_layer(module):
+            yield _Weight(name, module.in_features * module.out_features, layer.nbytes(module), in_block)
+            continue
+        for part, parameter in module.named_parameters(recurse=False):
+            if part != "bias" and id(parameter) not in seen:
+                seen.add(id(parameter))
+                whole = name if part == "weight" else f"{name}.{part}".lstrip(".")
+                quantized = name in dequantized and part == "weight"
+                yield _Weight(whole, parameter.numel(), parameter.nbytes, in_block, quantized, parameter.ndim > 1)
