@@ -47,6 +47,8 @@ class Metric(NamedTuple):
     """The range ends here."""
     loosest: float = math.inf
     """The largest limit of a metric whose range has no end."""
+    fewest: int = 1
+    """How many attributed prompts it takes, where it needs attributions."""
     figure: ModelsFigure | Literal["change"] | None = None
     """How the HTML page draws it: `"change"` is the value with its interval over the layers, None no figure."""
 
@@ -172,6 +174,7 @@ _ALL = (
         "min",
         ("answers", "attributions"),
         layered=True,
+        fewest=5,
         figure="change",
     ),
     Metric(

@@ -36,9 +36,6 @@ from pytest_quantcheck.records import Activations, Convergence, Correlations, Es
 
 Masks = NDArray[np.bool_]
 
-FEWEST_OVERLAPS = 5
-"""Prompts attributed in both models below which their overlap is not averaged."""
-
 
 def layer_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
     """Yield the estimates of every layered metric, layer by layer."""
@@ -214,8 +211,8 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, inter
         return intervals.undefined(metric, reason, tried, layer=layer)
     both, in_before, in_after = np.intersect1d(before.index, after.index, assume_unique=True, return_indices=True)
     settled = before.converged[in_before] & after.converged[in_after]
-    if np.count_nonzero(settled) < FEWEST_OVERLAPS:
-        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {FEWEST_OVERLAPS} are needed"
+    if np.count_nonzero(settled) < (fewest := METRICS[metric].fewest):
+        reason = f"{np.count_nonzero(settled)} prompts converge in both models and {fewest} are needed"
         return intervals.undefined(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
     overlap = jaccard(before.salient[in_before][settled], after.salient[in_after][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}

@@ -16,6 +16,7 @@ from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import Certificate, certify
 from pytest_quantcheck.errors import QuantcheckError, SettingsError
 from pytest_quantcheck.libraries import ignore_library_warnings
+from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles.calibrating import check_calibration, draft_profile, save_profile
 from pytest_quantcheck.reporting import (
@@ -253,11 +254,20 @@ class Session:
 
 
 def _check_limits(gate: Gate) -> None:
-    """Refuse a profile that cannot judge anything on these prompts.
+    """Refuse what these prompts can never decide: a profile, or one metric.
 
     Raises:
-        SettingsError: on some prompt set each metric is gated only from more prompts up than there are.
+        SettingsError: on some prompt set each metric is gated only from more prompts up than there are, or too few
+            prompts are attributed.
     """
+    attributed = gate.settings.attribution_samples
+    for metric in map(METRICS.__getitem__, set(gate.metrics).difference(gate.profile.allow_unmeasured)):
+        if "attributions" in metric.needs and attributed < metric.fewest:
+            raise SettingsError(
+                f"{metric.title} would be unmeasured: expected at least {metric.fewest} attributed prompts, got "
+                f"{attributed}. Raise --quantcheck-attribution-samples, or let it pass unmeasured: "
+                f"--quantcheck-allow-unmeasured={metric.name}"
+            )
     name, prompts = min(gate.prompt_sets.items(), key=lambda item: len(item[1]))
     fewest = min((gate.profile.fewest_prompts(metric) for metric in gate.metrics), default=0)
     if len(prompts) < fewest or not gate.metrics:

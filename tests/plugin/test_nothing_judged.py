@@ -62,7 +62,8 @@ def judged(pytester):
     pytester.makefile(".toml", trial=PROFILE)
 
     def run(*arguments, only="--quantcheck-only"):
-        options = ("--quantcheck-report=out", "--junitxml=junit.xml", "--quantcheck-attribution-samples=2")
+        attributed = 2 if ALLOWED in arguments else 5  # with fewer than five the overlap is unmeasured
+        options = ("--quantcheck-report=out", "--junitxml=junit.xml", f"--quantcheck-attribution-samples={attributed}")
         result = pytester.runpytest_inprocess("-W", "default", *QUICK, *options, *arguments, only)
         path = pytester.path / "out" / "report.json"
         return result, json.loads(path.read_text()) if path.exists() else None
@@ -135,6 +136,15 @@ def test_profile_that_judges_nothing_is_refused(judged, pytester, dry):
     result, report = judged(*dry)
     assert (result.ret, report) == (USAGE, None)
     result.stderr.fnmatch_lines(["*nothing would be judged: trial@1 gates from 512 prompts up, and builtin has 12;*"])
+
+
+@pytest.mark.parametrize("dry", [(), ("--quantcheck-dry-run",)])
+def test_metric_that_can_have_no_value_is_refused(judged, dry):
+    """Too few attributed prompts for the overlap, which the profile gates: said before anything is loaded."""
+    result, report = judged("--quantcheck-attribution-samples=4", *dry)
+    assert (result.ret, report) == (USAGE, None)
+    says = "*salient-neuron overlap would be unmeasured: expected at least 5 attributed prompts, got 4. Raise *"
+    result.stderr.fnmatch_lines([says])
 
 
 @pytest.mark.ci

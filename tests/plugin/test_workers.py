@@ -31,7 +31,7 @@ QUICK = (
     "--quantcheck-controls",
     "--quantcheck-samples=12",
     "--quantcheck-layers=2",
-    "--quantcheck-attribution-samples=2",
+    "--quantcheck-attribution-samples=5",
     "-k",
     "not control or null-batches",
 )
@@ -88,7 +88,7 @@ def test_verdicts_arrive_once(two_workers):
 def test_progress_comes_out_at_the_controller(two_workers):
     """The worker that measures is heard, and not those that wait for it."""
     told = re.findall(r"^(.+ on builtin, \w+: \d+) prompts in ", two_workers.text, re.MULTILINE)
-    phases = {"measuring": 12, "attributing": 2}
+    phases = {"measuring": 12, "attributing": 5}
     heard = [f"{model} on builtin, {phase}: {n}" for model in MODELS for phase, n in phases.items()]
     assert sorted(told) == sorted(heard)
     assert "waiting" not in two_workers.text
