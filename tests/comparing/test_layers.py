@@ -140,13 +140,17 @@ def test_bias_of_absolute_changes_extends_the_interval_downward(reference, measu
         return np.abs(r[1] - r[0])[np.triu_indices(len(r[0]), 1)].mean()
 
     n = len(models[0].groups)
-    bias = 2 * (n - 1) * (np.mean([change(g) for g in range(n)]) - change())
+    left_out = [change(g) for g in range(n)]
+    bias = 2 * (n - 1) * (np.mean(left_out) - change())
+    spread = grouped_jackknife(left_out, change(), confidence=sampling.confidence).high - change()
     found = at(compare(reference, measured["nf4"], sampling), "redundancy_change", layer)
     rounding = 2 * (n - 1) * ROUNDING
     assert found.low > 0
     assert bias > 10 * rounding
     assert found.details["bias_at_most"] == pytest.approx(bias, abs=rounding)
     assert found.value - found.low == pytest.approx(bias + (found.high - found.value), abs=rounding)
+    assert found.high - found.value == pytest.approx(spread, abs=3 * rounding)
+    assert spread > 5 * rounding
 
 
 def pooled(groups):
@@ -186,6 +190,27 @@ def test_histograms_count_pairs_like_figure_4(reference, candidate, comparison, 
     assert details["wasserstein"] == pytest.approx(expected, abs=1e-4)
     assert details["tail_0.8_change"] == pytest.approx((shares["candidate"] - shares["reference"])[8:].sum(), abs=1e-4)
     assert details["tail_0.9_change"] == pytest.approx((shares["candidate"] - shares["reference"])[9:].sum(), abs=1e-4)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_nothing_moved_has_an_interval_of_no_width(reference, sampling, layer):
+    """Neither all groups of prompts nor all but one show a change."""
+    found = at(compare(reference, reference, sampling), "redundancy_change", layer)
+    assert (found.value, found.low, found.high, found.details["bias_at_most"]) == (0, 0, 0, 0)
+
+
+def test_tails_say_how_many_pairs_became_copies(reference, changed, sampling):
+    """All neurons of the candidate's layer move together; few of the reference's do."""
+    sums = reference.activations[2].correlations
+    scale = np.sqrt(np.diagonal(sums.comoment).astype(np.float64))
+    together = dataclasses.replace(sums, comoment=np.outer(scale, scale).astype(np.float32))
+    copies = changed(reference, activations=(2, {"correlations": together}))
+    comparison = compare(reference, copies, sampling)
+    before = np.array(comparison.histograms[2]["reference"])
+    for edge in (8, 9):
+        change = at(comparison, "redundancy_change", 2).details[f"tail_0.{edge}_change"]
+        assert change == pytest.approx(1 - before[edge:].sum() / before.sum(), abs=1e-3)
+        assert change > 0.5
 
 
 def cut(sums, neurons):

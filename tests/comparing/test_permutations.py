@@ -75,6 +75,13 @@ def test_the_details_say_what_moved(reference, shuffled, sampling):
         assert moved == {0: None, 2: 384, 5: 384}
 
 
+def test_answers_have_no_neurons_that_moved(models, measured_again, reference, sampling):
+    """Also where the first layer's did."""
+    comparison = compare(reference, measured_again(permuted(models["reference"], (0,))), sampling)
+    moved = {estimate.layer for estimate in comparison.estimates if "moved_neurons" in estimate.details}
+    assert moved == {0}
+
+
 def test_answers_are_not_touched(reference, shuffled, sampling):
     """Metrics of the answers are those of what the models said."""
     expected = list(prompt_estimates(reference, shuffled, sampling))

@@ -116,6 +116,22 @@ def test_constant_neurons_have_no_redundancy(reference, measured, changed):
     assert all(e.value is not None for e in comparison.of("redundancy_change") if e.layer != 2)
 
 
+def test_what_the_references_answers_cannot_show_has_no_value(reference, candidate, changed):
+    """A reference that is never right can lose no accuracy: neither value nor interval, and the reason."""
+    wrong = np.zeros(len(reference.answers.index), dtype=np.bool_)
+    models = [changed(model, answers={"correct": wrong}) for model in (reference, candidate)]
+    for metric in ("accuracy_drop", "ace_drift"):
+        (found,) = compare(*models, FEW).of(metric)
+        assert (found.value, found.low, found.high, found.method) == (None, None, None, "")
+        assert "the reference" in found.reason
+
+
+def test_candidate_without_a_name_is_what_it_was_loaded_as(reference, candidate):
+    """A name is for those that a run knows by another."""
+    assert compare(reference, candidate, FEW).candidate == candidate.provenance.bits
+    assert compare(reference, candidate, FEW, name="mine").candidate == "mine"
+
+
 def test_nothing_is_ever_nan(comparison):
     """Every number of every estimate is finite or None."""
     for estimate in comparison.estimates:
