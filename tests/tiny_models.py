@@ -167,6 +167,7 @@ def held(tokenizer):
             device=torch.device("cpu"),
             neurons=find_neurons(own),
             module_types={},
+            quantized_share=None,
             quantization=None,
             content_hash=None,
             vocabulary_hash="",

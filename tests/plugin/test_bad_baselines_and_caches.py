@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.records import SCHEMA
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.local_models import LocalModels
 from tests.gates import settings
@@ -119,7 +120,8 @@ def take_other(entry, other):
 def change_schema(entry, _other):
     """Write another schema into the header, as another release would."""
     path = entry / FILE
-    path.write_bytes(path.read_bytes().replace(rb"\"schema\":4", rb"\"schema\":5"))
+    ours, theirs = (rf"\"schema\":{number}".encode() for number in (SCHEMA, SCHEMA + 1))
+    path.write_bytes(path.read_bytes().replace(ours, theirs))
 
 
 def block(path):

@@ -10,6 +10,7 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from pytest_quantcheck.errors import StorageError
+from pytest_quantcheck.records import SCHEMA
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_measurement
 from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.stored import read, write, write_text
@@ -157,8 +158,8 @@ def test_schema_2_is_refused_with_what_to_do(tmp_path, load):
         load(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path} holds a measurement of schema 2 (measurement.json beside arrays.safetensors), and this release "
-        "reads schema 5 (measurement.safetensors); delete the directory and measure again with this release, or use "
-        "the release that wrote it."
+        f"reads schema {SCHEMA} (measurement.safetensors); delete the directory and measure again with this release, "
+        "or use the release that wrote it."
     )
 
 
@@ -188,7 +189,7 @@ def test_truncated_header_is_malformed(saved):
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[" * 100_000, "[]", "{}", '{"schema": "1"}', "null", '{"schema": 5}'],
+    ["{", "[" * 100_000, "[]", "{}", '{"schema": "1"}', "null", f'{{"schema": {SCHEMA}}}'],
     ids=["cut", "deep", "list", "empty", "schema a string", "null", "schema alone"],
 )
 def test_other_documents_are_malformed(saved, text):
@@ -225,9 +226,9 @@ def test_field_of_another_type_is_named(saved):
 
 def test_other_schema_is_named_with_ours(saved):
     """A measurement of another release is not malformed: both schemas are named, whatever else changed."""
-    edit(saved, lambda document: document.clear() or document.update(schema=6, unheard_of=True))
+    edit(saved, lambda document: document.clear() or document.update(schema=SCHEMA + 1, unheard_of=True))
     message = refusal(saved)
-    assert "has schema 6, and this release reads schema 5" in message
+    assert f"has schema {SCHEMA + 1}, and this release reads schema {SCHEMA}" in message
     assert "malformed" not in message
 
 
