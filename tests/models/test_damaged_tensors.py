@@ -1,5 +1,6 @@
 """Each kind of tensor in a file of each format: damage changes the measurement, or the file is refused by name."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -97,6 +98,46 @@ def test_missing_or_misshapen_part_is_refused_by_name(releases, rewritten, name)
                 load(rewritten(name, case), "released")
             assert "above report" not in str(refusal.value)
             assert "normal_kernel" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["fp4", "nf4"])
+def test_type_of_four_bits_is_the_default_where_none_is_named(releases, rewritten, name):
+    """A release that does not name its type is of bitsandbytes' default, fp4; one of another type is refused."""
+    folder, tensors, _ = releases(name)
+    source = rewritten(name, tensors)
+    path = Path(source.model) / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]["bnb_4bit_quant_type"]
+    path.write_text(json.dumps(config))
+    if name == "fp4":
+        assert torch.equal(answers(source), answers(Source(str(folder), device="cpu")))
+    else:
+        with pytest.raises(ModelError, match=r"quant_state\.bitsandbytes__fp4"):
+            load(source, "released")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blocksize": 128},
+        {"shape": [64, 256]},
+        {"shape": [128, 300]},
+        {"quant_type": "fp4"},
+        {"nested_blocksize": 128},
+        {"unheard_of": 1},
+        {"shape": "wide"},
+        {"shape": None},
+        {"blocksize": 0},
+    ],
+)
+def test_description_of_four_bits_agrees_with_what_it_describes(releases, rewritten, change):
+    """The JSON beside each weight: another shape of as many numbers is seen once it is loaded, the rest before."""
+    _, tensors, _ = releases("nf4")
+    name = f"{PROJECTION}weight.quant_state.bitsandbytes__nf4"
+    state = json.loads(bytes(tensors[name].tolist())) | change
+    damaged = tensors | {name: torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)}
+    with pytest.raises(ModelError, match=r"up_proj\.weight"):
+        load(rewritten("nf4", damaged), "released")
 
 
 @pytest.mark.filterwarnings("ignore")

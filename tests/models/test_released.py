@@ -239,6 +239,7 @@ def test_absent_gptq_library_is_an_error_before_loading(damaged):
     [
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes int8"),
         ({"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "bitsandbytes fp4"),
+        ({"load_in_4bit": True}, "bitsandbytes fp4"),
         (
             {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
             "torchao int4 weight-only",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -50,7 +51,12 @@ def quantization_config(bit_width: str, compute: torch.dtype) -> Any:
 def _describe(config: Config) -> str:
     if config.get("load_in_8bit") and config.get("load_in_4bit"):
         raise ValueError("it says both load_in_4bit and load_in_8bit")
-    return "bitsandbytes int8" if config.get("load_in_8bit") else f"bitsandbytes {config.get('bnb_4bit_quant_type')}"
+    return "bitsandbytes int8" if config.get("load_in_8bit") else f"bitsandbytes {_kind(config)}"
+
+
+def _kind(config: Config) -> str:
+    """Find the 4-bit type; a configuration that names none means what bitsandbytes' default is."""
+    return str(config.get("bnb_4bit_quant_type") or "fp4")
 
 
 def _names_no_method(config: Config) -> bool:
@@ -72,7 +78,7 @@ def _check(contents: Contents, config: Config) -> None:
             raise ValueError(f"{name} is {layout}, expected {_ROWS}: codes stored in rows, which is all that is read")
     packed = dict.fromkeys(_OF_4BIT.split(name)[0] for name in contents.types if _OF_4BIT.search(name))
     for weight in packed:
-        _check_4bit(contents, weight, str(config.get("bnb_4bit_quant_type")))
+        _check_4bit(contents, weight, _kind(config))
 
 
 def _check_4bit(contents: Contents, weight: str, kind: str) -> None:
@@ -87,6 +93,9 @@ def _check_4bit(contents: Contents, weight: str, kind: str) -> None:
         )
     if set(state) not in (_STATE, _STATE | _OF_DOUBLE_QUANTIZATION):
         raise ValueError(f"{name}: expected {', '.join(sorted(_STATE))}, got {', '.join(map(str, state))}")
+    sizes = [state.get("nested_blocksize", 1), state["blocksize"], *(state["shape"] or [None])]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"{name}: expected whole numbers above 0 as shape and block sizes, got {state}")
     n_weights = prod(state["shape"])
     n_blocks = _ceil(n_weights, state["blocksize"])
     parts = {weight: _ceil(n_weights, 2 * _BYTES.get(contents.types[weight], 1)), f"{weight}.absmax": n_blocks}
@@ -100,6 +109,7 @@ def _ceil(number: int, divisor: int) -> int:
     return -(-number // divisor)
 
 
+@cache
 def _levels(kind: str) -> torch.Tensor:
     """Return what the 16 codes of a type stand for, float32."""
     from bitsandbytes import functional  # noqa: PLC0415 - heavy, and only some models need it
