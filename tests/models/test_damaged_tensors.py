@@ -67,6 +67,7 @@ def damage(tensor):
     return tensor * 1.5 if tensor.is_floating_point() else tensor ^ 1
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore")  # the formats' libraries warn of their own future
 @pytest.mark.parametrize("name", [needs(name) for name in RELEASES])
 def test_damage_is_measured_or_refused(releases, rewritten, name):
@@ -82,6 +83,7 @@ def test_damage_is_measured_or_refused(releases, rewritten, name):
         assert changed, part
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [needs(name) for name in RELEASES])
 def test_missing_or_misshapen_part_is_refused_by_name(releases, rewritten, name):
