@@ -17,6 +17,9 @@ from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.records import RELEASED, Comparison, Estimate, Evidence, Measurement
 
+_WORTH_NAMING = 0.005
+"""The share of a model's weights from which a part that is not quantized is named: 1 % once it is rounded."""
+
 
 def compare(
     reference: Measurement,
@@ -144,16 +147,16 @@ def _share_notes(candidate: Measurement) -> Iterator[str]:
     share = candidate.provenance.quantized_share
     if share is None:
         return
-    in_bytes = (
-        f", {share.quantized_bytes / share.bytes:.0%} of the bytes" if share.bytes and share.quantized_bytes else ""
+    plain = {name: size / share.parameters for name, size in share.largest_plain.items()}
+    named = ", ".join(f"{name} ({part:.0%})" for name, part in plain.items() if part >= _WORTH_NAMING)
+    yield (
+        f"{share.quantized / share.parameters:.0%} of the weights are quantized"
+        + (f", {share.quantized_bytes / share.bytes:.0%} of the bytes" if share.bytes and share.quantized_bytes else "")
+        + (f"; not quantized: {named}" if named else "")
     )
-    plain = [f"{name} ({size / share.parameters:.0%})" for name, size in share.largest_plain.items()]
-    plain = [part for part in plain if not part.endswith("(0%)")]
-    rest = f"; not quantized: {', '.join(plain)}" if plain else ""
-    yield f"{share.quantized / share.parameters:.0%} of the weights are quantized{in_bytes}{rest}"
     if share.block_quantized < share.block_parameters / 2:
         yield (
-            f"warning: less than half of the weights of the blocks are quantized "
+            "warning: less than half of the weights of the blocks are quantized "
             f"({share.block_quantized / share.block_parameters:.0%}): most of what was measured is the reference's own"
         )
 

@@ -48,7 +48,10 @@ def load(source: Source, load_as: str = REFERENCE) -> LoadedModel:
 
     `with load(Source("builtin"), "int8") as loaded:` frees it afterwards. Arguments and errors as of `load_files`.
     """
-    return load_files(resolve_files(source), load_as)
+    files = resolve_files(source)
+    if load_as == RELEASED:
+        check_contents(files, recognise(files))
+    return load_files(files, load_as)
 
 
 def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles | None = None) -> LoadedModel:
@@ -68,8 +71,6 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     device = choose_device(files.source.device)
     if checkpoint:
         checkpoint.require(device)
-        if files.headers:
-            check_contents(files, checkpoint)
     with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
         with library_folder(plain, load_as) as folder:
             tokenizer = read_tokenizer(folder, plain)
@@ -214,10 +215,7 @@ def _describe_dequantized(
 ) -> _Quantization:
     """Find module types and quantization of a model dequantized on loading."""
     in_files = {name: tensor.dtype for name, tensor in files.tensors.items()}
-    try:
-        stored = checkpoint.format.stored_types(in_files, checkpoint.header, model)
-    except ValueError as problem:
-        raise ModelError(f"{checkpoint.model}: {problem}") from problem
+    stored = checkpoint.format.stored_types(in_files, checkpoint.header, model)
     if not stored:
         raise ModelError(
             f"{checkpoint.model} says that it is quantized ({checkpoint.name}) and has not one quantized layer; "

@@ -74,7 +74,7 @@ def recognise(files: ModelFiles) -> QuantizedCheckpoint:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
             f"{files.name}: the quantization_config of config.json cannot be understood as {weight_format.method}: "
-            f"{error if type(error) is ValueError else f'{type(error).__name__}: {error}'}. Check how it was saved"
+            f"{_told(error)}. Check how it was saved"
         ) from error
     return QuantizedCheckpoint(described, files.name, weight_format, header)
 
@@ -95,10 +95,7 @@ def check_contents(files: ModelFiles, checkpoint: QuantizedCheckpoint) -> None:
     try:
         checkpoint.format.check(contents, checkpoint.header)
     except (AttributeError, LookupError, TypeError, ValueError) as problem:
-        own = type(problem) is ValueError
-        raise ModelError(
-            f"{files.name}: {problem if own else f'{type(problem).__name__}: {problem}'}. {CHECK_THE_FILES}"
-        ) from problem
+        raise ModelError(f"{files.name}: {_told(problem)}. {CHECK_THE_FILES}") from problem
 
 
 def check_header(files: ModelFiles) -> None:
@@ -150,6 +147,11 @@ def find_file_format(files: ModelFiles) -> tuple[Format, File] | None:
         if weight_format.file and files.names[0].endswith(weight_format.file.suffix):
             return weight_format, weight_format.file
     raise ModelError(f"{files.name}: expected a checkpoint's directory or a GGUF file (.gguf), found another file")
+
+
+def _told(error: Exception) -> str:
+    """Write an error's text, after its kind where it is another's."""
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 def _quantization(files: ModelFiles) -> Config:

@@ -261,8 +261,9 @@ def _check_limits(gate: Gate) -> None:
             prompts are attributed.
     """
     attributed = gate.settings.attribution_samples
-    for metric in map(METRICS.__getitem__, set(gate.metrics).difference(gate.profile.allow_unmeasured)):
-        if "attributions" in metric.needs and attributed < metric.fewest:
+    for metric in map(METRICS.__getitem__, gate.metrics):
+        allowed = metric.name in gate.profile.allow_unmeasured
+        if "attributions" in metric.needs and attributed < metric.fewest and not allowed:
             raise SettingsError(
                 f"{metric.title} would be unmeasured: expected at least {metric.fewest} attributed prompts, got "
                 f"{attributed}. Raise --quantcheck-attribution-samples, or let it pass unmeasured: "

@@ -149,7 +149,8 @@ def test_bias_of_absolute_changes_extends_the_interval_downward(reference, measu
     assert bias > 10 * rounding
     assert found.details["bias_at_most"] == pytest.approx(bias, abs=rounding)
     assert found.value - found.low == pytest.approx(bias + (found.high - found.value), abs=rounding)
-    assert found.high - found.value == pytest.approx(spread, abs=3 * rounding)
+    # Student's t of 15 degrees of freedom times the spread of sixteen rounded changes: 2.2 * 15 ** 0.5 * ROUNDING
+    assert found.high - found.value == pytest.approx(spread, abs=rounding)
     assert spread > 5 * rounding
 
 
@@ -209,7 +210,7 @@ def test_tails_say_how_many_pairs_became_copies(reference, changed, sampling):
     before = np.array(comparison.histograms[2]["reference"])
     for edge in (8, 9):
         change = at(comparison, "redundancy_change", 2).details[f"tail_0.{edge}_change"]
-        assert change == pytest.approx(1 - before[edge:].sum() / before.sum(), abs=1e-3)
+        assert change == pytest.approx(1 - before[edge:].sum() / before.sum())
         assert change > 0.5
 
 

@@ -32,13 +32,8 @@ def test_share_and_largest_parts_are_named(reference, candidate, sampling):
 def test_less_than_half_of_the_blocks_is_a_warning(reference, candidate, sampling, quantized, warned):
     """The other half is the reference's own."""
     found = notes(reference, candidate, sampling, block_quantized=quantized)
-    assert (
-        any(
-            note.startswith("warning: less than half of the weights of the blocks are quantized (50%)")
-            for note in found
-        )
-        is warned
-    )
+    says = "warning: less than half of the weights of the blocks are quantized (50%)"
+    assert any(note.startswith(says) for note in found) is warned
 
 
 def test_what_is_not_quantized_says_nothing(reference, candidate, sampling):

@@ -4,6 +4,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_quantcheck.models import builtin
+from tests.models.releases import RELEASES, write
 from tests.tiny_models import *  # noqa: F403 - every fixture of that module
 
 
@@ -15,3 +16,17 @@ def two_blocks(tmp_path_factory):
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(builtin.DIRECTORY).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def released(two_blocks, tmp_path_factory):
+    """Makes a release of two blocks in a format: its folder, and the maker's model; each is made once."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = folder, write(RELEASES[name], two_blocks, folder)
+        return made[name]
+
+    return make

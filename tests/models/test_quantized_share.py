@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.quantized_share import quantized_share
 from pytest_quantcheck.models.source import Source
 from tests.models.gguf_files import write_gguf
 from tests.models.releases import RELEASES, write
@@ -74,6 +76,26 @@ def test_tied_embedding_counts_once(two_blocks, tmp_path):
     AutoTokenizer.from_pretrained(two_blocks).save_pretrained(tmp_path)
     share = share_of(Source(str(tmp_path), device="cpu"), "int8")
     assert share.parameters == ALL - VOCABULARY * WIDTH
+
+
+class Packed(nn.Module):
+    """A layer of GPT-QModel as far as it is counted: codes, zero points and scales, and nothing called `weight`."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_features, self.out_features = 64, 32
+        self.register_buffer("qweight", torch.zeros(8, 32, dtype=torch.int32))
+        self.register_buffer("qzeros", torch.zeros(2, 4, dtype=torch.int32))
+        self.register_buffer("scales", torch.zeros(2, 32, dtype=torch.float16))
+
+
+def test_layer_without_a_weight_is_counted():
+    """Its size is that of what it stands for, its bytes those of what it holds."""
+    model = nn.Sequential(Packed(), nn.Linear(32, 8, bias=True))
+    share = quantized_share(model, [model[0]], (), None)
+    assert (share.parameters, share.quantized) == (64 * 32 + 32 * 8, 64 * 32)
+    assert (share.bytes, share.quantized_bytes) == (8 * 32 * 4 + 2 * 4 * 4 + 2 * 32 * 2 + 32 * 8 * 4, 1184)
+    assert (share.block_parameters, share.block_quantized) == (64 * 32, 64 * 32)
 
 
 @pytest.mark.parametrize("attention", [[], ["q_proj", "k_proj"]])

@@ -19,23 +19,9 @@ from pytest_quantcheck.models.gradients import float32_gradients, gradient_path
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.released import QuantizedCheckpoint, recognise
 from pytest_quantcheck.models.source import Source
-from tests.models.releases import RELEASES, logits_of, needs, plain_copy, read_tensors, slope_of, write
+from tests.models.releases import RELEASES, logits_of, needs, plain_copy, read_tensors, slope_of
 
 LAYERS = 14
-
-
-@pytest.fixture(scope="module")
-def released(two_blocks, tmp_path_factory):
-    """Makes a release of two blocks in a format: its folder, and the maker's model; each is made once."""
-    made = {}
-
-    def make(name):
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            made[name] = folder, write(RELEASES[name], two_blocks, folder)
-        return made[name]
-
-    return make
 
 
 @pytest.fixture

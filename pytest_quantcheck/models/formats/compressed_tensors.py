@@ -16,6 +16,7 @@ from pytest_quantcheck.models.formats.format import (
     Reader,
     class_name,
     load_as_stored,
+    require_parts,
 )
 
 
@@ -31,10 +32,11 @@ def _check(contents: Contents, config: Config) -> None:
     for name in contents.types:
         if not name.endswith(".weight_shape"):
             continue
-        packed = contents.shapes.get(f"{name.removesuffix('shape')}packed")
-        declared = tuple(contents.read(name).tolist())
-        if len(declared) != 2 or packed not in {(declared[0], _words(declared[1], width)) for width in bits}:
-            raise ValueError(f"{name} says {declared}, and the codes beside it are of shape {packed}")
+        codes = f"{name.removesuffix('shape')}packed"
+        require_parts(contents, {codes: None, name: 2})
+        packed, declared = contents.shapes[codes], tuple(contents.read(name).tolist())
+        if packed not in {(declared[0], _words(declared[1], width)) for width in bits}:
+            raise ValueError(f"{name} says {declared}, and {codes} is of shape {packed}")
 
 
 def _words(codes: int, bits: int) -> int:

@@ -24,6 +24,11 @@ def class_name(module: Any) -> str:
     return type(module).__name__
 
 
+def own_bytes(module: nn.Module) -> int:
+    """Count the bytes of a module's own parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
+
+
 class QuantizedLayer(NamedTuple):
     """One way in which a layer holds a quantized weight."""
 
@@ -37,8 +42,8 @@ class QuantizedLayer(NamedTuple):
     """The name in `module_types`."""
     differentiable: bool = False
     """Whether the layer's own kernels have a gradient."""
-    nbytes: Callable[[Any], int] = lambda module: int(module.weight.nbytes)
-    """The bytes of codes and scales in memory, of a layer that was quantized on loading."""
+    nbytes: Callable[[Any], int] = own_bytes
+    """The bytes of codes and scales in memory."""
     shape: Callable[[Any], tuple[int, ...] | None] = lambda module: tuple(module.weight.shape)
     """The shape of what the files stand for; None where the layer's own loading makes sure of it."""
 
@@ -63,13 +68,10 @@ class Contents(NamedTuple):
 
     types: Mapping[str, str]
     """The type of each tensor in the words of safetensors, such as `BF16`, by its name."""
-
     shapes: Mapping[str, tuple[int, ...]]
     """Their shapes."""
-
     metadata: Mapping[str, str]
     """What the files say of themselves beside their tensors."""
-
     read: Callable[[str], torch.Tensor]
     """Reads a tensor by its name."""
 
@@ -155,7 +157,7 @@ class Format:
     """
 
     stored_types: Callable[[Mapping[str, str], Any, nn.Module], dict[str, str]] = lambda *_: {}
-    """How the files hold the weights, by module name; ValueError for what it cannot understand.
+    """How the files hold the weights, by module name.
 
     `stored_types(types, header, model)` takes the types of the files' tensors, and what `describe` takes.
     """
