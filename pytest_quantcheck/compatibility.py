@@ -6,25 +6,29 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pytest_quantcheck.serving import Difference, changes_function, configuration_differences
+
 if TYPE_CHECKING:
     from pytest_quantcheck.records import Provenance
 
-Purpose = Literal["comparing", "baseline", "cache", "resuming", "merging", "release"]
+Purpose = Literal["comparing", "baseline", "cache", "resuming", "merging"]
 """Comparing a candidate with its reference; taking a stored reference in place of one measured now; finding a
-measurement in the cache; resuming an unfinished one; merging shards; accepting a released checkpoint as a candidate."""
+measurement in the cache; resuming an unfinished one; merging shards."""
 
 
 class Meaning(Enum):
     """What a difference means.
 
     `REFUSED`: the two do not go together. `NAME`: the same, unless both have the same known content hash: a name says
-    nothing about files whose content is known. `CONDITION`: the verdict reports it. `NOTHING`: no part in this
-    purpose, or it follows from fields that have one.
+    nothing about files whose content is known. `CONDITION`: the verdict reports it. `BY_NAME`: refused or reported, as
+    `changes_function` says of each name in it. `NOTHING`: no part in this purpose, or it follows from fields that have
+    one.
     """
 
     REFUSED = "refused"
     NAME = "name"
     CONDITION = "condition"
+    BY_NAME = "by name"
     NOTHING = "nothing"
 
 
@@ -36,62 +40,43 @@ class Meanings(NamedTuple):
     cache: Meaning
     resuming: Meaning
     merging: Meaning
-    release: Meaning
 
 
-X, NAME, COND, NO = Meaning.REFUSED, Meaning.NAME, Meaning.CONDITION, Meaning.NOTHING
+X, NAME, COND, EACH, NO = Meaning.REFUSED, Meaning.NAME, Meaning.CONDITION, Meaning.BY_NAME, Meaning.NOTHING
 
 # fmt: off
 TABLE: dict[str, Meanings] = {
-    #                            comparing  baseline  cache  resuming  merging  release
-    "model":              Meanings(NO,       NO,       NO,    NAME,     NAME,    NO),
-    "bits":               Meanings(NO,       X,        X,     X,        X,       NO),
-    "revision":           Meanings(NO,       X,        NO,    NAME,     NAME,    NO),
-    "content_hash":       Meanings(NO,       X,        X,     X,        X,       NO),
-    "dtype":              Meanings(NO,       X,        X,     X,        X,       NO),
-    "format":             Meanings(NO,       NO,       NO,    X,        X,       NO),
-    "module_types":       Meanings(NO,       NO,       NO,    X,        X,       NO),
-    "quantization":       Meanings(NO,       NO,       NO,    X,        X,       NO),
-    "quantized_share":    Meanings(NO,       NO,       NO,    X,        X,       NO),
-    "gradient_path":      Meanings(NO,       NO,       NO,    X,        X,       NO),
-    "architecture":       Meanings(NO,       NO,       NO,    X,        X,       NO),
-    "n_layers":           Meanings(X,        NO,       NO,    X,        X,       X),
-    "width":              Meanings(X,        NO,       NO,    X,        X,       X),
-    "vocabulary_hash":    Meanings(X,        NO,       NO,    X,        X,       X),
-    "chat_template_hash": Meanings(X,        NO,       NO,    X,        X,       X),
-    "encoding_hash":      Meanings(X,        NO,       NO,    X,        X,       NO),
-    "prompt_set":         Meanings(X,        NO,       NO,    NO,       NO,      NO),
-    "prompt_hash":        Meanings(X,        X,        X,     X,        X,       NO),
-    "template":           Meanings(X,        X,        NO,    X,        X,       NO),
-    "readout":            Meanings(X,        X,        X,     X,        X,       NO),
-    "layers":             Meanings(X,        X,        X,     X,        X,       NO),
-    "redundancy_neurons": Meanings(X,        NO,       X,     X,        X,       NO),
-    "attribution":        Meanings(X,        X,        X,     X,        X,       NO),
-    "seed":               Meanings(X,        X,        X,     X,        X,       NO),
-    "batch_size":         Meanings(COND,     NO,       X,     X,        NO,      NO),
-    "device":             Meanings(COND,     NO,       X,     X,        X,       NO),
-    "libraries":          Meanings(COND,     NO,       X,     X,        X,       NO),
+    #                            comparing  baseline  cache  resuming  merging
+    "model":              Meanings(NO,       NO,       NO,    NAME,     NAME),
+    "bits":               Meanings(NO,       X,        X,     X,        X),
+    "revision":           Meanings(NO,       X,        NO,    NAME,     NAME),
+    "content_hash":       Meanings(NO,       X,        X,     X,        X),
+    "dtype":              Meanings(NO,       X,        X,     X,        X),
+    "format":             Meanings(NO,       NO,       NO,    X,        X),
+    "module_types":       Meanings(NO,       NO,       NO,    X,        X),
+    "quantization":       Meanings(NO,       NO,       NO,    X,        X),
+    "quantized_share":    Meanings(NO,       NO,       NO,    X,        X),
+    "gradient_path":      Meanings(NO,       NO,       NO,    X,        X),
+    "architecture":       Meanings(NO,       NO,       NO,    X,        X),
+    "n_layers":           Meanings(X,        NO,       NO,    X,        X),
+    "width":              Meanings(X,        NO,       NO,    X,        X),
+    "configuration":      Meanings(EACH,     NO,       NO,    X,        X),
+    "encoding_hash":      Meanings(X,        NO,       NO,    X,        X),
+    "prompt_set":         Meanings(X,        NO,       NO,    NO,       NO),
+    "prompt_hash":        Meanings(X,        X,        X,     X,        X),
+    "template":           Meanings(X,        X,        NO,    X,        X),
+    "readout":            Meanings(X,        X,        X,     X,        X),
+    "layers":             Meanings(X,        X,        X,     X,        X),
+    "redundancy_neurons": Meanings(X,        NO,       X,     X,        X),
+    "attribution":        Meanings(X,        X,        X,     X,        X),
+    "seed":               Meanings(X,        X,        X,     X,        X),
+    "batch_size":         Meanings(COND,     NO,       X,     X,        NO),
+    "device":             Meanings(COND,     NO,       X,     X,        X),
+    "libraries":          Meanings(COND,     NO,       X,     X,        X),
 }
 # fmt: on
 """Fields that only a loaded model has are not known to the baseline and the cache beforehand: a baseline's are compared
 when a candidate is, the cache's follow from the files, the options and the libraries."""
-
-_HOW_A_RELEASE_DIFFERS = {
-    "vocabulary_hash": "its vocabulary is another (SHA-256 {obtained:.12}…, the reference's {expected:.12}…): tokens "
-    "or their numbers differ; release it with the reference's tokenizer files",
-    "chat_template_hash": "its chat template is another (SHA-256 {obtained:.12}…, the reference's {expected:.12}…): "
-    "compare chat_template.jinja, or chat_template in tokenizer_config.json, with the reference's",
-    "n_layers": "it has {obtained} layers, the reference {expected}",
-    "width": "its hidden states are {obtained} wide, the reference's {expected}",
-}
-
-
-class Difference(NamedTuple):
-    """One field in which two models or measurements differ, and both values."""
-
-    field: str
-    expected: Any
-    obtained: Any
 
 
 def fields(purpose: Purpose, *meanings: Meaning) -> tuple[str, ...]:
@@ -113,7 +98,13 @@ def refusals(purpose: Purpose, expected: object, obtained: object) -> list[Diffe
     named = content_hash is None or content_hash != getattr(obtained, "content_hash", None)
     meanings = (Meaning.REFUSED, Meaning.NAME) if named else (Meaning.REFUSED,)
     values = ((name, getattr(expected, name), getattr(obtained, name)) for name in fields(purpose, *meanings))
-    return [Difference(*value) for value in values if value[1] != value[2]]
+    by_name = [
+        difference
+        for name in fields(purpose, Meaning.BY_NAME)
+        for difference in configuration_differences(getattr(expected, name), getattr(obtained, name))
+        if changes_function(difference.field)
+    ]
+    return [Difference(*value) for value in values if value[1] != value[2]] + by_name
 
 
 def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:
@@ -122,28 +113,17 @@ def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:
     Such a difference may move a number and does not come from the candidate. Only libraries that both models need
     count: one that reads a model's format is part of that model.
     """
+    served = configuration_differences(reference.configuration, candidate.configuration)
+    differences = [difference for difference in served if not changes_function(difference.field)]
     for name in reversed(fields("comparing", Meaning.CONDITION)):  # libraries first
         before, after = getattr(reference, name), getattr(candidate, name)
         if isinstance(before, dict):
-            values = [(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
+            values = [Difference(key, before[key], after[key]) for key in sorted(before.keys() & after.keys())]
         else:
-            values = [(name.replace("_", " "), before, after)]
-        for what, expected, obtained in values:
-            if expected != obtained:
-                yield f"{what} {expected} for the reference, {obtained} for the candidate"
-
-
-def release_differences(reference: Provenance, candidate: object) -> tuple[str, ...]:
-    """Say why a released checkpoint is not the reference quantized.
-
-    There is one sentence for each difference, none if it is the reference quantized.
-
-    Args:
-        reference: where the reference's measurement comes from.
-        candidate: the loaded checkpoint, with the attributes that the table names for `release`.
-    """
-    differences = refusals("release", reference, candidate)
-    return tuple(_HOW_A_RELEASE_DIFFERS[difference.field].format(**difference._asdict()) for difference in differences)
+            values = [Difference(name.replace("_", " "), before, after)]
+        differences += [value for value in values if value.expected != value.obtained]
+    for what, expected, obtained in differences:
+        yield f"{what} {expected} for the reference, {obtained} for the candidate"
 
 
 def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
@@ -51,9 +51,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     `compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as:
     `reference`, a bit-width, or `released` for a checkpoint that is already quantized; `format`: how its weights are
-    quantized, `none` where they are not; `width`: of the hidden states; the hashes are SHA-256: `content_hash` over the
-    model's files, `vocabulary_hash` over its tokens with their numbers, `chat_template_hash` over the template's text,
-    `encoding_hash` over the token ids of every prompt of the set as the model reads it.
+    quantized, `none` where they are not; `width`: of the hidden states; `configuration`: what decides how the model is
+    computed and served, by names such as `config.rms_norm_eps`, of vocabulary, added tokens and chat template the
+    SHA-256; `content_hash`: SHA-256 over the model's files; `encoding_hash`: over the token ids of every prompt of the
+    set as the model reads it.
     """
 
     model: str
@@ -69,8 +70,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     n_layers: int
     width: int
-    vocabulary_hash: str
-    chat_template_hash: str
+    configuration: dict[str, str]
     encoding_hash: str
     prompt_set: str
     prompt_hash: str

@@ -26,6 +26,19 @@ def shortened(names: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(named)} and {last}" if named else last
 
 
+def excerpt(text: str, other: str, most: int = 60) -> str:
+    """Shorten a long text to where it begins to differ from another.
+
+    >>> excerpt("a" * 40 + "b" * 9, "a" * 49, most=30)
+    '…aaaaaaaaaabbbbbbbbb'
+    """
+    if len(text) <= most:
+        return text
+    same = next((place for place, pair in enumerate(zip(text, other, strict=False)) if len(set(pair)) > 1), len(other))
+    start = max(same - most // 3, 0)
+    return f"{'…' if start else ''}{text[start : start + most]}{'…' if start + most < len(text) else ''}"
+
+
 def plural(n: int, one: str, many: str = "") -> str:
     """Choose the singular or the plural, by default with an s.
 

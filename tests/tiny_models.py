@@ -13,6 +13,7 @@ from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.serving import configuration_differences
 
 VOCABULARY = 96
 SHARED = {
@@ -170,8 +171,7 @@ def held(tokenizer):
             quantized_share=None,
             quantization=None,
             content_hash=None,
-            vocabulary_hash="",
-            chat_template_hash="",
+            configuration={},
         )
 
     return hold
@@ -187,3 +187,8 @@ def changed():
         return [name for name, weight in new.items() if not torch.equal(weight, old[name])]
 
     return compare
+
+
+def differences(reference, candidate):
+    """The names of what both models' configurations state, and state differently."""
+    return [one.field for one in configuration_differences(reference.configuration, candidate.configuration)]

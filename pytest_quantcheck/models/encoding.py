@@ -89,11 +89,6 @@ def vocabulary_hash(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def chat_template_hash(tokenizer: Any) -> str:
-    """Hash the tokenizer's chat template by SHA-256; the text `None` without one."""
-    return hashlib.sha256(str(getattr(tokenizer, "chat_template", None)).encode()).hexdigest()
-
-
 def answer_token(tokenizer: Any, text: str, answer: str, *, chat: bool) -> int:
     """Find the first token of an answer after `text`, a rendered prompt.
 

@@ -36,8 +36,7 @@ class LoadedModel:
     quantization: dict[str, Any] | None
     quantized_share: QuantizedShare | None
     content_hash: str | None
-    vocabulary_hash: str
-    chat_template_hash: str
+    configuration: dict[str, str]
     libraries: dict[str, str] = field(default_factory=dict)
 
     @property

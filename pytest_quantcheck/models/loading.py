@@ -11,7 +11,6 @@ from torch import nn
 
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.encoding import chat_template_hash, vocabulary_hash
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
@@ -27,6 +26,7 @@ from pytest_quantcheck.models.pretrained import (
 )
 from pytest_quantcheck.models.quantized_share import file_sizes, quantized_share
 from pytest_quantcheck.models.released import QuantizedCheckpoint, check_contents, plain_files, recognise
+from pytest_quantcheck.models.served_fields import served_fields_of_loaded
 from pytest_quantcheck.models.source import Source, quantized_already
 from pytest_quantcheck.records import REFERENCE, RELEASED, QuantizedShare
 from pytest_quantcheck.text import shortened
@@ -74,6 +74,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
     with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
         with library_folder(plain, load_as) as folder:
             tokenizer = read_tokenizer(folder, plain)
+            configuration = served_fields_of_loaded(folder, plain, files, tokenizer)
             model = _prepare_for_inference(_read_weights(folder, plain, load_as, device, checkpoint), device)
         quantization = _check_quantization(model, plain, load_as, checkpoint)
     neurons = find_neurons(model, files.source.neurons)
@@ -89,8 +90,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         quantization=quantization.config,
         quantized_share=_share(model, neurons, files, checkpoint, quantization) if quantization.config else None,
         content_hash=files.content_hash,
-        vocabulary_hash=vocabulary_hash(tokenizer),
-        chat_template_hash=chat_template_hash(tokenizer),
+        configuration=configuration,
         libraries=library_versions(checkpoint.format.packages if checkpoint else ()),
     )
 

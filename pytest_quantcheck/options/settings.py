@@ -50,6 +50,7 @@ class Settings:
     profile: str
     fail: tuple[tuple[MetricName, float], ...]
     allow_unmeasured: tuple[MetricName, ...]
+    allow_difference: tuple[str, ...]
     calibrate: str | None
     calibrate_rate: float
     calibrate_directory: str

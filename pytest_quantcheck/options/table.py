@@ -227,6 +227,15 @@ OPTIONS: tuple[Option, ...] = (
         "list",
     ),
     Option(
+        "allow-difference",
+        "let a released candidate be served otherwise than the reference in this field, such as "
+        "generation_config.eos_token_id; the verdict says so",
+        None,
+        _late("values.parse_served_field"),
+        "FIELD",
+        "list",
+    ),
+    Option(
         "calibrate",
         "measure harmless and damaged copies of the model, and write a new version of the profile of that name with "
         "limits between the two",

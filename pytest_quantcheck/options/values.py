@@ -15,6 +15,7 @@ from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import check_limit, find_metric
 from pytest_quantcheck.options.labels import read_label
+from pytest_quantcheck.serving import changes_function
 from pytest_quantcheck.text import nearest
 
 BIT_WIDTHS: Mapping[str, str] = {
@@ -153,6 +154,26 @@ def parse_neurons(raw: str) -> Literal["auto", "all"] | int:
 def parse_metric(raw: str) -> MetricName:
     """Parse the name of a metric."""
     return find_metric(raw.strip()).name
+
+
+def parse_served_field(raw: str) -> str:
+    """Parse a field in which a candidate may be served otherwise.
+
+    >>> parse_served_field("generation_config.temperature")
+    'generation_config.temperature'
+    """
+    name = raw.strip()
+    if not re.fullmatch(r"(config|generation_config|tokenizer)(\.\w+)+", name):
+        raise ValueError(
+            "expected a field of config, generation_config or tokenizer, such as generation_config.eos_token_id, got "
+            f"{raw!r:.100}"
+        )
+    if changes_function(name):
+        raise ValueError(
+            f"expected a field that decides how a model is served, got {name!r:.100}, which decides what it computes "
+            "and cannot be allowed"
+        )
+    return name
 
 
 def parse_limit(raw: str) -> tuple[MetricName, float]:

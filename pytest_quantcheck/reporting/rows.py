@@ -103,7 +103,7 @@ class Group(NamedTuple):
             yield from _remarks(row.metric, self.estimates(row.metric.name), own)
         yield from own
         if self.comparison and self.comparison.conditions:
-            yield f"not measured under the same conditions: {'; '.join(self.comparison.conditions)}"
+            yield f"not measured or served under the same conditions: {'; '.join(self.comparison.conditions)}"
 
     def _ungated(self, metric: Metric) -> str:
         """Name a metric, and the prompts needed to gate it."""

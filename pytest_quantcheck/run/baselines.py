@@ -31,6 +31,11 @@ class Baseline:
         """The reference's name."""
         return next(iter(self.provenance.values())).model
 
+    @property
+    def configuration(self) -> Mapping[str, str]:
+        """What decides how the reference is served."""
+        return next(iter(self.provenance.values())).configuration
+
     def load(self, prompt_set: str) -> Measurement:
         """Load the reference's measurement on a prompt set.
 

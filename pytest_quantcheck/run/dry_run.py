@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.targets import Target, Targets
+from pytest_quantcheck.serving import refuse_unlike
 from pytest_quantcheck.text import duration, shortened
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 _MOST_BYTES = 2_000_000_000
 """Bytes of each model whose checksums are verified in a dry run: some seconds."""
 
-_TRIAL = (
-    "whether the weights load and fit into memory, whether each candidate was made from the reference, and how long "
-    "the run takes (--quantcheck-trial shows all three)"
-)
+_TRIAL = "whether the weights load and fit into memory, and how long the run takes (--quantcheck-trial shows both)"
+
+_SERVED_BY = {"format", "header", "configuration", "tokenizer"}
+"""The checks without which it cannot be read how a model is served."""
 
 
 @dataclass
@@ -61,11 +62,13 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
     findings, settings = Findings(), gate.settings
     if settings.device.startswith("cuda"):
         _try(findings, lambda: _check_device(settings.device))
+    readable = dict(_of_the_package(gate.targets))
     for target in _with_files(settings, gate.targets):
         if local_path(target.source.model) is None and not is_offline():
             findings.unchecked.append(f"the files of {target.label}, which a run fetches from the hub")
             continue
-        _try(findings, partial(_check_files, findings, target))
+        _try(findings, partial(_check_files, findings, target, readable))
+    _compare_with_reference(findings, gate, readable)
     if settings.trial and not findings.problems:
         _try(findings, partial(_time, findings, gate, progress))
     return findings
@@ -79,7 +82,14 @@ def _with_files(settings: Settings, targets: Targets) -> Iterator[Target]:
     yield from (target for target in targets.candidates if target.kind == "checkpoint")
 
 
-def _check_files(findings: Findings, target: Target) -> None:
+def _of_the_package(targets: Targets) -> Iterator[tuple[Target, ModelFiles]]:
+    """Yield the built-in model, whose files need no check, and the files."""
+    if targets.reference.source.model == "builtin":
+        yield targets.reference, resolve_files(targets.reference.source)
+
+
+def _check_files(findings: Findings, target: Target, readable: dict[Target, ModelFiles]) -> None:
+    """Check a target's files; keep them if it can be read how it is served."""
     from pytest_quantcheck.models.file_checks import CHECKS  # noqa: PLC0415 - heavy
 
     files = resolve_files(target.source)
@@ -100,8 +110,28 @@ def _check_files(findings: Findings, target: Target) -> None:
             passed.append(check.title)
         else:
             failed.add(check.title)
+    if failed.isdisjoint(_SERVED_BY):
+        readable[target] = files
     if passed:
         findings.checked.append(f"{', '.join(passed)} of {target.label}")
+
+
+def _compare_with_reference(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:
+    """Find the candidates that would not be served as the reference is."""
+    from pytest_quantcheck.models.served_fields import served_fields  # noqa: PLC0415 - heavy
+
+    reference = gate.targets.reference
+    expected = gate.stored_configuration
+    for target in (target for target in gate.targets.candidates if target in readable):
+        if expected is None and reference in readable:
+            expected = served_fields(readable[reference], reference.load_as)
+        if expected is None:
+            findings.unchecked.append(f"whether {target.label} is served as the reference is")
+            continue
+        obtained = served_fields(readable[target], target.load_as)
+        check = partial(refuse_unlike, target.label, expected, obtained, gate.settings.allow_difference)
+        if _try(findings, check):
+            findings.checked.append(f"configuration of {target.label} against the reference's")
 
 
 def _verify_in_time(findings: Findings, target: Target, files: ModelFiles) -> None:

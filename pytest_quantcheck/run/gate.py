@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pytest_quantcheck.prompts import PromptSet, read_prompts
 from pytest_quantcheck.records import REFERENCE, Comparison, Measurement, Verdict
 from pytest_quantcheck.run.local_models import LocalModels
 from pytest_quantcheck.run.targets import Target, Targets, resolve_targets
+from pytest_quantcheck.serving import refuse_unlike
 from pytest_quantcheck.storage import Cache
 from pytest_quantcheck.text import ONE_OF_THESE, nearest, nearest_first
 
@@ -91,6 +92,11 @@ class Gate:
     def metrics(self) -> tuple[MetricName, ...]:
         """The metrics that are gated and measured, in the order of tables."""
         return judgeable(self.profile.metrics, attributed=self.settings.attribution.method != "off")
+
+    @property
+    def stored_configuration(self) -> Mapping[str, str] | None:
+        """What decides how the reference is served, as the baseline has it; None without one."""
+        return self._baseline.configuration if self._baseline else None
 
     def load(self, target: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.
@@ -197,12 +203,30 @@ class Gate:
         """Hand each prompt set's name and measurement to `take`; an error is kept, as a new try would fail alike."""
         references = {}
         if target.kind != "reference":
-            with self._only_try(target):
-                self._models.check(target)
+            self._check_candidate(target)
             references = {name: self.measure(REFERENCE, name) for name in self.prompt_sets}
         with self._only_try(target):
             for name, measurement in self._measurements.measure(target, references):
                 take(name, measurement)
+
+    def _check_candidate(self, target: Target) -> None:
+        """Check a candidate against its reference before anything is measured."""
+        with self._only_try(target):
+            self._models.check(target)
+        if target.kind == "checkpoint":
+            reference = self._reference_fields()
+            with self._only_try(target):
+                fields, allowed = self._models.served_fields(target), self.settings.allow_difference
+                refuse_unlike(target.label, reference, fields, allowed)
+
+    def _reference_fields(self) -> Mapping[str, str]:
+        """Read what decides how the reference is served: a baseline has it."""
+        if self.stored_configuration is not None:
+            return self.stored_configuration
+        reference = self.targets.reference
+        self._raise_again(reference)
+        with self._only_try(reference):
+            return self._models.served_fields(reference)
 
     @contextmanager
     def _only_try(self, target: Target) -> Iterator[None]:

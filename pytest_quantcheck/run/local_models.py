@@ -29,6 +29,7 @@ class LocalModels:
         self._files: dict[Source, ModelFiles] = {}
         self._plain: dict[Source, ModelFiles] = {}
         self._checked: set[tuple[Source, bool]] = set()
+        self._fields: dict[Source, dict[str, str]] = {}
 
     def files(self, target: Target) -> ModelFiles:
         """Find a target's files, once, and verify their checksums.
@@ -69,6 +70,19 @@ class LocalModels:
             if check.reads != "bytes" and check.applies(files, target.load_as):  # those were verified when found
                 check.run(files, target.load_as)
         self._checked.add(key)
+
+    def served_fields(self, target: Target) -> dict[str, str]:
+        """Read what decides how a target is computed and served, once.
+
+        Raises:
+            ModelError: as of `check`.
+        """
+        self.check(target)
+        if target.source not in self._fields:
+            from pytest_quantcheck.models.served_fields import served_fields  # noqa: PLC0415 - heavy
+
+            self._fields[target.source] = served_fields(self.files(target), target.load_as)
+        return self._fields[target.source]
 
     def notes(self, target: Target) -> tuple[str, ...]:
         """Say which files of a checkpoint were gated."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_quantcheck.compatibility import release_differences
-from pytest_quantcheck.errors import CheckpointError, ModelError, StorageError
+from pytest_quantcheck.errors import CheckpointError, StorageError
 from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
@@ -20,6 +19,7 @@ from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.baselines import Baseline, store_baseline
 from pytest_quantcheck.run.local_models import LocalModels
 from pytest_quantcheck.run.targets import Target, equal_to_reference
+from pytest_quantcheck.serving import refuse_unlike
 from pytest_quantcheck.storage import Cache, Entry
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ class Measurements:
         elif references and loaded.bits == _any(references).provenance.dtype:
             raise equal_to_reference(loaded.bits)
         elif target.kind == "checkpoint":
-            _refuse_other_model(target, loaded, _any(references))
+            reference = _any(references).provenance.configuration
+            refuse_unlike(target.label, reference, loaded.configuration, self._settings.allow_difference)
         return plan
 
     @contextmanager
@@ -217,15 +218,6 @@ def _renamed(cached: Measurement, target: Target, prompt_set: str) -> Measuremen
     """Give a cached measurement the names of this run: it may have been made of copies of the files elsewhere."""
     names = {"model": target.source.model, "revision": target.source.revision, "prompt_set": prompt_set}
     return replace(cached, provenance=msgspec.structs.replace(cached.provenance, **names))
-
-
-def _refuse_other_model(target: Target, loaded: LoadedModel, reference: Measurement) -> None:
-    """Refuse a checkpoint that was not made from the reference."""
-    if differences := release_differences(reference.provenance, loaded):
-        raise ModelError(
-            f"{target.label} is not the reference quantized: {'; '.join(differences)}. Compare the checkpoint with "
-            "what it was made from, or name another reference."
-        )
 
 
 def _any(references: References) -> Measurement:

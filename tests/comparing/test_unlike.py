@@ -26,8 +26,6 @@ OFF = AttributionMethod("off")
         ("redundancy_neurons", 256),
         ("n_layers", 7),
         ("width", 32),
-        ("vocabulary_hash", "f" * 64),
-        ("chat_template_hash", "f" * 64),
         ("encoding_hash", "f" * 64),
         ("attribution", "off,samples=12"),
         ("seed", 1),
@@ -39,6 +37,25 @@ def test_measurements_made_otherwise_are_refused(reference, measured, changed, n
     was = re.escape(f"{name} ({getattr(reference.provenance, name)!r} in the reference, {value!r} in the candidate)")
     with pytest.raises(ComparisonError, match=f"{was}: measure both alike"):
         compare(reference, other)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.vocabulary", "config.rms_norm_eps"])
+def test_models_that_compute_otherwise_are_refused(reference, measured, changed, name):
+    """Whatever was allowed where the candidate was measured."""
+    before = reference.provenance.configuration[name]
+    other = changed(measured["nf4"], provenance={"configuration": reference.provenance.configuration | {name: "1"}})
+    with pytest.raises(ComparisonError, match=re.escape(name) + r" \(.* in the reference, '1' in the candidate\)"):
+        compare(reference, other)
+    assert before != "1"
+
+
+def test_candidate_that_is_served_otherwise_is_compared_on_a_condition(reference, measured, changed):
+    """It was allowed where it was measured."""
+    before = reference.provenance.configuration
+    other = changed(measured["nf4"], provenance={"configuration": before | {"generation_config.eos_token_id": "7"}})
+    assert compare(reference, other).conditions == (
+        "generation_config.eos_token_id 1 for the reference, 7 for the candidate",
+    )
 
 
 def test_every_difference_is_named(reference, measured, changed):

@@ -64,7 +64,7 @@ def provenance(bits):
         quantization={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"} if nf4 else None,
         gradient_path="dequantized" if nf4 else "native",
         n_layers=30,
-        vocabulary_hash="17" * 32,
+        configuration={"config.rms_norm_eps": "1e-05", "tokenizer.vocabulary": "17" * 32},
         prompt_hash="c0" * 32,
         template="Respond with True or False only.\n{prompt}\nAnswer:",
         layers=(0, 14, 29),

@@ -61,6 +61,9 @@ class File(NamedTuple):
     """`read_header(path)` reads the header of a reference, which need not be quantized."""
     sizes: Callable[[Any], tuple[int, int]]
     """`sizes(header)` counts the bytes of the quantized weights and of all."""
+    served_fields: Callable[[Any], dict[str, Any]]
+    """`served_fields(header)` says what decides how the model is computed and served, by names such as
+    `config.hidden_size`, as far as the file does; `tokenizer.chat_template` is the template itself."""
 
 
 class Contents(NamedTuple):

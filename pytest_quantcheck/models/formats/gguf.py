@@ -20,9 +20,44 @@ from torch import nn
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.formats.format import Config, File, Format, Reader
-from pytest_quantcheck.models.formats.gguf_header import Header, read_header
+from pytest_quantcheck.models.formats.gguf_header import ArrayLength, Header, read_header
 
 _FREQUENCIES = "rope_freqs.weight"
+
+_TOKENS = {
+    "bos_token_id": "bos_token_id",
+    "eos_token_id": "eos_token_id",
+    "padding_token_id": "pad_token_id",
+    "unknown_token_id": "unk_token_id",
+    "add_bos_token": "add_bos_token",
+    "add_eos_token": "add_eos_token",
+}
+"""What a tokenizer calls them, by their names in the metadata."""
+
+_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_parameters.rope_theta",
+    "rope.scaling.factor": "rope_parameters.factor",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+"""Fields of a configuration by the metadata that hold the same number, behind the architecture's name."""
+
+_EPSILONS = {
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps"),
+    "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"),
+}
+"""The same of a number that architectures call differently: which name counts is the reference's to say."""
 
 
 def _inspect(path: Path) -> Header:
@@ -133,6 +168,19 @@ def _sizes(header: Header) -> tuple[int, int]:
     return sum(tensor.size for tensor in tensors if tensor.quantized), sum(tensor.size for tensor in tensors)
 
 
+def _served_fields(header: Header) -> dict[str, Any]:
+    """Say in the words of a configuration what the metadata say; lists by block have none."""
+    said = header.metadata
+    keys = [*_FIELDS.items(), *((key, name) for key, names in _EPSILONS.items() for name in names)]
+    values = {f"config.{name}": said.get(f"{header.architecture}.{key}") for key, name in keys}
+    values |= {f"tokenizer.{name}": said.get(f"tokenizer.ggml.{key}") for key, name in _TOKENS.items()}
+    if not any(name.startswith("rope_") for name in header.tensors):  # Llama 3 and LongRoPE are said by a tensor
+        scaling = said.get(f"{header.architecture}.rope.scaling.type", "none")
+        values["config.rope_parameters.rope_type"] = "default" if scaling == "none" else scaling
+    stated = {name: value for name, value in values.items() if not isinstance(value, ArrayLength | None)}
+    return stated | {"tokenizer.chat_template": said.get("tokenizer.chat_template")}
+
+
 def _record(header: Header) -> Config:
     """Record file type, number of weights of each type, and pre-tokenizer."""
     file_types = {kind.value: kind.name for kind in gguf.LlamaFileType}
@@ -150,7 +198,7 @@ def _counts(weights: dict[str, int]) -> str:
 
 GGUF = Format(
     describe=lambda header: str(header.format),
-    file=File(".gguf", _inspect, _unpack, read_header, _sizes),
+    file=File(".gguf", _inspect, _unpack, read_header, _sizes, _served_fields),
     packages=("gguf",),
     libraries=("gguf",),
     load=lambda read, device: read(dtype="auto").to(device),

@@ -27,6 +27,10 @@ _MOST_DIMENSIONS = 4
 _AGAIN = "copy, download or convert it again"
 
 
+class ArrayLength(int):
+    """The length of an array, which stands for it."""
+
+
 @dataclass(frozen=True)
 class GgufTensor:
     """One tensor of the file.
@@ -60,7 +64,8 @@ class GgufTensor:
 class Header:
     """Metadata and tensors of a GGUF file.
 
-    `metadata`: of an array only its length. `tensors`: by name. `data_start`: where the tensors' data begins, in bytes.
+    `metadata`: of an array only its `ArrayLength`. `tensors`: by name. `data_start`: where the tensors' data begins, in
+    bytes.
     """
 
     metadata: dict[str, Any]
@@ -129,7 +134,7 @@ class _Reader:
         """Read one value of metadata; of an array its length."""
         if kind == _STRING:
             return self.string()
-        return self.skip_array() if kind == _ARRAY else self.number(_SCALARS[kind])
+        return ArrayLength(self.skip_array()) if kind == _ARRAY else self.number(_SCALARS[kind])
 
     def skip_array(self) -> int:
         kind, length = self.number("I"), int(self.number("Q"))
