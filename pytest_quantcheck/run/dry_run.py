@@ -118,11 +118,14 @@ def _check_files(findings: Findings, target: Target, readable: dict[Target, Mode
 
 def _compare_with_reference(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:
     """Find the candidates that would not be served as the reference is."""
+    candidates = [target for target in gate.targets.candidates if target in readable]
+    if not candidates:
+        return
     from pytest_quantcheck.models.served_fields import served_fields  # noqa: PLC0415 - heavy
 
     reference = gate.targets.reference
     expected = gate.stored_configuration
-    for target in (target for target in gate.targets.candidates if target in readable):
+    for target in candidates:
         if expected is None and reference in readable:
             expected = served_fields(readable[reference], reference.load_as)
         if expected is None:
