@@ -11,6 +11,10 @@ from pytest_quantcheck.text import excerpt
 GENERATION_CONFIG = "generation_config.json"
 """A file whose absence is a difference of its own; so it is called in `Provenance.configuration`."""
 
+_OF_NO_EFFECT = ("pad_token_id", "tokenizer.bos_token_id")
+"""Token ids that change nothing where the reference has none: batches are padded, and `add_bos_token` says whether a
+prompt begins with one."""
+
 _SERVING_ALONE = {"config.architectures", "config.max_position_embeddings", "config.tie_word_embeddings"}
 """Fields of config.json, token ids aside, that decide how a model is served, or what a measurement sees in full."""
 
@@ -33,6 +37,8 @@ def configuration_differences(reference: Mapping[str, str], candidate: Mapping[s
     for name in sorted(reference.keys() & candidate.keys()):
         expected, obtained = reference[name], candidate[name]
         if expected == obtained or (name, expected) == (GENERATION_CONFIG, "missing"):
+            continue
+        if expected == "null" and name.endswith(_OF_NO_EFFECT):
             continue
         if not (without_file and name.startswith("generation_config.") and name != GENERATION_CONFIG):
             yield Difference(name, excerpt(expected, obtained), excerpt(obtained, expected))

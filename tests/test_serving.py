@@ -58,6 +58,16 @@ def test_missing_generation_config_is_one_difference():
         refuse_unlike("it", missing, BEFORE)
 
 
+def test_token_that_the_reference_lacks_has_no_effect():
+    """Programs that quantize add a padding token, and GGUF files state a first token that is not added."""
+    before = {"tokenizer.bos_token_id": "null", "generation_config.pad_token_id": "null", "config.eos_token_id": "null"}
+    refuse_unlike("it", before, before | {"tokenizer.bos_token_id": "5", "generation_config.pad_token_id": "7"})
+    with pytest.raises(ModelError, match=r"config\.eos_token_id is 7"):
+        refuse_unlike("it", before, before | {"config.eos_token_id": "7"})
+    with pytest.raises(ModelError, match=r"tokenizer\.bos_token_id is null"):
+        refuse_unlike("it", before | {"tokenizer.bos_token_id": "5"}, before)
+
+
 def test_long_values_are_shown_where_they_differ():
     """A list of the types of all layers, of which one was changed."""
     layers = ["full"] * 40

@@ -27,7 +27,7 @@ _NOT_SERVED = re.compile(
 
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 
-_TOKENS = ("bos", "eos", "pad", "unk")
+_SAID_BY_LAYER_TYPES = {"max_window_layers", "sliding_window_pattern", "use_sliding_window"}
 
 
 def served_fields(files: ModelFiles, load_as: str) -> dict[str, str]:
@@ -83,6 +83,8 @@ def _config_fields(config: Any) -> Iterator[tuple[str, Any]]:
     standard = {own: name for name, own in getattr(config, "attribute_map", {}).items()}
     known = {"model_type", *(field.name for field in fields(config))} if is_dataclass(config) else None
     values = {name: value for name, value in config.to_dict().items() if known is None or name in known}
+    if "layer_types" in values:
+        values = {name: value for name, value in values.items() if name not in _SAID_BY_LAYER_TYPES}
     yield from _flat({standard.get(name, name): value for name, value in values.items()})
 
 
@@ -98,14 +100,18 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _tokenizer_fields(tokenizer: Any) -> Iterator[tuple[str, Any]]:
-    for token in _TOKENS:
+    for token in ("bos", "eos", "unk"):
         yield f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None)
+    yield "pad_token_id", None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id
     ids = tokenizer("a")["input_ids"]
     yield "add_bos_token", bool(ids) and ids[0] == tokenizer.bos_token_id
     yield "add_eos_token", len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
     yield "added_tokens", _sha256(_added_tokens(tokenizer))
     yield "vocabulary", vocabulary_hash(tokenizer)
-    yield "chat_template", _sha256(getattr(tokenizer, "chat_template", None))
+    template = getattr(tokenizer, "chat_template", None)
+    templates = dict(template) if isinstance(template, Mapping) else {"default": template}
+    yield "chat_template", _sha256(templates.pop("default", None))
+    yield from ((f"chat_template.{name}", _sha256(text)) for name, text in templates.items())
 
 
 def _added_tokens(tokenizer: Any) -> str:

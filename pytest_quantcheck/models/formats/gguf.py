@@ -38,8 +38,6 @@ _FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "expert_feed_forward_length": "moe_intermediate_size",
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
     "attention.head_count": "num_attention_heads",
@@ -177,6 +175,8 @@ def _served_fields(header: Header) -> dict[str, Any]:
     if not any(name.startswith("rope_") for name in header.tensors):  # Llama 3 and LongRoPE are said by a tensor
         scaling = said.get(f"{header.architecture}.rope.scaling.type", "none")
         values["config.rope_parameters.rope_type"] = "default" if scaling == "none" else scaling
+    if values["tokenizer.pad_token_id"] == values["tokenizer.eos_token_id"]:
+        values["tokenizer.pad_token_id"] = None
     stated = {name: value for name, value in values.items() if not isinstance(value, ArrayLength | None)}
     return stated | {"tokenizer.chat_template": said.get("tokenizer.chat_template")}
 
