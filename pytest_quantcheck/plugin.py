@@ -73,9 +73,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run nothing in a dry run."""
+    """Check the prompts; run nothing in a dry run."""
     run = session.config.stash.get(_SESSION, None)
-    return run.dry_run() if run else None
+    if run is None:
+        return None
+    run.check_prompts(session.items)
+    return run.dry_run()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

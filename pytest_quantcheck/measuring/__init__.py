@@ -10,14 +10,16 @@ import numpy as np
 import torch
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
-from pytest_quantcheck.errors import MeasurementError, PromptError
+from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.measuring.passes import Passes
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.resuming import stage_opener
+from pytest_quantcheck.measuring.tokenized import TokenizedPrompts, tokenize
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.models.encoding import encode, encoding_hash
+from pytest_quantcheck.models.encoding import encoding_hash
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loaded import LoadedModel
+from pytest_quantcheck.models.pretrained import context_of
 from pytest_quantcheck.options.attribution import covering
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Evidence, Measurement, Provenance
@@ -64,12 +66,13 @@ def measure(
         StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
-    positions, chat = _positions(prompts, index), _chat(loaded, prompts)
-    encoded = encode(loaded.tokenizer, prompts.texts, chat=chat, max_length=_context(loaded))
-    _check_same_encoding(reference, encoded, model)
-    wanted = _first_of_equal(prompts, encoded, positions)
+    positions = _positions(prompts, index)
+    context = context_of(loaded.model.config)
+    tokenized = tokenize(loaded.tokenizer, prompts, context=context, readout=plan.readout)
+    _check_same_encoding(reference, tokenized.encoded, model)
+    wanted = _first_of_equal(tokenized, positions)
     _check_covered(reference, wanted)
-    passes = Passes(loaded, prompts, plan, reference, chat, encoded, progress or NoProgress())
+    passes = Passes(loaded, prompts, plan, reference, tokenized, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
     available = max(prompts.available, len(prompts))
@@ -108,10 +111,10 @@ def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
         n_layers=loaded.n_layers,
         width=loaded.width,
         configuration=loaded.configuration,
-        encoding_hash=encoding_hash(passes.encoded),
+        encoding_hash=encoding_hash(passes.tokenized.encoded),
         prompt_set=prompts.name,
         prompt_hash=prompts.hash,
-        template=prompts.template_used(chat=passes.chat),
+        template=prompts.template_used(chat=passes.tokenized.chat),
         readout=plan.readout,
         layers=passes.layers,
         redundancy_neurons=passes.correlated,
@@ -130,9 +133,9 @@ def _positions(prompts: PromptSet, index: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _first_of_equal(prompts: PromptSet, encoded: Sequence[Sequence[int]], positions: Sequence[int]) -> list[int]:
+def _first_of_equal(tokenized: TokenizedPrompts, positions: Sequence[int]) -> list[int]:
     """Select the positions whose tokens no earlier prompt of the set has."""
-    distinct = set(prompts.choose_distinct([tuple(ids) for ids in encoded]))
+    distinct = set(tokenized.distinct)
     wanted = [position for position in positions if position in distinct]
     if not wanted:
         raise ValueError("Expected a prompt in `index` that repeats no earlier one of its set, got none.")
@@ -155,20 +158,6 @@ def _check_same_encoding(reference: Measurement | None, encoded: Sequence[Sequen
             f"{model} reads the prompts as other tokens than its reference {reference.provenance.model} does: compare "
             "their tokenizer files, and the chat template that wraps a prompt"
         )
-
-
-def _chat(loaded: LoadedModel, prompts: PromptSet) -> bool:
-    if prompts.chat and not loaded.chat:
-        raise PromptError(
-            f"{prompts.name} asks for the chat template (template {prompts.template}), and this model's tokenizer has "
-            "none: take --quantcheck-template=raw or a format string"
-        )
-    return loaded.chat if prompts.chat is None else prompts.chat
-
-
-def _context(loaded: LoadedModel) -> int | None:
-    length: int | None = getattr(loaded.model.config, "max_position_embeddings", None)
-    return length
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.divergence import log_probs_at, top_log_probs
-from pytest_quantcheck.errors import NonFiniteError, PromptError
-from pytest_quantcheck.models.encoding import Batch, answer_token
+from pytest_quantcheck.errors import NonFiniteError
+from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Answers
 
@@ -138,32 +138,6 @@ class AnswerCollector:
                 f"the logits of {len(bad)} of {len(self._index)} prompts of {self._prompts.name} are NaN or infinite "
                 f"(first in rows {rows}): the model overflows or its weights are damaged; nothing can be measured"
             )
-
-
-def choice_tokens(tokenizer: Any, prompts: PromptSet, text: str, *, chat: bool) -> dict[int, str]:
-    """Map the first token of each gold answer to that answer.
-
-    The `choices` readout chooses among these tokens. Each is the one that follows `text`, a whole prompt as the model
-    reads it (see `answer_token`).
-
-    Raises:
-        PromptError: two answers share their first token, or there is only one answer, which every model would give.
-    """
-    tokens: dict[int, str] = {}
-    for gold in dict.fromkeys(prompts.golds):
-        token = answer_token(tokenizer, text, gold, chat=chat)
-        if token in tokens:
-            raise PromptError(
-                f"--quantcheck-readout=choices cannot tell {tokens[token]!r} from {gold!r} in {prompts.name}: "
-                "both begin with the same token; use the token readout"
-            )
-        tokens[token] = gold
-    if len(tokens) == 1:
-        raise PromptError(
-            f"--quantcheck-readout=choices needs different gold answers to choose from, and {prompts.name} has "
-            f"{prompts.golds[0]!r} alone, which every model would give; use the token readout"
-        )
-    return tokens
 
 
 class _Matcher:

@@ -12,12 +12,13 @@ import torch
 
 from pytest_quantcheck.analyses.saliency import attributable
 from pytest_quantcheck.errors import MeasurementError
-from pytest_quantcheck.measuring.answers import AnswerCollector, choice_tokens
+from pytest_quantcheck.measuring.answers import AnswerCollector
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
 from pytest_quantcheck.measuring.resuming import Arrays, Stage, flat, under
 from pytest_quantcheck.measuring.streams import LayerStream, RealTokens, affordable_neurons
-from pytest_quantcheck.models.encoding import Batch, batches, collate, render_prompts
+from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
+from pytest_quantcheck.models.encoding import Batch, batches, collate
 from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import choose_layers
@@ -27,17 +28,13 @@ from pytest_quantcheck.records import Activations, Answers, Measurement, Salienc
 
 @dataclass(frozen=True, eq=False)
 class Passes:
-    """The passes of one measurement: a model, encoded prompts and a plan.
-
-    `chat`: the prompts stand in the tokenizer's chat template; `encoded`: token ids of every prompt of the set.
-    """
+    """The passes of one measurement: a model, a tokenized prompt set and a plan."""
 
     loaded: LoadedModel
     prompts: PromptSet
     plan: Plan
     reference: Measurement | None
-    chat: bool
-    encoded: Sequence[Sequence[int]]
+    tokenized: TokenizedPrompts
     progress: ProgressReporter
 
     @property
@@ -68,7 +65,7 @@ class Passes:
         collected = _Collected(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
         collected.restore(stage.load(), loaded.device)
         # choose the batches that are left
-        parts = batches(self.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
+        parts = batches(self.tokenized.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
         before = collected.answers.seen
         left = [part for part in parts if not before.issuperset(part)]
         self.progress.start("measuring", len(index), len(before))
@@ -104,13 +101,13 @@ class Passes:
         """Attribute at every layer where the reference could be attributed."""
         if self.plan.attribution.method == "off" or not targets:
             return {}
-        attributor = Attributor(self.loaded, self.encoded, self.plan.attribution, tokens=self.plan.tokens)
+        attributor = Attributor(self.loaded, self.tokenized.encoded, self.plan.attribution, tokens=self.plan.tokens)
         with float32_gradients(self.loaded.model, int8_kernels=self.int8_kernels):
             layers = [layer for layer in self.layers if self._defined_at(layer)]
             return attributor.attribute(layers, targets, self.progress, stage) if layers else {}
 
     def _batch(self, part: Sequence[int]) -> Batch:
-        return collate(self.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
+        return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         """Compute the logits of the answer position, (prompts, vocabulary)."""
@@ -133,16 +130,12 @@ class Passes:
 
     def _collector(self, n: int) -> AnswerCollector:
         loaded, prompts = self.loaded, self.prompts
-        choices = None
-        if self.plan.readout == "choices":
-            (text,) = render_prompts(loaded.tokenizer, prompts.texts[:1], chat=self.chat)
-            choices = choice_tokens(loaded.tokenizer, prompts, text, chat=self.chat)
         return AnswerCollector(
             prompts,
             loaded.tokenizer.decode,
             n,
             reference=None if self.reference is None else self.reference.answers,
-            choices=choices,
+            choices=self.tokenized.choices,
             substring=self.plan.readout == "substring",
         )
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from pytest_quantcheck.errors import PromptError
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -48,24 +46,13 @@ def render_prompts(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[
     return [_apply_template(tokenizer, text) for text in texts] if chat else list(texts)
 
 
-def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool, max_length: int | None = None) -> list[list[int]]:
+def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[list[int]]:
     """Turn each prompt into token ids.
 
     Special tokens are added, except with `chat`: the chat template has its own.
-
-    Raises:
-        PromptError: a prompt has no tokens, or more than the model's context holds; gives its number.
     """
     rendered = render_prompts(tokenizer, texts, chat=chat)
     encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=not chat)["input_ids"]
-    for number, ids in enumerate(encoded, start=1):
-        if not ids:
-            raise PromptError(f"prompt {number} has no tokens: {texts[number - 1][:60]!r}; remove it")
-        if max_length is not None and len(ids) > max_length:
-            raise PromptError(
-                f"prompt {number} has {len(ids)} tokens and the model's context holds {max_length}; "
-                "shorten or remove it"
-            )
     return encoded
 
 

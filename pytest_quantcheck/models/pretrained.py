@@ -92,6 +92,21 @@ def read_tokenizer(folder: str, files: ModelFiles) -> Any:
     return tokenizer
 
 
+def read_tokenizer_and_context(files: ModelFiles, load_as: str) -> tuple[Any, int | None]:
+    """Read a directory's tokenizer, and the most tokens that the model reads.
+
+    Errors as of `library_folder`.
+    """
+    with library_folder(files, load_as) as folder:
+        return read_tokenizer(folder, files), context_of(read_config(folder, files))
+
+
+def context_of(config: Any) -> int | None:
+    """Find the most tokens that a model of a configuration reads; None where it does not say."""
+    length: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return length
+
+
 def read_model(folder: str, files: ModelFiles, **extra: Any) -> Any:
     """Read the model as the files have it; pickled weights are read only if allowed."""
     safe = {} if files.source.allow_pickle else {"use_safetensors": True}

@@ -54,7 +54,7 @@ class Outline(NamedTuple):
         loaded = "some prompts are measured" if settings.trial else "nothing is loaded"
         yield f"dry run: {loaded}. The reference {self.model} would be {reference}"
         yield f"candidates: {', '.join(self.candidates)}"
-        yield from (f"prompts: {len(p)} of {name} from {p.source}" for name, p in self.prompt_sets.items())
+        yield from (f"prompts: {_counted(p)} of {name} from {p.source}" for name, p in self.prompt_sets.items())
         yield f"attribution: {settings.attribution}{on}; layers: {layers}"
         yield f"verdicts: {', '.join(self.metrics)} by {self.profile.label}"
         yield from self._ungated()
@@ -72,3 +72,9 @@ class Outline(NamedTuple):
             few = [f"{metric} (from {n:,} prompts up)" for metric, n in wanted.items() if n > len(prompts)]
             if few:
                 yield f"not gated on {name}, which has {len(prompts):,} prompts: {', '.join(few)}"
+
+
+def _counted(prompts: PromptSet) -> str:
+    """Count prompts, and how many differ where some are repeated."""
+    distinct = len(set(prompts.texts))
+    return str(len(prompts)) if distinct == len(prompts) else f"{len(prompts)} ({distinct} distinct)"

@@ -12,10 +12,11 @@ from pytest_quantcheck.models.checksums import verify
 from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
+from pytest_quantcheck.records import REFERENCE
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.targets import Target, Targets
 from pytest_quantcheck.serving import refuse_unlike
-from pytest_quantcheck.text import duration, shortened
+from pytest_quantcheck.text import counted, duration, shortened
 
 if TYPE_CHECKING:
     from pytest_quantcheck.run.measurements import Progress
@@ -69,6 +70,7 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
             continue
         _try(findings, partial(_check_files, findings, target, readable))
     _compare_with_reference(findings, gate, readable)
+    _try(findings, partial(_check_prompts, findings, gate, readable))
     if settings.trial and not findings.problems:
         _try(findings, partial(_time, findings, gate, progress))
     return findings
@@ -135,6 +137,19 @@ def _compare_with_reference(findings: Findings, gate: Gate, readable: Mapping[Ta
         check = partial(refuse_unlike, target.label, expected, obtained, gate.settings.allow_difference)
         if _try(findings, check):
             findings.checked.append(f"configuration of {target.label} against the reference's")
+
+
+def _check_prompts(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:
+    """Let the reference's tokenizer read every prompt; it has read those of a baseline."""
+    files = readable.get(gate.targets.reference)
+    if gate.stored_configuration is not None or files is None or files.is_one_file:
+        return
+    from pytest_quantcheck.run.local_models import tokenize_for  # noqa: PLC0415 - heavy
+
+    tokenized = tokenize_for(files, REFERENCE, gate.prompt_sets, gate.settings.readout)
+    for name, found in tokenized.items():
+        inputs = counted(len(found.distinct), "distinct input")
+        findings.checked.append(f"the prompts of {name}: {inputs} of {counted(len(found.encoded), 'prompt')}")
 
 
 def _verify_in_time(findings: Findings, target: Target, files: ModelFiles) -> None:

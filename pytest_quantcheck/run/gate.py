@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import ControlResult, judge_control, without_verdicts
-from pytest_quantcheck.errors import NonFiniteError, NotApplicable, SettingsError
+from pytest_quantcheck.errors import ModelError, NonFiniteError, NotApplicable, SettingsError
 from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import judgeable
@@ -97,6 +97,16 @@ class Gate:
     def stored_configuration(self) -> Mapping[str, str] | None:
         """What decides how the reference is served, as the baseline has it; None without one."""
         return self._baseline.configuration if self._baseline else None
+
+    def check_prompts(self) -> None:
+        """Let the reference's tokenizer read every prompt; a baseline's has, and that of one file is known later.
+
+        Raises:
+            PromptError: a prompt that the model cannot read; names its row.
+        """
+        if self._baseline is None:
+            with suppress(ModelError), ignore_library_warnings():  # the tests have those
+                self._models.tokenize(self.targets.reference, self.prompt_sets, self.settings.readout)
 
     def load(self, target: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.

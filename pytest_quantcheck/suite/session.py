@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -14,7 +15,7 @@ import pytest
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import Certificate, certify
-from pytest_quantcheck.errors import QuantcheckError, SettingsError
+from pytest_quantcheck.errors import PromptError, QuantcheckError, SettingsError
 from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options import Settings
@@ -34,7 +35,7 @@ from pytest_quantcheck.run.dry_run import check_run
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import check_writable
 from pytest_quantcheck.storage.measurement_files import FILE
-from pytest_quantcheck.suite.items import AcceptanceSuite, check_names
+from pytest_quantcheck.suite.items import AcceptanceSuite, PackagedItem, check_names
 from pytest_quantcheck.suite.progress import Announcer
 from pytest_quantcheck.suite.results import Results
 from pytest_quantcheck.suite.selection import take_selection
@@ -78,6 +79,22 @@ class Session:
         if not self._selection.collect:
             return []
         return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._selection.node_ids)))
+
+    def check_prompts(self, items: Sequence[pytest.Item]) -> None:
+        """Refuse prompts that the reference cannot read, before it is loaded.
+
+        `items`: what this process runs; with xdist its workers do.
+
+        Raises:
+            UsageError: names the row.
+        """
+        ours = not items or any(isinstance(item, PackagedItem) for item in items)
+        if not ours or not self._selection.collect or self._idle or self._is_worker:
+            return
+        try:
+            self.gate.check_prompts()
+        except PromptError as error:
+            raise pytest.UsageError(printable(str(error))) from error
 
     def dry_run(self) -> bool | None:
         """Check what can be checked and print what would be measured; return None when this is no dry run.

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from pytest_quantcheck.errors import PromptError
 from pytest_quantcheck.models.encoding import batches, collate, encode
 
 CPU = torch.device("cpu")
@@ -102,22 +101,3 @@ def test_chat_template_alone_decides_on_the_start_token(tokenizer, template_has_
     chatting = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>")
     chatting.chat_template = start + "w10 {{ messages[0]['content'] }} {% if add_generation_prompt %}w11{% endif %}"
     assert encode(chatting, ["w5 w6"], chat=True) == [[*[1] * template_has_start, 10, 5, 6, 11]]
-
-
-def test_prompt_longer_than_the_context_is_an_error(tokenizer):
-    """The error numbers the prompt from one and gives both lengths."""
-    with pytest.raises(PromptError, match="prompt 2 has 4 tokens and the model's context holds 3"):
-        encode(tokenizer, ["w5 w6", "w5 w6 w7"], chat=False, max_length=3)
-
-
-def test_prompt_that_just_fits_is_taken(tokenizer):
-    """The limit itself is allowed."""
-    assert encode(tokenizer, ["w5 w6"], chat=False, max_length=3) == [[1, 5, 6]]
-
-
-def test_prompt_without_tokens_is_an_error(tokenizer):
-    """A tokenizer without a start token makes nothing of an empty prompt."""
-    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    bare.backend_tokenizer.post_processor = None
-    with pytest.raises(PromptError, match="prompt 2 has no tokens: ' '"):
-        encode(bare, ["w5", " "], chat=False)

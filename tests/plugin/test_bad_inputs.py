@@ -45,6 +45,33 @@ def test_option(refused, pytester, options, said):
     assert said in refused(*options.split(" "))
 
 
+UNREADABLE = {
+    "too long": (
+        [*(f"is {n} even" for n in range(12)), "the dog " * 80],
+        "token",
+        "row 13 has 161 tokens, and the mod",
+    ),
+    "the same tokens": ([f"is {word} even" for word in "ABCDEFGHIJKL"], "token", "got 12 that are 1 distinct input"),
+    "one choice": ([f"is {n} even" for n in range(12)], "choices", "has 'True' alone, which every model would give"),
+}
+
+
+@pytest.mark.parametrize("how", [(), ("--quantcheck-dry-run",), ("-n", "1")], ids=["run", "dry", "xdist"])
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_prompts_that_the_model_cannot_read(gate, pytester, what, how):
+    """The tokenizer and the configuration show it; no weight is read, and a dry run says the same."""
+    prompts, readout, said = UNREADABLE[what]
+    lines = (json.dumps({"prompt": prompt, "gold": "True"}) for prompt in prompts)
+    pytester.path.joinpath("odd.jsonl").write_text("\n".join(lines))
+    options = ("--quantcheck-prompts=odd.jsonl", f"--quantcheck-readout={readout}")
+    found = gate("--quantcheck-model=builtin", "--quantcheck-only", *options, *how)
+    assert found.status == pytest.ExitCode.USAGE_ERROR
+    (sentence,) = (line for line in found.lines if said in line)
+    assert sentence.startswith("problem: " if "--quantcheck-dry-run" in how else "ERROR: ")
+    assert "no tests ran" in found.text
+    assert "Traceback" not in found.text
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_device_that_is_not_there(refused):
     """It is refused as a wrong value is, not test by test."""
