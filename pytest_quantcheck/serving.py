@@ -11,9 +11,9 @@ from pytest_quantcheck.text import excerpt
 GENERATION_CONFIG = "generation_config.json"
 """A file whose absence is a difference of its own; so it is called in `Provenance.configuration`."""
 
-_OF_NO_EFFECT = ("pad_token_id", "tokenizer.bos_token_id")
-"""Token ids that change nothing where the reference has none: batches are padded, and `add_bos_token` says whether a
-prompt begins with one."""
+_OF_NO_EFFECT = ("pad_token_id", "tokenizer.bos_token_id", "tokenizer.unk_token_id")
+"""Token ids that change nothing where the reference has none: batches are padded, `add_bos_token` says whether a prompt
+begins with one, and nothing is unknown to such a tokenizer."""
 
 _SERVING_ALONE = {"config.architectures", "config.max_position_embeddings", "config.tie_word_embeddings"}
 """Fields of config.json, token ids aside, that decide how a model is served, or what a measurement sees in full."""
@@ -30,12 +30,16 @@ class Difference(NamedTuple):
 def configuration_differences(reference: Mapping[str, str], candidate: Mapping[str, str]) -> Iterator[Difference]:
     """Yield the fields of two configurations that both state, and state differently.
 
-    Of a missing generation_config.json only its absence counts, and only where the reference has one: libraries write
-    one that repeats config.json.
+    A part of an object that one of two directories lacks is null there; a GGUF file does not state all it could. Of a
+    missing generation_config.json only its absence counts, and only where the reference has one: libraries write one
+    that repeats config.json.
     """
     without_file = candidate.get(GENERATION_CONFIG) == "missing"
-    for name in sorted(reference.keys() & candidate.keys()):
-        expected, obtained = reference[name], candidate[name]
+    names = reference.keys() & candidate.keys()
+    if GENERATION_CONFIG in names:  # two directories
+        names |= {name for name in reference.keys() | candidate.keys() if name.count(".") > 1}
+    for name in sorted(names):
+        expected, obtained = reference.get(name, "null"), candidate.get(name, "null")
         if expected == obtained or (name, expected) == (GENERATION_CONFIG, "missing"):
             continue
         if expected == "null" and name.endswith(_OF_NO_EFFECT):

@@ -58,6 +58,17 @@ def test_missing_generation_config_is_one_difference():
         refuse_unlike("it", missing, BEFORE)
 
 
+def test_part_that_one_directory_lacks_is_null_there():
+    """A scale of the rotary embedding, and a chat template for tools; fields of newer libraries are no difference."""
+    part = {"config.rope_parameters.attention_factor": "0.5"}
+    with pytest.raises(ModelError, match=r"attention_factor is null, the reference's 0\.5"):
+        refuse_unlike("it", BEFORE | part, BEFORE)
+    with pytest.raises(ModelError, match=r"attention_factor is 0\.5, the reference's null"):
+        refuse_unlike("it", BEFORE, BEFORE | part)
+    refuse_unlike("it", BEFORE | part, {"config.eos_token_id": "1"})  # a GGUF file
+    refuse_unlike("it", BEFORE, BEFORE | {"config.new_scale": "2", "config.rope_parameters.attention_factor": "null"})
+
+
 def test_token_that_the_reference_lacks_has_no_effect():
     """Programs that quantize add a padding token, and GGUF files state a first token that is not added."""
     before = {"tokenizer.bos_token_id": "null", "generation_config.pad_token_id": "null", "config.eos_token_id": "null"}

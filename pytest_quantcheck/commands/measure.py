@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ignore_library_warnings():
         gate = Gate(_settings(given), _progress())
         check_free(out, gate.prompt_sets, force=given["force"])
+        gate.check_prompts()
         for name, measurement in _stored(gate, out):
             written = _written(out / name, measurement.provenance, len(measurement.answers.index))
             say([written, *gate.remarks(next(iter(gate.candidates), REFERENCE), name)])

@@ -50,6 +50,7 @@ MEASURE: tuple[Option, ...] = (
         "attribution-samples",
         "attribution-tokens",
         "redundancy-neurons",
+        "allow-difference",
         "cache",
         "device",
         "batch-size",

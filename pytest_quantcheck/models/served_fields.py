@@ -121,7 +121,7 @@ def _added_tokens(tokenizer: Any) -> str:
 
 
 def _sha256(text: str | None) -> str:
-    return "none" if text is None else hashlib.sha256(text.encode()).hexdigest()
+    return "null" if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def _as_text(values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`python -m pytest_quantcheck measure …`: what it writes, what it says, what it refuses before a model is loaded."""
 
 import io
+import json
 import re
 import shutil
 import signal
@@ -133,6 +134,15 @@ def test_what_is_there_outlives_a_failure(copied, empty, refused):
     assert files(copied) == before
 
 
+def test_prompt_longer_than_the_context_is_refused_before_weights(tmp_path, refused):
+    """Its row is named, and nothing is written."""
+    rows = [json.dumps({"prompt": f"is {n} even" + " dog" * (150 if n == 9 else 1), "gold": "True"}) for n in range(12)]
+    (tmp_path / "long.jsonl").write_text("\n".join(rows))
+    asked = ("--model", "builtin", "--prompts", tmp_path / "long.jsonl", "--out", tmp_path / "out")
+    assert "long.jsonl, row 10 has 154 tokens, and the model's context holds 128" in refused("measure", *asked)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_says_so_and_leaves_nothing(stop, tmp_path, monkeypatch, capsys):
@@ -141,6 +151,20 @@ def test_interrupted_it_says_so_and_leaves_nothing(stop, tmp_path, monkeypatch, 
     assert main(["measure", "--model", "builtin", "--out", str(tmp_path / "out"), *QUICK]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
     assert files(tmp_path) == {}
+
+
+def test_candidate_that_is_served_otherwise_is_refused_unless_it_is_meant(stored, tmp_path, refused):
+    """The stored reference says how it is served."""
+    name, out = tmp_path / "small", tmp_path / "out"
+    quantization = quantization_config("int8", torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(builtin.DIRECTORY, quantization_config=quantization, device_map="cpu")
+    model.generation_config.eos_token_id = 7
+    model.save_pretrained(name)
+    AutoTokenizer.from_pretrained(builtin.DIRECTORY).save_pretrained(name)
+    asked = ["measure", "--candidate", str(name), "--reference", str(stored / "reference"), "--out", str(out), *QUICK]
+    option = "--allow-difference=generation_config.eos_token_id"
+    assert refused(*asked).endswith(f"or say that it is meant: {option}")
+    assert main([*asked, option]) == 0
 
 
 def test_released_candidate_is_measured_as_it_is(stored, tmp_path, capsys):
