@@ -56,8 +56,10 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("how", [(), ("--quantcheck-dry-run",), ("-n", "1")], ids=["run", "dry", "xdist"])
-@pytest.mark.parametrize("what", UNREADABLE)
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [*((what, how) for what in UNREADABLE for how in ((), ("--quantcheck-dry-run",))), ("too long", ("-n", "1"))],
+)
 def test_prompts_that_the_model_cannot_read(gate, pytester, what, how):
     """The tokenizer and the configuration show it; no weight is read, and a dry run says the same."""
     prompts, readout, said = UNREADABLE[what]

@@ -258,6 +258,7 @@ def test_long_prompt_says_what_is_left_out(make):
     assert "xxxend?!" in page.text
 
 
+@pytest.mark.ci
 def test_large_run_stays_below_five_megabytes(make):
     """Two candidates on 10,000 prompts that all flip, long ones of costly characters too, and all 32 layers."""
     layers = tuple(range(32))

@@ -131,16 +131,23 @@ def test_release_that_computes_otherwise_is_refused(release, says):
 
 @pytest.mark.parametrize("says", SERVED)
 def test_release_that_is_served_otherwise_is_refused_unless_it_is_meant(release, says):
-    """No prompt's first token shows it. What is allowed is a condition of the verdict."""
+    """No prompt's first token shows it; the message has the option for each field."""
     gate = release(SERVED[says])
     with pytest.raises(ModelError, match="would not be served as the reference is: .*" + re.escape(says)) as refused:
         gate.compare("release")
     assert gate.loads == []
-    allowed = tuple(re.findall(r"--quantcheck-allow-difference=(\S+)", str(refused.value)))
-    shutil.rmtree(gate.targets.candidates[0].source.model)
-    meant = release(SERVED[says], allow_difference=allowed)
-    conditions = meant.compare("release").conditions
-    assert [condition.split()[0] for condition in conditions] == list(allowed)
+    named = re.findall(r"; (\S+) is |: (\S+) is ", str(refused.value))
+    assert re.findall(r"--quantcheck-allow-difference=(\S+)", str(refused.value)) == ["".join(pair) for pair in named]
+
+
+def test_what_is_meant_is_a_condition_of_the_verdict(release):
+    """Each field that is served otherwise, with both values."""
+    allowed = ("config.eos_token_id", "generation_config.json")
+    gate = release(stop_at(7), without("generation_config.json"), allow_difference=allowed)
+    assert gate.compare("release").conditions == (
+        "config.eos_token_id 1 for the reference, 7 for the candidate",
+        "generation_config.json present for the reference, missing for the candidate",
+    )
 
 
 def test_window_that_no_prompt_is_long_enough_to_see(release):

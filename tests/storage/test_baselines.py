@@ -142,6 +142,7 @@ def test_nan_is_refused(whole, tmp_path):
         save_baseline(dataclasses.replace(whole, activations={**whole.activations, layer: broken}), tmp_path / "x")
 
 
+@pytest.mark.ci
 def test_seven_billion_parameters_fit_into_twenty_megabytes(tmp_path):
     """1,000 prompts at three layers of 11,008 neurons, 2,048 of them correlated: about 1,600 are kept, and compared.
 

@@ -22,6 +22,7 @@ def found(request):
     return list(simulate(request.param, PROMPTS, REPEATS, IntervalSettings(draws=DRAWS)))
 
 
+@pytest.mark.ci
 def test_intervals_hold_the_truth(found):
     """Every metric, with its half width and bias for the reader of a failure."""
     assert {one.metric for one in found} == set(METRICS)
@@ -47,6 +48,7 @@ def test_large_samples_find_the_truth(effect):
         assert obtained == pytest.approx(expected[metric], rel=0.05, abs=0.015), metric
 
 
+@pytest.mark.ci
 def test_dead_neurons_are_those_of_so_many_prompts():
     """Their truth is the mean over samples of that size: 200 of them, four standard errors."""
     effect, n = EFFECTS[2], 32
