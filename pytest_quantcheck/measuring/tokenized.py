@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantcheck.errors import ModelError, PromptError
 from pytest_quantcheck.models.encoding import answer_token, encode, render_prompts
+from pytest_quantcheck.models.files import ModelFiles
+from pytest_quantcheck.models.pretrained import read_tokenizer_and_context
 from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.records import REFERENCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,19 @@ def tokenize(tokenizer: Any, prompts: PromptSet, *, context: int | None, readout
     distinct = prompts.choose_distinct([tuple(ids) for ids in encoded])
     choices = _choice_tokens(tokenizer, prompts, chat=chat) if readout == "choices" else None
     return TokenizedPrompts(chat, encoded, distinct, choices)
+
+
+def tokenize_all(files: ModelFiles, prompt_sets: Mapping[str, PromptSet], readout: str) -> dict[str, TokenizedPrompts]:
+    """Encode prompt sets for a reference whose weights are not read; errors as of `tokenize`.
+
+    Returns them by name; none for a model that is one file, whose tokenizer is unpacked with its weights.
+    """
+    if files.is_one_file:
+        return {}
+    tokenizer, context = read_tokenizer_and_context(files, REFERENCE)
+    return {
+        name: tokenize(tokenizer, prompts, context=context, readout=readout) for name, prompts in prompt_sets.items()
+    }
 
 
 def _encode(tokenizer: Any, prompts: PromptSet, *, chat: bool) -> list[list[int]]:

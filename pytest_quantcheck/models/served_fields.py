@@ -27,7 +27,11 @@ _NOT_SERVED = re.compile(
 
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 
+_OF_NO_CLASS = {"model_type", "per_layer_config"}
+"""What a configuration says beside the fields of its class."""
+
 _SAID_BY_LAYER_TYPES = {"max_window_layers", "sliding_window_pattern", "use_sliding_window"}
+"""What older configurations say of the types of their layers; transformers makes `layer_types` of it."""
 
 
 def served_fields(files: ModelFiles, load_as: str) -> dict[str, str]:
@@ -71,21 +75,23 @@ def _directory_fields(folder: str, files: ModelFiles, tokenizer: Any) -> dict[st
     has_file = GENERATION_CONFIG in files.names
     generation = GenerationConfig.from_pretrained(folder) if has_file else GenerationConfig.from_model_config(config)
     return _as_text(
-        {f"config.{name}": value for name, value in _config_fields(config.get_text_config(decoder=True))}
+        {f"config.{name}": value for name, value in config_fields(config.get_text_config(decoder=True))}
         | {GENERATION_CONFIG: "present" if has_file else "missing"}
         | {f"generation_config.{name}": value for name, value in _flat(generation.to_dict())}
         | {f"tokenizer.{name}": value for name, value in _tokenizer_fields(tokenizer)}
     )
 
 
-def _config_fields(config: Any) -> Iterator[tuple[str, Any]]:
+def config_fields(config: Any) -> Iterator[tuple[str, Any]]:
     """Yield the fields that the configuration's class knows; others do nothing."""
     standard = {own: name for name, own in getattr(config, "attribute_map", {}).items()}
-    known = {"model_type", *(field.name for field in fields(config))} if is_dataclass(config) else None
-    values = {name: value for name, value in config.to_dict().items() if known is None or name in known}
+    values = {standard.get(name, name): value for name, value in config.to_dict().items()}
+    if is_dataclass(config):
+        known = {standard.get(field.name, field.name) for field in fields(config)} | _OF_NO_CLASS
+        values = {name: value for name, value in values.items() if name in known}
     if "layer_types" in values:
         values = {name: value for name, value in values.items() if name not in _SAID_BY_LAYER_TYPES}
-    yield from _flat({standard.get(name, name): value for name, value in values.items()})
+    yield from _flat(values)
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -127,8 +133,18 @@ def _sha256(text: str | None) -> str:
 def _as_text(values: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False, default=str)
-        for name, value in sorted(values.items())
+        for name, value in sorted(_with_sorted_tokens(values))
     }
+
+
+def _with_sorted_tokens(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values; of tokens that end an answer alike the order does not count, nor brackets around one."""
+    for name, value in values.items():
+        if name.endswith("_token_id") and isinstance(value, list):
+            numbers = sorted(set(value))
+            yield name, numbers[0] if len(numbers) == 1 else numbers
+        else:
+            yield name, value
 
 
 def _rounded(value: Any) -> Any:

@@ -12,7 +12,6 @@ from pytest_quantcheck.models.checksums import verify
 from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.source import is_offline, local_path
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.records import REFERENCE
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.targets import Target, Targets
 from pytest_quantcheck.serving import refuse_unlike
@@ -142,12 +141,11 @@ def _compare_with_reference(findings: Findings, gate: Gate, readable: Mapping[Ta
 def _check_prompts(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:
     """Let the reference's tokenizer read every prompt; it has read those of a baseline."""
     files = readable.get(gate.targets.reference)
-    if gate.stored_configuration is not None or files is None or files.is_one_file:
+    if gate.stored_configuration is not None or files is None:
         return
-    from pytest_quantcheck.run.local_models import tokenize_for  # noqa: PLC0415 - heavy
+    from pytest_quantcheck.measuring.tokenized import tokenize_all  # noqa: PLC0415 - heavy
 
-    tokenized = tokenize_for(files, REFERENCE, gate.prompt_sets, gate.settings.readout)
-    for name, found in tokenized.items():
+    for name, found in tokenize_all(files, gate.prompt_sets, gate.settings.readout).items():
         inputs = counted(len(found.distinct), "distinct input")
         findings.checked.append(f"the prompts of {name}: {inputs} of {counted(len(found.encoded), 'prompt')}")
 

@@ -105,8 +105,10 @@ class Gate:
             PromptError: a prompt that the model cannot read; names its row.
         """
         if self._baseline is None:
+            from pytest_quantcheck.measuring.tokenized import tokenize_all  # noqa: PLC0415 - heavy
+
             with suppress(ModelError), ignore_library_warnings():  # the tests have those
-                self._models.tokenize(self.targets.reference, self.prompt_sets, self.settings.readout)
+                tokenize_all(self._models.files(self.targets.reference), self.prompt_sets, self.settings.readout)
 
     def load(self, target: str = REFERENCE) -> LoadedModel:
         """Load a model; `with gate.load("int8") as loaded:` frees it afterwards.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,26 +12,11 @@ from weakref import finalize
 from pytest_quantcheck.models.checksums import describe_files, verify
 from pytest_quantcheck.models.files import ModelFiles, resolve_files
 from pytest_quantcheck.models.source import Source
-from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.run.targets import Target
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
     from pytest_quantcheck.models.loaded import LoadedModel
-
-
-def tokenize_for(
-    files: ModelFiles, load_as: str, prompt_sets: Mapping[str, PromptSet], readout: str
-) -> dict[str, TokenizedPrompts]:
-    """Encode prompt sets for the model in a directory; errors as of `LocalModels.tokenize`."""
-    from pytest_quantcheck.measuring.tokenized import tokenize  # noqa: PLC0415 - heavy
-    from pytest_quantcheck.models.pretrained import read_tokenizer_and_context  # noqa: PLC0415 - heavy
-
-    tokenizer, context = read_tokenizer_and_context(files, load_as)
-    return {
-        name: tokenize(tokenizer, prompts, context=context, readout=readout) for name, prompts in prompt_sets.items()
-    }
 
 
 class LocalModels:
@@ -99,18 +83,6 @@ class LocalModels:
 
             self._fields[target.source] = served_fields(self.files(target), target.load_as)
         return self._fields[target.source]
-
-    def tokenize(
-        self, target: Target, prompt_sets: Mapping[str, PromptSet], readout: str
-    ) -> dict[str, TokenizedPrompts]:
-        """Encode prompt sets for a target, by their names; none for one file, whose tokenizer is unpacked with it.
-
-        Raises:
-            ModelError: as of `files`, or the tokenizer cannot be read.
-            PromptError: a prompt that the model cannot read; names its row.
-        """
-        files = self.files(target)
-        return {} if files.is_one_file else tokenize_for(files, target.load_as, prompt_sets, readout)
 
     def notes(self, target: Target) -> tuple[str, ...]:
         """Say which files of a checkpoint were gated."""

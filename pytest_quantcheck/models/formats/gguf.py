@@ -38,7 +38,6 @@ _FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
-    "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
@@ -51,11 +50,12 @@ _FIELDS = {
 }
 """Fields of a configuration by the metadata that hold the same number, behind the architecture's name."""
 
-_EPSILONS = {
+_SYNONYMS = {
+    "expert_count": ("num_experts", "num_local_experts"),
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps"),
     "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"),
 }
-"""The same of a number that architectures call differently: which name counts is the reference's to say."""
+"""The same of numbers that architectures call differently; the reference has one of the names."""
 
 
 def _inspect(path: Path) -> Header:
@@ -169,7 +169,7 @@ def _sizes(header: Header) -> tuple[int, int]:
 def _served_fields(header: Header) -> dict[str, Any]:
     """Say in the words of a configuration what the metadata say; lists by block have none."""
     said = header.metadata
-    keys = [*_FIELDS.items(), *((key, name) for key, names in _EPSILONS.items() for name in names)]
+    keys = [*_FIELDS.items(), *((key, name) for key, names in _SYNONYMS.items() for name in names)]
     values = {f"config.{name}": said.get(f"{header.architecture}.{key}") for key, name in keys}
     values |= {f"tokenizer.{name}": said.get(f"tokenizer.ggml.{key}") for key, name in _TOKENS.items()}
     if not any(name.startswith("rope_") for name in header.tensors):  # Llama 3 and LongRoPE are said by a tensor
