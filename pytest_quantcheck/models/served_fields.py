@@ -140,7 +140,7 @@ def _as_text(values: Mapping[str, Any]) -> dict[str, str]:
 def _with_sorted_tokens(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the values; of tokens that end an answer alike the order does not count, nor brackets around one."""
     for name, value in values.items():
-        if name.endswith("_token_id") and isinstance(value, list):
+        if name.endswith("_token_id") and isinstance(value, list) and all(isinstance(item, int) for item in value):
             numbers = sorted(set(value))
             yield name, numbers[0] if len(numbers) == 1 else numbers
         else:

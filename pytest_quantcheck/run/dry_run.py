@@ -68,7 +68,9 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
             findings.unchecked.append(f"the files of {target.label}, which a run fetches from the hub")
             continue
         _try(findings, partial(_check_files, findings, target, readable))
-    _compare_with_reference(findings, gate, readable)
+    for target in gate.targets.candidates:
+        if target in readable:
+            _try(findings, partial(_compare_with_reference, findings, gate, target, readable))
     _try(findings, partial(_check_prompts, findings, gate, readable))
     if settings.trial and not findings.problems:
         _try(findings, partial(_time, findings, gate, progress))
@@ -117,25 +119,22 @@ def _check_files(findings: Findings, target: Target, readable: dict[Target, Mode
         findings.checked.append(f"{', '.join(passed)} of {target.label}")
 
 
-def _compare_with_reference(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:
-    """Find the candidates that would not be served as the reference is."""
-    candidates = [target for target in gate.targets.candidates if target in readable]
-    if not candidates:
-        return
+def _compare_with_reference(
+    findings: Findings, gate: Gate, target: Target, readable: Mapping[Target, ModelFiles]
+) -> None:
+    """Refuse a candidate that would not be served as the reference is."""
     from pytest_quantcheck.models.served_fields import served_fields  # noqa: PLC0415 - heavy
 
     reference = gate.targets.reference
     expected = gate.stored_configuration
-    for target in candidates:
-        if expected is None and reference in readable:
-            expected = served_fields(readable[reference], reference.load_as)
-        if expected is None:
-            findings.unchecked.append(f"whether {target.label} is served as the reference is")
-            continue
-        obtained = served_fields(readable[target], target.load_as)
-        check = partial(refuse_unlike, target.label, expected, obtained, gate.settings.allow_difference)
-        if _try(findings, check):
-            findings.checked.append(f"configuration of {target.label} against the reference's")
+    if expected is None and reference in readable:
+        expected = served_fields(readable[reference], reference.load_as)
+    if expected is None:
+        findings.unchecked.append(f"whether {target.label} is served as the reference is")
+        return
+    obtained = served_fields(readable[target], target.load_as)
+    refuse_unlike(target.label, expected, obtained, gate.settings.allow_difference)
+    findings.checked.append(f"configuration of {target.label} against the reference's")
 
 
 def _check_prompts(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:

@@ -226,6 +226,16 @@ def test_candidate_that_is_served_otherwise_is_a_problem(dry, candidate):
     assert dry(f"--quantcheck-candidate={candidate}", meant)[0] == []
 
 
+@pytest.mark.parametrize("eos", ["x", [[1], 2], {"1": 2}, [None, 1]])
+def test_end_of_an_answer_that_is_no_token(dry, candidate, eos):
+    """It is shown beside the reference's, whatever it is."""
+    path = candidate / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": eos}))
+    problems, _ = dry(f"--quantcheck-candidate={candidate}")
+    assert len(problems) == 1
+    assert re.search("generation_config.eos_token_id(.1)? is .*, the reference's", problems[0])
+
+
 def test_candidate_beside_a_reference_that_cannot_be_read(dry, candidate, checkpoint):
     """It is said that the two were not compared."""
     change_config(checkpoint, model_type=None)
