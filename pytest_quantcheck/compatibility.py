@@ -56,6 +56,7 @@ TABLE: dict[str, Meanings] = {
     "module_types":       Meanings(NO,       NO,       NO,    X,        X),
     "quantization":       Meanings(NO,       NO,       NO,    X,        X),
     "quantized_share":    Meanings(NO,       NO,       NO,    X,        X),
+    "outside_text":       Meanings(NO,       NO,       NO,    X,        X),
     "gradient_path":      Meanings(NO,       NO,       NO,    X,        X),
     "architecture":       Meanings(NO,       NO,       NO,    X,        X),
     "n_layers":           Meanings(X,        NO,       NO,    X,        X),

@@ -13,7 +13,7 @@ from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 6
+SCHEMA = 7
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
@@ -51,7 +51,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     `compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as:
     `reference`, a bit-width, or `released` for a checkpoint that is already quantized; `format`: how its weights are
-    quantized, `none` where they are not; `width`: of the hidden states; `configuration`: what decides how the model is
+    quantized, `none` where they are not; `outside_text`: the weights of each part that text does not reach, such as a
+    vision tower; `width`: of the hidden states; `configuration`: what decides how the model is
     computed and served, by names such as `config.rms_norm_eps`, of vocabulary, added tokens and chat template the
     SHA-256; `content_hash`: SHA-256 over the model's files; `encoding_hash`: over the token ids of every prompt of the
     set as the model reads it.
@@ -66,6 +67,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
     quantized_share: QuantizedShare | None
+    outside_text: dict[str, int]
     gradient_path: str
     architecture: str
     n_layers: int

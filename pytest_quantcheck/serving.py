@@ -30,14 +30,19 @@ class Difference(NamedTuple):
 def configuration_differences(reference: Mapping[str, str], candidate: Mapping[str, str]) -> Iterator[Difference]:
     """Yield the fields of two configurations that both state, and state differently.
 
-    A part of an object that one of two directories lacks is null there; a GGUF file does not state all it could. Of a
+    A part of an object that one of two directories lacks is null there; a GGUF file does not state all it could, and a
+    text model alone nothing of its multimodal wrapper. Of a
     missing generation_config.json only its absence counts, and only where the reference has one: libraries write one
     that repeats config.json.
     """
     without_file = candidate.get(GENERATION_CONFIG) == "missing"
     names = reference.keys() & candidate.keys()
     if GENERATION_CONFIG in names:  # two directories
-        names |= {name for name in reference.keys() | candidate.keys() if name.count(".") > 1}
+        names |= {
+            name
+            for name in reference.keys() | candidate.keys()
+            if name.count(".") > 1 and not name.startswith("wrapper.")
+        }
     for name in sorted(names):
         expected, obtained = reference.get(name, "null"), candidate.get(name, "null")
         if expected == obtained or (name, expected) == (GENERATION_CONFIG, "missing"):

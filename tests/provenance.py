@@ -11,6 +11,7 @@ ANY = Provenance(
     format="none",
     module_types={},
     quantized_share=None,
+    outside_text={},
     quantization=None,
     gradient_path="float32",
     architecture="LlamaForCausalLM",

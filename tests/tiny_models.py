@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.models.pretrained import auto_class
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.serving import configuration_differences
 
@@ -30,6 +31,10 @@ GQA = LLAMA | {"num_key_value_heads": 2}
 OPT = SHARED | {"ffn_dim": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 64}
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 128, "n_positions": 64}
 GPT2 |= {"bos_token_id": 1, "eos_token_id": 2}
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION |= {"image_size": 28, "patch_size": 14}
+QWEN_VISION = {"hidden_size": 32, "intermediate_size": 64, "depth": 2, "num_heads": 2, "out_hidden_size": 64}
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 CONFIGS = {
     "llama": ("LlamaConfig", GQA),
@@ -45,6 +50,36 @@ CONFIGS = {
     "gpt-neox": ("GPTNeoXConfig", LLAMA),
     "gpt-neox-serial": ("GPTNeoXConfig", LLAMA | {"use_parallel_residual": False}),
     "opt": ("OPTConfig", OPT),
+    "gemma3": (
+        "Gemma3Config",
+        {
+            "text_config": GQA | {"head_dim": 16, "sliding_window": 4},
+            "vision_config": VISION,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 90,
+            "boi_token_index": 91,
+            "eoi_token_index": 92,
+        },
+    ),
+    "gemma3-text": ("Gemma3TextConfig", GQA | {"head_dim": 16, "sliding_window": 4}),
+    "qwen2.5-vl": (
+        "Qwen2_5_VLConfig",
+        {
+            "text_config": GQA | {"rope_parameters": MROPE},
+            "vision_config": QWEN_VISION | {"fullatt_block_indexes": [1]},
+        },
+    ),
+    "qwen3-vl": (
+        "Qwen3VLConfig",
+        {
+            "text_config": GQA | {"head_dim": 16, "rope_parameters": MROPE},
+            "vision_config": QWEN_VISION | {"deepstack_visual_indexes": [1]},
+        },
+    ),
+    "mistral3": (
+        "Mistral3Config",
+        {"text_config": GQA | {"model_type": "mistral"}, "vision_config": VISION | {"model_type": "pixtral"}},
+    ),
     "opt-post-norm": ("OPTConfig", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
 }
 UNUSUAL = {
@@ -62,7 +97,8 @@ UNUSUAL = {
 def make(name):
     """A model of this architecture whose every parameter, norms and biases too, is random and matters."""
     kind, arguments = (CONFIGS | UNUSUAL)[name]
-    model = AutoModelForCausalLM.from_config(getattr(transformers, kind)(**arguments))
+    config = getattr(transformers, kind)(**copy.deepcopy(arguments))
+    model = auto_class(config).from_config(config)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -169,6 +205,7 @@ def held(tokenizer):
             neurons=find_neurons(own),
             module_types={},
             quantized_share=None,
+            outside_text={},
             quantization=None,
             content_hash=None,
             configuration={},

@@ -16,6 +16,7 @@ from pytest_quantcheck.compatibility import conditions, refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.records import RELEASED, Comparison, Estimate, Evidence, Measurement
+from pytest_quantcheck.text import shortened
 
 _WORTH_NAMING = 0.005
 """The share of a model's weights from which a part that is not quantized is named: 1 % once it is rounded."""
@@ -68,7 +69,13 @@ def compare(
         flips=tuple(flips(reference, candidate)),
         profile=profile,
         conditions=tuple(conditions(reference.provenance, candidate.provenance)),
-        notes=(*_notes(reference, evidence), *_share_notes(candidate), *aligned.notes, *notes),
+        notes=(
+            *_notes(reference, evidence),
+            *_share_notes(candidate),
+            *_outside_notes(candidate),
+            *aligned.notes,
+            *notes,
+        ),
         evidence=evidence,
     )
 
@@ -159,6 +166,13 @@ def _share_notes(candidate: Measurement) -> Iterator[str]:
             "warning: less than half of the weights of the blocks are quantized "
             f"({share.block_quantized / share.block_parameters:.0%}): most of what was measured is the reference's own"
         )
+
+
+def _outside_notes(candidate: Measurement) -> Iterator[str]:
+    """Name the parts of which nothing was measured."""
+    if outside := candidate.provenance.outside_text:
+        parts = [f"{name} ({size:,} weights)" for name, size in outside.items()]
+        yield f"not measured, because prompts are text: {shortened(parts)}"
 
 
 def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:

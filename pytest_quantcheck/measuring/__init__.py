@@ -106,6 +106,7 @@ def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
         module_types=loaded.module_types,
         quantization=loaded.quantization,
         quantized_share=loaded.quantized_share,
+        outside_text=loaded.outside_text,
         gradient_path=gradient_path(loaded.model, int8_kernels=passes.int8_kernels),
         architecture=type(loaded.model).__name__,
         n_layers=loaded.n_layers,

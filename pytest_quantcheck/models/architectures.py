@@ -24,6 +24,8 @@ class FfnNames(NamedTuple):
 class Architecture(NamedTuple):
     """One way to lay out a decoder.
 
+    Paths begin at the decoder, which may be a part of a multimodal model.
+
     `models`: the `model_type` of models that have it and are tested. `activation`: path of the module whose output is
     a block's neurons; `{}` stands for the block's number. `tail`: paths of the modules between the last block and the
     output head; those that a model lacks are left out. `ffn`: ways to lay out the FFN.
@@ -42,33 +44,36 @@ class Architecture(NamedTuple):
 
 ARCHITECTURES = (
     Architecture(
-        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
-        "model.layers.{}.mlp.act_fn",
-        ("model.norm",),
+        (
+            *("llama", "mistral", "mistral3", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl"),
+            *("gemma", "gemma2", "gemma3", "gemma3_text"),
+        ),
+        "layers.{}.mlp.act_fn",
+        ("norm",),
         (FfnNames("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),),
     ),
     Architecture(
         ("phi", "phi3"),
-        "model.layers.{}.mlp.activation_fn",
-        ("model.final_layernorm", "model.norm"),
+        "layers.{}.mlp.activation_fn",
+        ("final_layernorm", "norm"),
         (FfnNames("mlp.gate_up_proj", "mlp.gate_up_proj", "mlp.down_proj"), FfnNames("mlp.fc1", None, "mlp.fc2")),
     ),
     Architecture(
         ("gpt2",),
-        "transformer.h.{}.mlp.act",
-        ("transformer.ln_f",),
+        "h.{}.mlp.act",
+        ("ln_f",),
         (FfnNames("mlp.c_fc", None, "mlp.c_proj"),),
     ),
     Architecture(
         ("gpt_neox",),
-        "gpt_neox.layers.{}.mlp.act",
-        ("gpt_neox.final_layer_norm",),
+        "layers.{}.mlp.act",
+        ("final_layer_norm",),
         (FfnNames("mlp.dense_h_to_4h", None, "mlp.dense_4h_to_h"),),
     ),
     Architecture(
         ("opt",),
-        "model.decoder.layers.{}.activation_fn",
-        ("model.decoder.final_layer_norm", "model.decoder.project_out"),
+        "layers.{}.activation_fn",
+        ("final_layer_norm", "project_out"),
         (FfnNames("fc1", None, "fc2"),),
     ),
 )

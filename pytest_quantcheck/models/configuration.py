@@ -12,7 +12,7 @@ import torch
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.files import CHECK_THE_FILES, CONFIG, ModelFiles, Tensor
 from pytest_quantcheck.models.json_objects import require_object
-from pytest_quantcheck.models.pretrained import library_folder, read_config, refuse_differences
+from pytest_quantcheck.models.pretrained import auto_class, library_folder, read_config, refuse_differences
 from pytest_quantcheck.models.source import quantization_of
 from pytest_quantcheck.text import shortened
 from pytest_quantcheck.user_files import VOCABULARY_BYTES
@@ -114,10 +114,8 @@ def _without_quantization(config: Any) -> Any:
 
 def _class_of(config: Any) -> Any:
     """Find the class of a configuration's model, once one could be built."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
-
     with torch.device("meta"):
-        return type(AutoModelForCausalLM.from_config(config))
+        return type(auto_class(config).from_config(config))
 
 
 def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:

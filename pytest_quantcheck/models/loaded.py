@@ -35,6 +35,7 @@ class LoadedModel:
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
     quantized_share: QuantizedShare | None
+    outside_text: dict[str, int]
     content_hash: str | None
     configuration: dict[str, str]
     libraries: dict[str, str] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class LoadedModel:
     @property
     def width(self) -> int:
         """Width of the hidden states."""
-        return int(self.model.config.hidden_size)
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
     @property
     def chat(self) -> bool:

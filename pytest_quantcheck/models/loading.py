@@ -16,7 +16,7 @@ from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplie
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
-from pytest_quantcheck.models.neurons import Neurons, find_neurons
+from pytest_quantcheck.models.neurons import Neurons, find_neurons, parts_outside_text
 from pytest_quantcheck.models.pretrained import (
     choose_device,
     library_folder,
@@ -89,6 +89,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         module_types=quantization.module_types,
         quantization=quantization.config,
         quantized_share=_share(model, neurons, files, checkpoint, quantization) if quantization.config else None,
+        outside_text=parts_outside_text(model),
         content_hash=files.content_hash,
         configuration=configuration,
         libraries=library_versions(checkpoint.format.packages if checkpoint else ()),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,18 +58,19 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     Raises:
         ModelError: no known architecture fits, or the pattern matches nothing; lists the modules of the model.
     """
-    architecture = Architecture((), pattern) if pattern else _known_architecture(model)
+    root = model if pattern else find_decoder(model)
+    architecture = Architecture((), pattern) if pattern else _known_architecture(root)
     if architecture is None or "{}" not in architecture.activation:
         raise ModelError(_unknown_layout(model, pattern))
-    listed = _resolve(model, architecture.blocks)
+    listed = _resolve(root, architecture.blocks)
     blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
-    activations = tuple(_resolve(model, architecture.activation.replace("{}", str(i))) for i in range(len(blocks)))
+    activations = tuple(_resolve(root, architecture.activation.replace("{}", str(i))) for i in range(len(blocks)))
     if not any(activations):
         raise ModelError(_unknown_layout(model, pattern))
     if pattern:
         return Neurons(blocks, activations, None)
-    tail = tuple(m for m in (_resolve(model, path) for path in architecture.tail) if m is not None)
-    ffn = _resolve(model, architecture.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
+    tail = tuple(m for m in (_resolve(root, path) for path in architecture.tail) if m is not None)
+    ffn = _resolve(root, architecture.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
     return Neurons(blocks, activations, tail, None if ffn in blocks else ffn)
 
 
@@ -98,13 +100,39 @@ def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]
 def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Make logits (rows, vocabulary) from the tail's output (rows, width)."""
     logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[operator]
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    cap = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)  # type: ignore[operator, union-attr]
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _known_architecture(model: nn.Module) -> Architecture | None:
+def find_decoder(model: nn.Module) -> nn.Module:
+    """Find the part that holds the blocks, inside a multimodal wrapper too."""
+    inner = model.get_decoder()  # type: ignore[operator]
+    return model if inner is model else find_decoder(inner)
+
+
+def parts_outside_text(model: nn.Module) -> dict[str, int]:
+    """Count the weights of parts that text does not reach.
+
+    By name, such as that of a vision tower; most first.
+    """
+    inside = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}  # type: ignore[operator]
+    parts = Counter(dict(_parts_outside(model, find_decoder(model), inside)))
+    return dict(parts.most_common())
+
+
+def _parts_outside(model: nn.Module, decoder: nn.Module, inside: set[int]) -> Iterator[tuple[str, int]]:
+    for name, child in model.named_children():
+        if child is decoder or id(child) in inside:
+            continue
+        if any(module is decoder for module in child.modules()):
+            yield from ((f"{name}.{part}", size) for part, size in _parts_outside(child, decoder, inside))
+        elif size := sum(parameter.numel() for parameter in child.parameters()):
+            yield name, size
+
+
+def _known_architecture(decoder: nn.Module) -> Architecture | None:
     for architecture in ARCHITECTURES:
-        if _resolve(model, architecture.activation.replace("{}", "0")) is not None:
+        if _resolve(decoder, architecture.activation.replace("{}", "0")) is not None:
             return architecture
     return None
 

@@ -107,23 +107,43 @@ def context_of(config: Any) -> int | None:
     return length
 
 
+def auto_class(config: Any) -> Any:
+    """Find the class of transformers that makes a configuration's model: text inside a multimodal wrapper, or alone.
+
+    The class for text alone would not know most wrappers, and leave the other parts of some out.
+    """
+    from transformers import (  # noqa: PLC0415 - heavy
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
+    )
+
+    is_wrapper = config.get_text_config(decoder=True) is not config
+    return (
+        AutoModelForMultimodalLM
+        if is_wrapper and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+        else AutoModelForCausalLM
+    )
+
+
 def read_model(folder: str, files: ModelFiles, **extra: Any) -> Any:
     """Read the model as the files have it; pickled weights are read only if allowed."""
     safe = {} if files.source.allow_pickle else {"use_safetensors": True}
-    return read_complete(folder, name=files.name, trust_remote_code=files.source.trust_remote_code, **safe, **extra)
+    auto, trusted = auto_class(read_config(folder, files)), files.source.trust_remote_code
+    return read_complete(auto, folder, name=files.name, trust_remote_code=trusted, **safe, **extra)
 
 
-def read_complete(folder: str, *, name: str, **arguments: Any) -> Any:
+def read_complete(auto: Any, folder: str, *, name: str, **arguments: Any) -> Any:
     """Read a model that takes exactly the tensors of the checkpoint.
+
+    `auto`: the class of transformers that makes it.
 
     Raises:
         ModelError: a weight is missing or has another shape, which transformers would fill with random numbers; or the
             model does not take a tensor of the files, such as a scale.
     """
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
-
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
     except Exception as error:

@@ -119,9 +119,11 @@ def unpacked(files: ModelFiles, folder: Path, load_as: str = REFERENCE) -> Model
     """
     if (packed := find_file_format(files)) is None:
         return files
-    dtype = DTYPES.get(files.source.dtype, torch.float32)
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - heavy
+
+    dtype, read = DTYPES.get(files.source.dtype, torch.float32), partial(read_complete, AutoModelForCausalLM)
     with library_folder(files, load_as) as place:
-        packed[1].unpack(Path(place) / files.names[0], folder, dtype, partial(read_complete, name=files.name))
+        packed[1].unpack(Path(place) / files.names[0], folder, dtype, partial(read, name=files.name))
     return resolve_files(files.source, folder)
 
 

@@ -72,10 +72,12 @@ def _directory_fields(folder: str, files: ModelFiles, tokenizer: Any) -> dict[st
     from transformers import GenerationConfig  # noqa: PLC0415 - heavy
 
     config = read_config(folder, files)
+    text = config.get_text_config(decoder=True)
     has_file = GENERATION_CONFIG in files.names
     generation = GenerationConfig.from_pretrained(folder) if has_file else GenerationConfig.from_model_config(config)
     return _as_text(
-        {f"config.{name}": value for name, value in config_fields(config.get_text_config(decoder=True))}
+        {f"config.{name}": value for name, value in config_fields(text)}
+        | ({} if text is config else {f"wrapper.{name}": value for name, value in _wrapper_fields(config)})
         | {GENERATION_CONFIG: "present" if has_file else "missing"}
         | {f"generation_config.{name}": value for name, value in _flat(generation.to_dict())}
         | {f"tokenizer.{name}": value for name, value in _tokenizer_fields(tokenizer)}
@@ -92,6 +94,17 @@ def config_fields(config: Any) -> Iterator[tuple[str, Any]]:
     if "layer_types" in values:
         values = {name: value for name, value in values.items() if name not in _SAID_BY_LAYER_TYPES}
     yield from _flat(values)
+
+
+def _wrapper_fields(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields around the text model: a multimodal configuration's own, and those of its other parts."""
+    parts = tuple(f"{name}." for name in config.sub_configs)
+    yield from ((name, value) for name, value in config_fields(config) if not name.startswith(parts))
+    text = config.get_text_config(decoder=True)
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None and part is not text:
+            yield from ((f"{name}.{field}", value) for field, value in config_fields(part))
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

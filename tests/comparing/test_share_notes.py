@@ -41,3 +41,14 @@ def test_what_is_not_quantized_says_nothing(reference, candidate, sampling):
     provenance = msgspec.structs.replace(candidate.provenance, quantized_share=None)
     found = compare(reference, dataclasses.replace(candidate, provenance=provenance), sampling).notes
     assert not any("quantized" in note for note in found)
+
+
+def test_parts_that_text_does_not_reach_are_named(reference, candidate, sampling):
+    """A vision tower was not measured, whatever the verdict."""
+    provenance = msgspec.structs.replace(
+        candidate.provenance, outside_text={"model.vision_tower": 1200, "projector": 8}
+    )
+    found = compare(reference, dataclasses.replace(candidate, provenance=provenance), sampling).notes
+    told = "not measured, because prompts are text: model.vision_tower (1,200 weights) and projector (8 weights)"
+    assert told in found
+    assert not any("not measured" in note for note in compare(reference, candidate, sampling).notes)

@@ -200,8 +200,10 @@ def architectures() -> str:
     ]
     return _page(
         "Architectures",
-        "A model is measured without further options if it has modules at these paths, whatever its `model_type`; `{}` "
-        "stands for the number of a block. Models of the listed types are tested. For any other model name its "
+        "A model is measured without further options if its decoder has modules at these paths, whatever its "
+        "`model_type`; `{}` stands for the number of a block. The decoder is the part that holds the blocks, such as "
+        "`model` in a Llama and `model.language_model` in a multimodal Gemma 3. Models of the listed types are tested. "
+        "For any other model name its "
         "activation function with `--quantcheck-neurons=model.layers.{}.mlp.act_fn`, for example; the error for an "
         "unknown model lists its modules. Then attributions run the whole model for each evaluation, and take longer. "
         "Of a mixture of experts only the layers without experts can be measured.",

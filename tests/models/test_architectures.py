@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_quantcheck.models.architectures import ARCHITECTURES
-from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.models.neurons import find_decoder, find_neurons
 from pytest_quantcheck.models.projections import every_ffn
 from tests.tiny_models import CONFIGS, make
 
@@ -16,7 +16,7 @@ def test_listed_models_have_the_architecture(one):
     models = {model.config.model_type: model for model in map(make, CONFIGS)}
     for name in one.models:
         neurons = find_neurons(models[name])
-        assert neurons.activation(1) is models[name].get_submodule(one.activation.replace("{}", "1"))
+        assert neurons.activation(1) is find_decoder(models[name]).get_submodule(one.activation.replace("{}", "1"))
         assert neurons.tail
         assert len(every_ffn(SimpleNamespace(neurons=neurons))) == 3
 

@@ -1,11 +1,14 @@
 """FFN neurons are found where they are, and what cannot be found is explained."""
 
+import copy
+
 import pytest
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.neurons import choose_layers, find_neurons
+from pytest_quantcheck.models.neurons import choose_layers, find_neurons, parts_outside_text
 from pytest_quantcheck.models.partial_forward import PartialForward
+from tests.tiny_models import CONFIGS
 
 
 def test_every_block_gives_its_ffn_neurons(model, batch_of):
@@ -32,6 +35,29 @@ def test_neurons_are_what_the_down_projection_reads(tiny, batch_of):
     for handle in handles:
         handle.remove()
     assert torch.equal(found[0], read[0])
+
+
+PARTS = {
+    "gemma3": {"model.vision_tower", "model.multi_modal_projector"},
+    "mistral3": {"model.vision_tower", "model.multi_modal_projector"},
+    "qwen2.5-vl": {"model.visual"},
+    "qwen3-vl": {"model.visual"},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parts_that_text_does_not_reach_are_told(tiny, batch_of, name):
+    """Their weights decide nothing of an answer; all others that matter do, and text models have no such part."""
+    model = tiny(name)
+    parts = parts_outside_text(model)
+    assert parts.keys() == PARTS.get(name, set())
+    assert all(size == sum(p.numel() for p in model.get_submodule(part).parameters()) for part, size in parts.items())
+    answer = model(**batch_of(5).inputs()).logits
+    damaged = copy.deepcopy(model)
+    for part in parts:
+        for parameter in damaged.get_submodule(part).parameters():
+            parameter.data.zero_()
+    assert torch.equal(damaged(**batch_of(5).inputs()).logits, answer)
 
 
 @pytest.mark.parametrize(("name", "rectified"), [("opt", True), ("llama", False), ("gpt2", False), ("gemma", False)])

@@ -23,6 +23,7 @@ def provenance():
         content_hash="sha256:1234",
         module_types={"Linear4bit": 12, "Linear": 1},
         quantized_share=None,
+        outside_text={},
         quantization={"quant_method": "bitsandbytes", "threshold": 6.5, "skip": ["lm_head"], "nested": {"on": True}},
         n_layers=15,
         template="{prompt} “ja” oder „nein“?\n",
