@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -152,8 +153,31 @@ class Activations:
 
 
 @dataclass(frozen=True, eq=False)
+class Experts:
+    """What the routed experts of one layer did; a token counts for the k experts that it is routed to.
+
+    An expert that no token reached has extremes of no tokens and a correlation count of 0.
+    """
+
+    neurons: tuple[Activations, ...]
+    """Each expert's, by its number."""
+    chosen: NDArray[np.int16]
+    """(t, k): the experts of each token, in any order, prompt by prompt."""
+    lengths: NDArray[np.int64]
+    """(n,): number of tokens of each prompt, in the order of the prompt set."""
+
+    def by_prompt(self) -> list[NDArray[np.int16]]:
+        """List the experts of each prompt's tokens, (tokens, k)."""
+        return np.split(self.chosen, np.cumsum(self.lengths)[:-1])
+
+
+@dataclass(frozen=True, eq=False)
 class Saliency:
-    """Salient neurons of one layer of d neurons, for m prompts."""
+    """Salient neurons of one layer of d neurons, for m prompts.
+
+    Of a mixture of experts the neurons are those of all experts, expert by expert, and then those that every token
+    passes.
+    """
 
     index: NDArray[np.int64]
     """(m,): positions in the prompt set."""
@@ -173,9 +197,11 @@ class Saliency:
 class Measurement:
     """What one model did on one prompt set.
 
-    Measurements of disjoint shards merge into that of the whole. `golds`: the gold answer of every prompt of the set,
-    also of those that this shard, or a prompt of the same tokens, leaves out; `available`: prompts of its source, of
-    which the set may be a sample; `texts`: the text of each token that was an answer.
+    Measurements of disjoint shards merge into that of the whole. `activations`: by layer, of FFNs that every token
+    passes; `experts`: by layer, of those that some tokens are routed to; a layer may have both. `golds`: the gold
+    answer of every prompt of the set, also of those that this shard, or a prompt of the same tokens, leaves out;
+    `available`: prompts of its source, of which the set may be a sample; `texts`: the text of each token that was an
+    answer.
     """
 
     provenance: Provenance
@@ -185,6 +211,22 @@ class Measurement:
     golds: tuple[str, ...]
     available: int
     texts: dict[int, str] = field(default_factory=dict)
+    experts: dict[int, Experts] = field(default_factory=dict)
+
+    def ffns(self, layer: int) -> tuple[Activations, ...]:
+        """List what each FFN of a layer did: its routed experts, then the FFN that every token passes."""
+        experts, shared = self.experts.get(layer), self.activations.get(layer)
+        return (*(experts.neurons if experts else ()), *((shared,) if shared else ()))
+
+    def with_ffns(self, layer: int, ffns: Sequence[Activations]) -> Measurement:
+        """Put others in the place of a layer's FFNs, in their order."""
+        changes: dict[str, Any] = {}
+        if layer in self.activations:
+            *ffns, shared = ffns
+            changes["activations"] = {**self.activations, layer: shared}
+        if layer in self.experts:
+            changes["experts"] = {**self.experts, layer: replace(self.experts[layer], neurons=tuple(ffns))}
+        return replace(self, **changes)
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

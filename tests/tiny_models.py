@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from pytest_quantcheck.models.encoding import collate
+from pytest_quantcheck.models.experts import run_experts_one_by_one
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.pretrained import auto_class
@@ -82,13 +83,37 @@ CONFIGS = {
     ),
     "opt-post-norm": ("OPTConfig", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
 }
-UNUSUAL = {
-    "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 3, "n_head": 4}),
-    "mixtral": ("MixtralConfig", GQA | {"num_local_experts": 2}),
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+MIXTURES = {
+    "mixtral": ("MixtralConfig", GQA | {"num_local_experts": 4}),
+    "qwen3-moe": ("Qwen3MoeConfig", GQA | EXPERTS | {"head_dim": 16}),
     "half-mixture": (
         "Qwen2MoeConfig",
-        GQA | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32, "decoder_sparse_step": 2},
+        GQA | EXPERTS | {"shared_expert_intermediate_size": 64, "decoder_sparse_step": 2},
     ),
+    "olmoe": ("OlmoeConfig", GQA | {"intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 2}),
+    "deepseek-v3": (
+        "DeepseekV3Config",
+        LLAMA
+        | {"moe_intermediate_size": 48, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1}
+        | {"first_k_dense_replace": 1, "q_lora_rank": 32, "kv_lora_rank": 32}
+        | {"qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32},
+    ),
+    "gpt-oss": (
+        "GptOssConfig",
+        GQA | {"head_dim": 16, "intermediate_size": 48, "num_local_experts": 8, "num_experts_per_tok": 2},
+    ),
+    "llama4": (
+        "Llama4TextConfig",
+        GQA
+        | {"head_dim": 16, "intermediate_size": 48, "intermediate_size_mlp": 128, "interleave_moe_layer_step": 2}
+        | {"num_local_experts": 4, "num_experts_per_tok": 1},
+    ),
+}
+"""Mixtures of experts; some have blocks without experts, or experts that every token passes."""
+
+UNUSUAL = {
+    "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 3, "n_head": 4}),
     "granite": ("GraniteConfig", GQA | {"logits_scaling": 1.3}),
 }
 
@@ -96,13 +121,14 @@ UNUSUAL = {
 @functools.cache
 def make(name):
     """A model of this architecture whose every parameter, norms and biases too, is random and matters."""
-    kind, arguments = (CONFIGS | UNUSUAL)[name]
+    kind, arguments = (CONFIGS | MIXTURES | UNUSUAL)[name]
     config = getattr(transformers, kind)(**copy.deepcopy(arguments))
     model = auto_class(config).from_config(config)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data = 0.2 * noise if parameter.dim() > 1 else parameter.data + 0.1 * noise
+    run_experts_one_by_one(model)
     return model.eval().requires_grad_(False)
 
 

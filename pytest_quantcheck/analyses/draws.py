@@ -1,5 +1,6 @@
 """Random draws by seed: of prompts (with replacement, halves, weights), and of neurons."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,6 +49,16 @@ def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
     """Draw a seeded sample of n neurons, ascending; a smaller one of the same seed is part of it."""
     chosen = np.random.default_rng(seed).permutation(width)[:n]
     return np.sort(chosen).astype(np.int64)
+
+
+def neurons_of_each(layer: int, experts: int) -> int:
+    """Count the neurons to correlate in each expert.
+
+    `layer` is how many a layer has room for.
+
+    Pairs are made within experts alone: so many take the memory of a layer that is not divided.
+    """
+    return max(2, math.isqrt(layer * layer // experts))
 
 
 def _half(random: np.random.Generator, n: int) -> NDArray[np.uint8]:

@@ -211,7 +211,7 @@ def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
     Args:
         attributions: (m, tokens, d).
-        real: (m, tokens) bool, which positions hold a token.
+        real: (m, tokens) bool, which positions hold a token; or (m, tokens, d), for which neurons each counts.
 
     Returns:
         (m, d) bool.
@@ -222,11 +222,11 @@ def salient(attributions: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     Where the paper's code keys tokens by their string, so that repeated tokens overwrite one another, every
     token counts here.
     """
-    outside = ~real[..., None]
-    best = attributions.sum(dim=-1).masked_fill(~real, -torch.inf).argmax(dim=1)
+    counts = real[..., None] if real.ndim == 2 else real
+    best = attributions.sum(dim=-1).masked_fill(~counts.any(dim=-1), -torch.inf).argmax(dim=1)
     most_attributed = attributions[torch.arange(len(best), device=best.device), best]
-    summed = attributions.masked_fill(outside, 0).abs().sum(dim=1)
-    highest = attributions.masked_fill(outside, -torch.inf).amax(dim=1)
+    summed = attributions.masked_fill(~counts, 0).abs().sum(dim=1)
+    highest = attributions.masked_fill(~counts, -torch.inf).amax(dim=1).masked_fill(~counts.any(dim=1), 0)
     return _above(most_attributed) | _above(summed) | _above(highest)
 
 

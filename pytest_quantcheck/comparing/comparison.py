@@ -11,7 +11,7 @@ from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability_diagrams
 from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
-from pytest_quantcheck.comparing.permutations import align
+from pytest_quantcheck.comparing.permutations import align, seen_in_both
 from pytest_quantcheck.compatibility import conditions, refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
@@ -73,6 +73,7 @@ def compare(
             *_notes(reference, evidence),
             *_share_notes(candidate),
             *_outside_notes(candidate),
+            *_expert_notes(reference, candidate),
             *aligned.notes,
             *notes,
         ),
@@ -90,9 +91,9 @@ def identical(reference: Measurement, candidate: Measurement) -> bool:
         np.array_equal(before.confidence, after.confidence)
         and np.array_equal(before.log_probs, after.log_probs)
         and all(
-            np.array_equal(reference.activations[layer].minimum, activations.minimum)
-            and np.array_equal(reference.activations[layer].maximum, activations.maximum)
-            for layer, activations in candidate.activations.items()
+            np.array_equal(one.minimum, other.minimum) and np.array_equal(one.maximum, other.maximum)
+            for layer in candidate.provenance.layers
+            for one, other in zip(reference.ffns(layer), candidate.ffns(layer), strict=True)
         )
     )
 
@@ -133,11 +134,13 @@ def _array_differences(reference: Measurement, candidate: Measurement) -> Iterat
         yield "the prompts measured"
     elif not np.array_equal(before.support, after.support):
         yield "the tokens whose probabilities were kept (the candidate was measured without this reference)"
-    for layer, activations in reference.activations.items():
-        widths = activations.minimum.shape[1], candidate.activations[layer].minimum.shape[1]
+    for layer in reference.provenance.layers:
+        pair = reference.ffns(layer), candidate.ffns(layer)
+        widths = [[one.minimum.shape[1] for one in ffns] for ffns in pair]
         if widths[0] != widths[1]:
-            yield f"the neurons of layer {layer} ({widths[0]} in the reference, {widths[1]} in the candidate)"
-        elif not np.array_equal(activations.correlated, candidate.activations[layer].correlated):
+            sizes = [sum(width) for width in widths]
+            yield f"the neurons of layer {layer} ({sizes[0]} in the reference, {sizes[1]} in the candidate)"
+        elif not all(np.array_equal(one.correlated, other.correlated) for one, other in zip(*pair, strict=True)):
             yield f"which neurons of layer {layer} are correlated"
 
 
@@ -173,6 +176,18 @@ def _outside_notes(candidate: Measurement) -> Iterator[str]:
     if outside := candidate.provenance.outside_text:
         parts = [f"{name} ({size:,} weights)" for name, size in outside.items()]
         yield f"not measured, because prompts are text: {shortened(parts)}"
+
+
+def _expert_notes(reference: Measurement, candidate: Measurement) -> Iterator[str]:
+    """Name the experts that too few tokens reached to be judged."""
+    for layer, before in reference.experts.items():
+        pairs = enumerate(zip(before.neurons, candidate.experts[layer].neurons, strict=True))
+        left_out = [f"{expert}" for expert, pair in pairs if not seen_in_both(*pair)]
+        if left_out:
+            yield (
+                f"layer {layer}: {len(left_out)} of {len(before.neurons)} experts are not judged, because too few "
+                f"tokens reached them: {shortened(left_out, most=8)}"
+            )
 
 
 def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:

@@ -30,23 +30,35 @@ from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jack
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
 from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import Facts, IntervalSettings
+from pytest_quantcheck.comparing.permutations import seen_in_both
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
 
 Masks = NDArray[np.bool_]
+Ffns = tuple[Activations, ...]
+"""What each FFN of a layer did that can be compared: one, or those of a mixture of experts."""
 
 
 def layer_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
     """Yield the estimates of every layered metric, layer by layer."""
     n = len(reference.answers.index)
     for layer in reference.provenance.layers:
-        before, after = reference.activations[layer], candidate.activations[layer]
+        before, after = _judged(reference.ffns(layer), candidate.ffns(layer))
         for metric, estimate in estimators(layered=True):
-            if "attributions" not in METRICS[metric].needs:
+            if not before and "attributions" not in METRICS[metric].needs:
+                reason = "no FFN was reached by tokens of two groups of prompts in both models"
+                yield intervals.undefined(METRICS[metric].name, reason, n, layer=layer)
+            elif "attributions" not in METRICS[metric].needs:
                 yield estimate(layer, before, after, n, intervals)
             elif layer in reference.saliency:
                 yield estimate(layer, reference.saliency[layer], candidate.saliency.get(layer), intervals)
+
+
+def _judged(before: Ffns, after: Ffns) -> tuple[Ffns, Ffns]:
+    """Select the FFNs of both models that can be compared."""
+    pairs = [pair for pair in zip(before, after, strict=True) if seen_in_both(*pair)]
+    return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
 
 def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
@@ -56,7 +68,7 @@ def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict
     """
     return {
         layer: {
-            name: tuple(int(count) for count in correlation_histogram(model.activations[layer].correlations))
+            name: tuple(int(count) for count in _histogram(model.ffns(layer)))
             for name, model in (("reference", reference), ("candidate", candidate))
         }
         for layer in reference.provenance.layers
@@ -87,9 +99,7 @@ def _median(values: NDArray[Any]) -> float | None:
 
 
 @estimates("dead_neuron_delta")
-def _dead_neuron_delta(
-    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
-) -> Estimate:
+def _dead_neuron_delta(layer: int, before: Ffns, after: Ffns, n: int, intervals: IntervalSettings) -> Estimate:
     masks, left_out, occupied = _dead(before, after)
     facts, floor = _counted(layer, masks, occupied)
     gain = float(dead_neuron_gain(*masks))
@@ -98,9 +108,7 @@ def _dead_neuron_delta(
 
 
 @estimates("dead_neuron_churn")
-def _dead_neuron_churn(
-    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
-) -> Estimate:
+def _dead_neuron_churn(layer: int, before: Ffns, after: Ffns, n: int, intervals: IntervalSettings) -> Estimate:
     masks, left_out, occupied = _dead(before, after)
     facts, floor = _counted(layer, masks, occupied)
     churn = float(dead_neuron_churn(*masks))
@@ -108,30 +116,38 @@ def _dead_neuron_churn(
     return intervals.estimate("dead_neuron_churn", churn, _within(churn, spread, 0, 1), n, **facts)
 
 
-def _dead(before: Activations, after: Activations) -> tuple[list[Masks], list[Masks], Masks]:
+def _dead(before: Ffns, after: Ffns) -> tuple[list[Masks], list[Masks], Masks]:
     """Find both models' dead neurons, in all and without each group.
 
     The third value says which groups have prompts.
     """
     occupied = _tokens(before) > 0
-    masks = [dead(a.minimum, a.maximum, rectified=a.rectified) for a in (before, after)]
+    masks = [
+        np.concatenate([dead(ffn.minimum, ffn.maximum, rectified=ffn.rectified) for ffn in model])
+        for model in (before, after)
+    ]
     left_out = [
-        dead_without_each(a.minimum[occupied], a.maximum[occupied], rectified=a.rectified) for a in (before, after)
+        np.concatenate(
+            [dead_without_each(ffn.minimum[occupied], ffn.maximum[occupied], rectified=ffn.rectified) for ffn in model],
+            axis=1,
+        )
+        for model in (before, after)
     ]
     return masks, left_out, occupied
 
 
 @estimates("faint_neuron_churn")
-def _faint_neuron_churn(
-    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
-) -> Estimate:
+def _faint_neuron_churn(layer: int, before: Ffns, after: Ffns, n: int, intervals: IntervalSettings) -> Estimate:
     """Estimate the churn of faint neurons.
 
     The scale is that of the reference's layer, computed again with each group left out.
     """
     sizes, occupied = _tokens(before), _tokens(before) > 0
-    amplitudes = [amplitude(a.minimum, a.maximum) for a in (before, after)]
-    without_each = [amplitude_without_each(a.minimum[occupied], a.maximum[occupied]) for a in (before, after)]
+    amplitudes = [np.concatenate([amplitude(ffn.minimum, ffn.maximum) for ffn in model]) for model in (before, after)]
+    without_each = [
+        np.concatenate([amplitude_without_each(ffn.minimum[occupied], ffn.maximum[occupied]) for ffn in model], axis=1)
+        for model in (before, after)
+    ]
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
     churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, occupied)
     spread = _half_width(dead_neuron_churn(*left_out), churn, sizes[occupied], intervals) + floor
@@ -156,46 +172,65 @@ def _counted(layer: int, masks: Sequence[NDArray[np.bool_]], occupied: NDArray[n
 
 
 @estimates("redundancy_change")
-def _redundancy_change(
-    layer: int, before: Activations, after: Activations, n: int, intervals: IntervalSettings
-) -> Estimate:
+def _redundancy_change(layer: int, before: Ffns, after: Ffns, n: int, intervals: IntervalSettings) -> Estimate:
     """Estimate the redundancy change.
 
     The value is over all correlated neurons; the interval's width comes from the neurons followed in each group. Where
     not all neurons are correlated, the sampling error is added to the width. The bias that sampling prompts adds to
-    absolute changes, at most twice the jackknife's estimate of it, extends the interval downward.
+    absolute changes, at most twice the jackknife's estimate of it, extends the interval downward. Pairs are made within
+    FFNs; each FFN counts by its pairs and by the tokens that reach it.
     """
-    change = correlation_change(before.correlations, after.correlations)
-    if change.mean is None:
-        reason = f"{change.excluded} of {len(before.correlated)} neurons are constant, so no pair is left"
+    changes = [
+        correlation_change(one.correlations, other.correlations) for one, other in zip(before, after, strict=True)
+    ]
+    compared, excluded = sum(len(one.correlated) for one in before), sum(change.excluded for change in changes)
+    weights = np.array([change.pairs * _weight(one) for change, one in zip(changes, before, strict=True)])
+    if not weights.any():
+        reason = f"{excluded} of {compared} neurons are constant, so no pair is left"
         return intervals.undefined("redundancy_change", reason, n, layer=layer)
+    shares = weights / weights.sum()
+    mean = float(sum(share * (change.mean or 0.0) for share, change in zip(shares, changes, strict=True)))
     occupied = _tokens(before) > 0
-    spread, bias = _followed_spread(before, after, occupied, intervals)
-    compared, neurons = len(before.correlated), before.minimum.shape[1]
-    missed = sampling_error(change, compared, neurons)
+    spread, bias = _followed_spread(before, after, shares, occupied, intervals)
+    missed = math.hypot(
+        *(
+            share * sampling_error(change, len(one.correlated), one.minimum.shape[1])
+            for share, change, one in zip(shares, changes, before, strict=True)
+            if share
+        )
+    )
     half = math.hypot(spread, intervals.quantile * missed)
-    counts = [correlation_histogram(a.correlations) for a in (before, after)]
+    counts = [_histogram(model) for model in (before, after)]
     details = {
         "neurons": float(compared),
-        "followed_neurons": float(len(before.sample)),
+        "followed_neurons": float(sum(len(one.sample) for one in before)),
         "sampling_error": missed,
         "floor": intervals.quantile * missed,
         "bias_at_most": bias,
-        "excluded_neurons": float(change.excluded),
+        "excluded_neurons": float(excluded),
         "wasserstein": wasserstein(*counts),
         "tail_0.8_change": tail_mass(counts[1], 0.8) - tail_mass(counts[0], 0.8),
         "tail_0.9_change": tail_mass(counts[1], 0.9) - tail_mass(counts[0], 0.9),
     }
-    interval = Interval(max(0.0, change.mean - bias - half), min(2.0, change.mean + half))
+    interval = Interval(max(0.0, mean - bias - half), min(2.0, mean + half))
     return intervals.estimate(
         "redundancy_change",
-        change.mean,
+        mean,
         interval,
         n,
         layer=layer,
         method=f"{_jackknifed(occupied)}, less its bias",
         details=details,
     )
+
+
+def _weight(ffn: Activations) -> float:
+    """Weigh a pair of correlated neurons: by the pairs that it stands for, and the FFN's tokens."""
+    return float(ffn.minimum.shape[1] / len(ffn.correlated)) ** 2 * ffn.correlations.count
+
+
+def _histogram(ffns: Ffns) -> NDArray[np.int64]:
+    return np.asarray(np.sum([correlation_histogram(ffn.correlations) for ffn in ffns], axis=0))
 
 
 @estimates("salient_overlap")
@@ -227,8 +262,9 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, inter
     )
 
 
-def _tokens(activations: Activations) -> Floats:
-    return np.array([group.count for group in activations.groups], dtype=np.float64)
+def _tokens(ffns: Ffns) -> Floats:
+    """Count the tokens of each group; in a mixture each as often as it has experts."""
+    return np.asarray(np.sum([[group.count for group in ffn.groups] for ffn in ffns], axis=0, dtype=np.float64))
 
 
 def _jackknifed(occupied: NDArray[np.bool_]) -> str:
@@ -250,15 +286,19 @@ def _followed(activations: Activations) -> Correlations:
 
 
 def _followed_spread(
-    before: Activations, after: Activations, occupied: NDArray[np.bool_], intervals: IntervalSettings
+    before: Ffns, after: Ffns, shares: Floats, occupied: NDArray[np.bool_], intervals: IntervalSettings
 ) -> tuple[float, float]:
     """Estimate half the width from the followed neurons, and twice their bias.
 
     It is the whole range where matching left no pair.
     """
-    if len(before.sample) < 2:
+    if any(len(ffn.sample) < 2 for ffn in before):
         return 2.0, 0.0
-    left_out, followed = _changes_without_each(before, after, occupied), _followed_change(before, after)
+    left_out, followed = np.zeros(np.count_nonzero(occupied)), 0.0
+    for share, one, other in zip(shares, before, after, strict=True):
+        value = _followed_change(one, other)
+        left_out += share * _changes_without_each(one, other, occupied, value)
+        followed += share * value
     return _half_width(left_out, followed, None, intervals), 2 * max(0.0, jackknife_bias(left_out, followed))
 
 
@@ -266,10 +306,13 @@ def _followed_change(before: Activations, after: Activations) -> float:
     return correlation_change(_followed(before), _followed(after)).mean or 0.0
 
 
-def _changes_without_each(before: Activations, after: Activations, occupied: NDArray[np.bool_]) -> Floats:
+def _changes_without_each(before: Activations, after: Activations, occupied: NDArray[np.bool_], whole: float) -> Floats:
+    """Find the change without each group; `whole` where a group has none of the tokens."""
     followed = _followed(before), _followed(after)
     changes = [
         correlation_change(without(followed[0], before.groups[g]), without(followed[1], after.groups[g])).mean or 0.0
+        if before.groups[g].count or after.groups[g].count
+        else whole
         for g in np.flatnonzero(occupied)
     ]
     return np.array(changes)

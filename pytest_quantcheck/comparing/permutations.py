@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
+import numpy as np
 
 from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, reorder
-from pytest_quantcheck.records import Estimate, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Estimate, Measurement, Saliency
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,35 +40,58 @@ def align(reference: Measurement, candidate: Measurement) -> Aligned:
     """
     aligned = Aligned(reference, candidate, {}, ())
     for layer in reference.provenance.layers:
-        matching = find_order(reference.activations[layer], candidate.activations[layer])
-        if matching.order is not None:
-            aligned = _matched(aligned, layer, matching, matching.order)
-        elif matching.moved:
+        pairs = list(zip(reference.ffns(layer), candidate.ffns(layer), strict=True))
+        matchings = [find_order(*pair) if seen_in_both(*pair) else Matching(None) for pair in pairs]
+        if any(matching.order is not None for matching in matchings):
+            aligned = _matched(aligned, layer, matchings)
+        if doubtful := [matching for matching in matchings if matching.order is None and matching.moved]:
             note = (
-                f"layer {layer}: {matching.moved:,} neurons may stand elsewhere in the candidate, which could not be "
-                f"settled ({matching.reason}); they are compared by index, so if the candidate only reorders them, "
-                "churn, overlap and redundancy change of this layer say too much: trust the metrics of answers"
+                f"layer {layer}: {sum(one.moved for one in doubtful):,} neurons may stand elsewhere in the candidate, "
+                f"which could not be settled ({doubtful[0].reason}); they are compared by index, so if the candidate "
+                "only reorders them, churn, overlap and redundancy change of this layer say too much: trust the "
+                "metrics of answers"
             )
             aligned = replace(aligned, notes=(*aligned.notes, note))
     return aligned
 
 
-def _matched(aligned: Aligned, layer: int, matching: Matching, order: Indices) -> Aligned:
+def seen_in_both(before: Activations, after: Activations) -> bool:
+    """Say whether enough tokens reached an FFN in both models.
+
+    They are of at least two groups of prompts.
+    Fewer cannot be judged: no group could be left out.
+    """
+    return all(sum(group.count > 0 for group in one.groups) > 1 for one in (before, after))
+
+
+def _matched(aligned: Aligned, layer: int, matchings: Sequence[Matching]) -> Aligned:
     reference, candidate = aligned.reference, aligned.candidate
-    before, after = reorder(reference.activations[layer], candidate.activations[layer], order, matching.shared)
+    pairs = zip(reference.ffns(layer), candidate.ffns(layer), matchings, strict=True)
+    ordered = [
+        (before, after) if matching.order is None else reorder(before, after, matching.order, matching.shared)
+        for before, after, matching in pairs
+    ]
+    orders = [
+        np.arange(before.minimum.shape[1]) if matching.order is None else matching.order
+        for (before, _), matching in zip(ordered, matchings, strict=True)
+    ]
+    starts = np.cumsum([0, *map(len, orders)])
+    order = np.concatenate([start + one for start, one in zip(starts, orders, strict=False)])
     saliency = {**candidate.saliency}
     if layer in saliency:
         saliency[layer] = _reorder_saliency(saliency[layer], order)
-    n_shared, n_correlated = len(matching.shared), len(reference.activations[layer].correlated)
-    sampled = f"; correlations are those of {n_shared:,} neurons known in both" if n_shared < n_correlated else ""
+    known = sum(len(before.correlated) for before, _ in ordered)
+    fewer = known < sum(len(before.correlated) for before in reference.ffns(layer))
+    sampled = f"; correlations are those of {known:,} neurons known in both" if fewer else ""
+    moved = sum(matching.moved for matching in matchings if matching.order is not None)
     note = (
-        f"layer {layer}: {matching.moved:,} of {len(order):,} neurons stand elsewhere in the candidate; each is "
+        f"layer {layer}: {moved:,} of {len(order):,} neurons stand elsewhere in the candidate; each is "
         f"compared with itself, so their order changes no verdict{sampled}"
     )
     return Aligned(
-        reference=replace(reference, activations={**reference.activations, layer: before}),
-        candidate=replace(candidate, activations={**candidate.activations, layer: after}, saliency=saliency),
-        moved={**aligned.moved, layer: matching.moved},
+        reference=reference.with_ffns(layer, [before for before, _ in ordered]),
+        candidate=replace(candidate.with_ffns(layer, [after for _, after in ordered]), saliency=saliency),
+        moved={**aligned.moved, layer: moved},
         notes=(*aligned.notes, note),
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import msgspec
 import numpy as np
-import torch
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.errors import MeasurementError
-from pytest_quantcheck.measuring.passes import Passes
+from pytest_quantcheck.measuring.passes import Passes, is_out_of_memory
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.resuming import stage_opener
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts, tokenize
@@ -77,14 +77,15 @@ def measure(
     open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
     available = max(prompts.available, len(prompts))
     with _memory_errors(plan):
-        answers, activations = passes.forward(wanted, open_stage("forward"))
+        answers, activations, experts = passes.forward(wanted, open_stage("forward"))
         if reference is None:
             _announce_gaps(evidence_of(answers, prompts.golds, available), passes.progress)
         saliency = passes.attribution(passes.targets(answers, wanted), open_stage("attribution"))
-    correlated = max(len(layer.correlated) for layer in activations.values())
-    provenance = msgspec.structs.replace(provenance, redundancy_neurons=correlated)
     texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
-    return Measurement(provenance, answers, activations, saliency, prompts.golds, available, texts)
+    measured = Measurement(provenance, answers, activations, saliency, prompts.golds, available, texts, experts)
+    widths = [sum(ffn.minimum.shape[1] for ffn in measured.ffns(layer)) for layer in passes.layers]
+    correlated = min(passes.correlated, max(widths))
+    return replace(measured, provenance=msgspec.structs.replace(provenance, redundancy_neurons=correlated))
 
 
 def _announce_gaps(evidence: Evidence, progress: ProgressReporter) -> None:
@@ -166,14 +167,9 @@ def _memory_errors(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise MeasurementError(
             f"out of memory at --quantcheck-batch-size={plan.batch_size} and --quantcheck-attribution-tokens="
             f"{plan.tokens}: take smaller ones, shorter prompts or a larger machine"
         ) from error
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Say whether an error means that memory ran out; torch has no error type for it on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -154,7 +154,7 @@ class Attributor:
         values, integral = attributions(
             passage, layer, start, rule=self._rule, tolerance=self._tolerance, at_once=self._tokens // start.shape[1]
         )
-        sets = salient(values, passage.real).cpu().numpy()
+        sets = torch.cat([salient(*prompt) for prompt in passage.each_prompt(layer, values)]).cpu().numpy()
         quality = zip(integral.error.tolist(), integral.nodes.tolist(), strict=True)
         return [_Attributed(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 

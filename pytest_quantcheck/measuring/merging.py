@@ -14,7 +14,7 @@ from pytest_quantcheck.analyses import correlation_sums
 from pytest_quantcheck.analyses.saliency import PROBES, given_up
 from pytest_quantcheck.compatibility import refusals
 from pytest_quantcheck.errors import ComparisonError
-from pytest_quantcheck.records import Activations, Answers, Measurement, Provenance, Saliency
+from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Provenance, Saliency
 
 _T = TypeVar("_T")
 
@@ -43,6 +43,7 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
         ),
         golds=_agreed("golds", [part.golds for part in parts]),
         available=_agreed("number of available prompts", [part.available for part in parts]),
+        experts=_merge_mixtures([part.experts for part in parts], _prompt_order([p.answers.index for p in parts])),
         texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
     )
 
@@ -74,6 +75,21 @@ def _merge_answers(parts: Sequence[Answers]) -> Answers:
 def _merge_activations(parts: Sequence[dict[int, Activations]]) -> dict[int, Activations]:
     _agreed("layers", [sorted(part) for part in parts])
     return {layer: _merge_layer(layer, [part[layer] for part in parts]) for layer in parts[0]}
+
+
+def _merge_mixtures(parts: Sequence[dict[int, Experts]], order: NDArray[np.intp]) -> dict[int, Experts]:
+    _agreed("layers of experts", [sorted(part) for part in parts])
+    return {layer: _merge_experts(layer, [part[layer] for part in parts], order) for layer in parts[0]}
+
+
+def _merge_experts(layer: int, parts: Sequence[Experts], order: NDArray[np.intp]) -> Experts:
+    _agreed(f"number of experts of layer {layer}", [len(part.neurons) for part in parts])
+    routes = [route for part in parts for route in part.by_prompt()]
+    return Experts(
+        neurons=tuple(_merge_layer(layer, group) for group in zip(*(part.neurons for part in parts), strict=True)),
+        chosen=np.concatenate([routes[i] for i in order]),
+        lengths=np.concatenate([part.lengths for part in parts])[order],
+    )
 
 
 def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:

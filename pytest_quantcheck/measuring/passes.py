@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 
 from pytest_quantcheck.analyses.saliency import attributable
-from pytest_quantcheck.errors import MeasurementError
+from pytest_quantcheck.errors import MeasurementError, QuantcheckError
 from pytest_quantcheck.measuring.answers import AnswerCollector
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
 from pytest_quantcheck.measuring.resuming import Arrays, Stage, flat, under
-from pytest_quantcheck.measuring.streams import LayerStream, RealTokens, affordable_neurons
+from pytest_quantcheck.measuring.streams import ExpertStreams, LayerStream, RealTokens, affordable_neurons
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
 from pytest_quantcheck.models.encoding import Batch, batches, collate
+from pytest_quantcheck.models.experts import Mixture
 from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.models.loaded import LoadedModel
-from pytest_quantcheck.models.neurons import choose_layers
+from pytest_quantcheck.models.neurons import choose_layers, is_rectified
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Saliency
+
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +58,27 @@ class Passes:
             return self.reference.provenance.redundancy_neurons
         setting = self.plan.redundancy_neurons
         if setting == "auto":
-            blocks = self.loaded.neurons.blocks
-            return affordable_neurons(sum(p.numel() for b in blocks for p in b.parameters()), len(self.layers))
+            return affordable_neurons(self.loaded.neurons.parameters_per_token, len(self.layers))
         return sys.maxsize if setting == "all" else setting
 
-    def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations]]:
+    def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations], dict[int, Experts]]:
         """Run the prompts once, and collect answers and activations."""
         loaded = self.loaded
         # take up what an earlier run collected
-        collected = _Collected(self._collector(len(index)), {layer: self._stream(layer) for layer in self.layers})
+        neurons = loaded.neurons
+        collected = _Collected(
+            self._collector(len(index)),
+            {
+                layer: self._stream(layer)
+                for layer in self.layers
+                if layer not in neurons.mixtures or neurons.activations[layer]
+            },
+            {
+                layer: self._expert_streams(neurons.mixtures[layer])
+                for layer in self.layers
+                if layer in neurons.mixtures
+            },
+        )
         collected.restore(stage.load(), loaded.device)
         # choose the batches that are left
         parts = batches(self.tokenized.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
@@ -74,21 +90,24 @@ class Passes:
                 self._logits(self._batch(parts[0]))
             # let each layer's activations flow into its stream
             for layer, stream in collected.streams.items():
-                handle = loaded.neurons.activation(layer).register_forward_hook(stream.hook)
+                handle = neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
+            for layer, streams in collected.experts.items():
+                hooks.enter_context(neurons.mixtures[layer].watch(streams.see, streams.route))
             # run the batches, and save now and then
             for part in left:
                 batch = self._batch(part)
                 tokens = RealTokens.of(batch)
-                for stream in collected.streams.values():
-                    stream.expect(tokens)
+                collected.expect(tokens)
                 collected.answers.add(batch, self._logits(batch))
                 self.progress.advance(len(part))
                 stage.save(collected.state, finished=part is parts[-1])
         self.progress.finish()
-        return collected.answers.result(), {
-            layer: _result(layer, stream) for layer, stream in collected.streams.items()
-        }
+        return (
+            collected.answers.result(),
+            {layer: _result(layer, stream.result) for layer, stream in collected.streams.items()},
+            {layer: _result(layer, streams.result) for layer, streams in collected.experts.items()},
+        )
 
     def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
         """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
@@ -110,14 +129,36 @@ class Passes:
         return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
-        """Compute the logits of the answer position, (prompts, vocabulary)."""
-        logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+        """Compute the logits of the answer position, (prompts, vocabulary).
+
+        Raises:
+            MeasurementError: a library cannot run the quantized model here, as a kernel that lacks its shapes.
+        """
+        try:
+            logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+        except (AssertionError, RuntimeError) as error:
+            own = self.loaded.quantization is None or isinstance(error, QuantcheckError)
+            if own or is_out_of_memory(error):
+                raise
+            raise MeasurementError(
+                f"the model as {self.loaded.bits} cannot be run on {self.loaded.device}: {type(error).__name__}: "
+                f"{str(error)[:400]}; gate it at another bit-width, or on another device"
+            ) from error
         return logits
 
     def _stream(self, layer: int) -> LayerStream:
         return LayerStream(
             self.prompts,
-            rectified=self.loaded.neurons.rectified(layer),
+            rectified=is_rectified(self.loaded.neurons.activation(layer)),
+            seed=self.plan.seed,
+            correlated=self.correlated,
+        )
+
+    def _expert_streams(self, mixture: Mixture) -> ExpertStreams:
+        return ExpertStreams(
+            self.prompts,
+            mixture.n_experts,
+            rectified=is_rectified(mixture.function),
             seed=self.plan.seed,
             correlated=self.correlated,
         )
@@ -146,10 +187,19 @@ class _Collected:
 
     answers: AnswerCollector
     streams: dict[int, LayerStream]
+    experts: dict[int, ExpertStreams]
+
+    def expect(self, tokens: RealTokens) -> None:
+        for stream in self.streams.values():
+            stream.expect(tokens)
+        for streams in self.experts.values():
+            streams.expect(tokens)
 
     def state(self) -> Arrays:
         return flat(
-            {"answers": self.answers.state()} | {f"layers/{n}": stream.state() for n, stream in self.streams.items()}
+            {"answers": self.answers.state()}
+            | {f"layers/{layer}": stream.state() for layer, stream in self.streams.items()}
+            | {f"experts/{layer}": streams.state() for layer, streams in self.experts.items()}
         )
 
     def restore(self, state: Arrays | None, device: torch.device) -> None:
@@ -158,10 +208,17 @@ class _Collected:
         self.answers.restore(under(state, "answers"), device)
         for layer, stream in self.streams.items():
             stream.restore(under(state, f"layers/{layer}"), device)
+        for layer, streams in self.experts.items():
+            streams.restore(under(state, f"experts/{layer}"), device)
 
 
-def _result(layer: int, stream: LayerStream) -> Activations:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out; torch has no error type for it on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _result(layer: int, result: Callable[[], _R]) -> _R:
     try:
-        return stream.result()
+        return result()
     except MeasurementError as error:
         raise type(error)(f"layer {layer}: {error}") from error

@@ -17,7 +17,7 @@ def hash_of_reference(reference: Measurement) -> str:
     answers, digest = reference.answers, hashlib.sha256()
     attributed = np.array([layer for layer, saliency in reference.saliency.items() if attributable(saliency.converged)])
     parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]
-    parts += [layer.correlated for layer in reference.activations.values()]
+    parts += [ffn.correlated for layer in reference.provenance.layers for ffn in reference.ffns(layer)]
     for part in parts:
         digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

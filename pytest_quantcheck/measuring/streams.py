@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
-from pytest_quantcheck.analyses.draws import seeded_neurons
+from pytest_quantcheck.analyses.draws import neurons_of_each, seeded_neurons
 from pytest_quantcheck.errors import MeasurementError, NonFiniteError
 from pytest_quantcheck.measuring.resuming import flat, under
 from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.options.values import FEWEST_NEURONS
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.records import Activations
+from pytest_quantcheck.records import Activations, Experts
 
 GROUPS = 16
 """Groups of prompts from which the intervals of token-level quantities are made."""
@@ -35,14 +37,12 @@ class RealTokens:
     """Places of a batch's non-padding tokens, for all layers.
 
     `positions` (tokens,) int64: in the flattened batch, prompt by prompt; `owners` (tokens,) int64: position of each
-    token's prompt in the prompt set; `groups` (tokens,) int64: that prompt's group; `padded`: number of positions in
-    the batch.
+    token's prompt in the prompt set; `padded`: number of positions in the batch.
     """
 
     batch: Batch
     positions: torch.Tensor
     owners: torch.Tensor
-    groups: torch.Tensor
     padded: int
 
     @classmethod
@@ -51,17 +51,21 @@ class RealTokens:
         device, n = batch.input_ids.device, sum(batch.lengths)
         owners = torch.tensor(batch.index).repeat_interleave(torch.tensor(batch.lengths)).to(device)
         positions = batch.attention_mask.flatten().argsort(descending=True, stable=True)[:n]
-        return cls(batch, positions, owners, owners % GROUPS, batch.input_ids.numel())
+        return cls(batch, positions, owners, batch.input_ids.numel())
 
 
 class LayerStream:
     """Accumulator of one layer's neurons; register its `hook` on the activation module.
 
-    `correlated`: most neurons that are correlated; a layer with more takes a seeded sample of them.
+    `correlated`: most neurons that are correlated; a layer with more takes a seeded sample of them. `followed`: most
+    of these whose correlations are summed for each group.
     """
 
-    def __init__(self, prompts: PromptSet, *, rectified: bool, seed: int, correlated: int) -> None:
+    def __init__(
+        self, prompts: PromptSet, *, rectified: bool, seed: int, correlated: int, followed: int = FOLLOWED
+    ) -> None:
         self._prompts, self._rectified, self._seed, self._most = prompts, rectified, seed, correlated
+        self._most_followed = followed
         self._tokens: RealTokens | None = None
         self._width = 0
 
@@ -85,16 +89,37 @@ class LayerStream:
                 f"expected activations of {tokens.padded} positions, got {tuple(output.shape)}: point at a module "
                 "whose output is (prompts, tokens, neurons) with --quantcheck-neurons"
             )
-        if not self._width:
-            self._begin(output.shape[-1], output.device)
         neurons = padded if len(tokens.positions) == len(padded) else padded.index_select(0, tokens.positions)
-        update_extremes(self._minimum, self._maximum, neurons, tokens.groups)
+        self.add(neurons, tokens.owners, tokens.batch.index, tokens.batch.lengths)
+
+    def add(self, neurons: torch.Tensor, owners: torch.Tensor, index: Sequence[int], lengths: Sequence[int]) -> None:
+        """Add the activations of some tokens, prompt by prompt.
+
+        Args:
+            neurons: (tokens, d).
+            owners: (tokens,) int64, the position of each token's prompt in the prompt set.
+            index: those positions, each once.
+            lengths: how many of the tokens each of these prompts has.
+        """
+        if not self._width:
+            self.begin(neurons.shape[-1], neurons.device)
+        update_extremes(self._minimum, self._maximum, neurons, owners % GROUPS)
         self._all.update(neurons if self._all_correlated else neurons.index_select(1, self._correlated))
-        self._follow(neurons.index_select(1, self._followed), tokens.batch)
+        self._follow(neurons.index_select(1, self._followed), index, lengths)
         # finite where all squares are: what correlations need; of these dtypes fp16 alone has no room for them
         wide = torch.float32 if neurons.dtype == torch.float16 else None
         finite = torch.linalg.vector_norm(neurons, dim=1, dtype=wide).isfinite()
-        self._spoilt.index_add_(0, tokens.owners, finite.logical_not().int())
+        self._spoilt.index_add_(0, owners, finite.logical_not().int())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the activations are, once some were seen."""
+        return self._minimum.device
+
+    @property
+    def width(self) -> int:
+        """Number of neurons; 0 before any was seen."""
+        return self._width
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Copy all that `restore` needs; the stream does not change."""
@@ -108,7 +133,7 @@ class LayerStream:
         """Continue from what `state` returned, to the last bit; the next activations will be on `device`."""
         if not state:
             return
-        self._begin(state["minimum"].shape[1], device)
+        self.begin(state["minimum"].shape[1], device)
         self._minimum, self._maximum, self._spoilt = (
             torch.tensor(state[name], device=device) for name in ("minimum", "maximum", "spoilt")
         )
@@ -132,12 +157,13 @@ class LayerStream:
             rectified=self._rectified,
         )
 
-    def _begin(self, width: int, device: torch.device) -> None:
+    def begin(self, width: int, device: torch.device) -> None:
+        """Make room for this many neurons."""
         self._width = width
         self._minimum, self._maximum = new_extremes(GROUPS, width, device)
         self._spoilt = torch.zeros(len(self._prompts), dtype=torch.int32, device=device)  # tokens of each prompt
         correlated = seeded_neurons(width, self._most, self._seed)
-        followed = seeded_neurons(width, min(self._most, FOLLOWED), self._seed)
+        followed = seeded_neurons(width, min(self._most, self._most_followed), self._seed)
         self._all_correlated = len(correlated) == width
         self._correlated, self._followed = (torch.from_numpy(chosen).to(device) for chosen in (correlated, followed))
         self._all = CorrelationSums(len(correlated), device)
@@ -146,9 +172,9 @@ class LayerStream:
     def _sums(self) -> dict[str, CorrelationSums]:
         return {"all": self._all} | {f"groups/{number}": sums for number, sums in enumerate(self._groups)}
 
-    def _follow(self, neurons: torch.Tensor, batch: Batch) -> None:
-        for index, part in zip(batch.index, torch.split(neurons, list(batch.lengths)), strict=True):
-            self._groups[index % GROUPS].update(part)
+    def _follow(self, neurons: torch.Tensor, index: Sequence[int], lengths: Sequence[int]) -> None:
+        for position, part in zip(index, torch.split(neurons, list(lengths)), strict=True):
+            self._groups[position % GROUPS].update(part)
 
     def _check(self) -> None:
         if not self._width:
@@ -163,6 +189,77 @@ class LayerStream:
     def _rows(self, index: list[int]) -> str:
         rows = ", ".join(str(self._prompts.rows[i]) for i in index[:5])
         return f"{len(index)} prompts of {self._prompts.name} (first in rows {rows})"
+
+
+class ExpertStreams:
+    """Accumulator of one layer's routed experts: a stream for each, and where each token went.
+
+    Give `see` and `route` to the mixture. `correlated` is for the layer: see `neurons_of_each`.
+    """
+
+    def __init__(self, prompts: PromptSet, experts: int, *, rectified: bool, seed: int, correlated: int) -> None:
+        most = neurons_of_each(correlated, experts)
+        followed = neurons_of_each(FOLLOWED, experts)
+        self._streams = [
+            LayerStream(prompts, rectified=rectified, seed=seed, correlated=most, followed=followed)
+            for _ in range(experts)
+        ]
+        self._chosen: dict[int, torch.Tensor] = {}
+        self._tokens: RealTokens | None = None
+
+    def expect(self, tokens: RealTokens) -> None:
+        """Set the prompts of the next calls; errors as of `LayerStream.expect`."""
+        for stream in self._streams:
+            stream.expect(tokens)
+        self._tokens = tokens
+        self._places = torch.full((tokens.padded,), -1, dtype=torch.int64, device=tokens.positions.device)
+        self._places[tokens.positions] = torch.arange(len(tokens.positions), device=self._places.device)
+
+    def route(self, chosen: torch.Tensor) -> None:
+        """Keep the experts chosen for each token of the batch, (positions, k)."""
+        assert self._tokens is not None
+        batch, real = self._tokens.batch, chosen[self._tokens.positions].to(torch.int16).cpu()
+        self._chosen |= zip(batch.index, torch.split(real, list(batch.lengths)), strict=True)
+
+    def see(self, expert: int, tokens: torch.Tensor, _place: torch.Tensor, neurons: torch.Tensor) -> None:
+        """Add the neurons of one expert, (positions, d).
+
+        `tokens` (positions,): the positions of the flattened batch that reach it.
+        """
+        assert self._tokens is not None
+        places, order = self._places[tokens].sort()
+        first = int(torch.searchsorted(places, 0))  # padding comes first
+        places, order = places[first:], order[first:]
+        if len(places):
+            owners = self._tokens.owners[places]
+            lengths = Counter(owners.tolist())
+            self._streams[expert].add(neurons.index_select(0, order), owners, list(lengths), list(lengths.values()))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copy all that `restore` needs; the streams do not change."""
+        index = sorted(self._chosen)
+        chosen = {str(i): self._chosen[i].numpy().copy() for i in index}
+        streams = {str(expert): stream.state() for expert, stream in enumerate(self._streams)}
+        return flat(streams) | flat({"chosen": chosen})
+
+    def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
+        """Continue from what `state` returned, to the last bit; the next activations will be on `device`."""
+        self._chosen = {int(i): torch.from_numpy(chosen) for i, chosen in under(state, "chosen").items()}
+        for expert, stream in enumerate(self._streams):
+            stream.restore(under(state, str(expert)), device)
+
+    def result(self) -> Experts:
+        """Hand over the record of the layer; the streams must not be used afterwards. Errors as of `LayerStream`."""
+        width, device = next(((one.width, one.device) for one in self._streams if one.width), (0, None))
+        for stream in self._streams:
+            if not stream.width and device is not None:
+                stream.begin(width, device)
+        chosen = [self._chosen[i].numpy() for i in sorted(self._chosen)]
+        return Experts(
+            neurons=tuple(stream.result() for stream in self._streams),
+            chosen=np.concatenate(chosen),
+            lengths=np.array([len(one) for one in chosen], dtype=np.int64),
+        )
 
 
 def affordable_neurons(parameters: int, layers: int) -> int:

@@ -47,10 +47,17 @@ ARCHITECTURES = (
         (
             *("llama", "mistral", "mistral3", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl"),
             *("gemma", "gemma2", "gemma3", "gemma3_text"),
+            *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "gpt_oss"),
         ),
         "layers.{}.mlp.act_fn",
         ("norm",),
         (FfnNames("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),),
+    ),
+    Architecture(
+        ("llama4_text",),
+        "layers.{}.feed_forward.activation_fn",
+        ("norm",),
+        (FfnNames("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"),),
     ),
     Architecture(
         ("phi", "phi3"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.models.experts import run_experts_one_by_one
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
@@ -117,6 +118,7 @@ def _is_quantized(load_as: str) -> bool:
 
 def _prepare_for_inference(model: Any, device: torch.device) -> Any:
     """Freeze a model, without dropout and with kernels that are fast here."""
+    run_experts_one_by_one(model)
     _multiply_in_float32(model, device)
     _pass_contiguous(model.get_output_embeddings())
     return model.eval().requires_grad_(requires_grad=False)

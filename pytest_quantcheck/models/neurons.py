@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.architectures import ARCHITECTURES, Architecture
+from pytest_quantcheck.models.experts import Mixture, find_mixture, find_shared
 
 _RECTIFIED = ("relu", "relu2", "relusquared", "reluactivation")
 
@@ -19,14 +21,16 @@ _RECTIFIED = ("relu", "relu2", "relusquared", "reluactivation")
 class Neurons:
     """The blocks of a model and the modules that output their neurons.
 
-    `tail`: the modules between the last block and the output head, in order; None for a layout that the user named.
-    `last_ffn`: the last block's FFN, if it is a module of its own.
+    `activations`: of each block's FFN that every token passes; `mixtures`: of each block's routed experts. `tail`: the
+    modules between the last block and the output head, in order; None for a layout that the user named. `last_ffn`: the
+    last block's FFN, if it is a module of its own and no mixture.
     """
 
     blocks: tuple[nn.Module, ...]
     activations: tuple[nn.Module | None, ...]
     tail: tuple[nn.Module, ...] | None
     last_ffn: nn.Module | None = None
+    mixtures: dict[int, Mixture] = field(default_factory=dict)
 
     def activation(self, layer: int) -> nn.Module:
         """Find the module whose output, `(..., neurons)`, is this layer's neurons.
@@ -37,14 +41,26 @@ class Neurons:
         module = self.activations[layer]
         if module is None:
             raise ModelError(
-                f"layer {layer} has no FFN activation where the other layers have one (a mixture of experts?); "
+                f"layer {layer} has no FFN activation where the other layers have one; "
                 "measure other layers with --quantcheck-layers, or point at the module with --quantcheck-neurons"
             )
         return module
 
-    def rectified(self, layer: int) -> bool:
-        """Say whether this layer's activation function is a ReLU: exactly 0 when off."""
-        return type(self.activation(layer)).__name__.lower() in _RECTIFIED
+    @property
+    def parameters_per_token(self) -> int:
+        """Number of weights of the blocks that a token is multiplied with: of an expert's, those of its share."""
+        whole = sum(parameter.numel() for block in self.blocks for parameter in block.parameters())
+        return whole - sum(mixture.idle_parameters for mixture in self.mixtures.values())
+
+    def check(self, layer: int) -> None:
+        """Refuse a layer without neurons, as `activation` does."""
+        if layer not in self.mixtures:
+            self.activation(layer)
+
+
+def is_rectified(function: nn.Module | None) -> bool:
+    """Say whether an activation function is a ReLU: exactly 0 when off."""
+    return type(function).__name__.lower() in _RECTIFIED
 
 
 def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
@@ -64,14 +80,18 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
         raise ModelError(_unknown_layout(model, pattern))
     listed = _resolve(root, architecture.blocks)
     blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
-    activations = tuple(_resolve(root, architecture.activation.replace("{}", str(i))) for i in range(len(blocks)))
-    if not any(activations):
-        raise ModelError(_unknown_layout(model, pattern))
-    if pattern:
+    paths = [architecture.activation.replace("{}", str(i)) for i in range(len(blocks))]
+    activations = tuple(map(partial(_resolve, root), paths))
+    if pattern and any(activations):
         return Neurons(blocks, activations, None)
+    mixtures = {layer: mixture for layer, block in enumerate(blocks) if (mixture := find_mixture(block))}
+    if pattern or not (any(activations) or mixtures):
+        raise ModelError(_unknown_layout(model, pattern))
+    activations = tuple(found or find_shared(block) for found, block in zip(activations, blocks, strict=True))
     tail = tuple(m for m in (_resolve(root, path) for path in architecture.tail) if m is not None)
-    ffn = _resolve(root, architecture.activation.replace("{}", str(len(blocks) - 1)).rpartition(".")[0])
-    return Neurons(blocks, activations, tail, None if ffn in blocks else ffn)
+    ffn = _resolve(root, paths[-1].rpartition(".")[0])
+    alone = ffn is not None and ffn not in blocks and len(blocks) - 1 not in mixtures
+    return Neurons(blocks, activations, tail, ffn if alone else None, mixtures)
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
@@ -107,6 +127,8 @@ def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 def find_decoder(model: nn.Module) -> nn.Module:
     """Find the part that holds the blocks, inside a multimodal wrapper too."""
     inner = model.get_decoder()  # type: ignore[operator]
+    if inner is model:  # the innermost, or Llama 4, which does not know its own
+        inner = getattr(model, "model", model)
     return model if inner is model else find_decoder(inner)
 
 
@@ -133,6 +155,10 @@ def _parts_outside(model: nn.Module, decoder: nn.Module, inside: set[int]) -> It
 def _known_architecture(decoder: nn.Module) -> Architecture | None:
     for architecture in ARCHITECTURES:
         if _resolve(decoder, architecture.activation.replace("{}", "0")) is not None:
+            return architecture
+    for architecture in ARCHITECTURES:  # of a mixture the blocks and what follows them show the layout
+        blocks = _resolve(decoder, architecture.blocks)
+        if blocks is not None and find_mixture(blocks) and _resolve(decoder, architecture.tail[0]) is not None:
             return architecture
     return None
 

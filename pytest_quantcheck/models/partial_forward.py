@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -71,21 +72,37 @@ class PartialForward:
                 handle = neurons.blocks[layer].register_forward_hook(self._remember_output(layer))
                 hooks.callback(handle.remove)
             # one pass of the whole model, for all layers
-            self.neurons, logits = run_with_neurons(model, neurons, layers, batch)
+            self.neurons, self.routes, logits = run_with_neurons(model, neurons, layers, batch)
         self.real, self.log_probs = batch.real, self._target_log_probs(logits, self._every_row)
 
     def start(self, layer: int, baseline: torch.Tensor | None) -> torch.Tensor:
         """Make the start of the path, (prompts, tokens, d).
 
         It is `baseline` (longest, d) at each prompt's tokens, or zero without one. A baseline of the longest prompt
-        serves shorter ones too, because no token depends on later ones. Padding keeps its values.
+        serves shorter ones too, because no token depends on later ones. Padding keeps its values. Routed experts start
+        at zero always: the baseline's tokens went to others.
         """
         if baseline is None:
             return torch.zeros_like(self.neurons[layer])
         start = self.neurons[layer].clone()
         for row, length in enumerate(self._batch.lengths):
             start[row, start.shape[1] - length :] = baseline[:length]
+        if layer in self.routes:
+            start[..., : self.routes[layer].columns] = 0
         return start
+
+    def each_prompt(self, layer: int, attributions: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield each prompt's attributions by neuron, and which count.
+
+        Both are (1, tokens, d), the second is bool: of a mixture's experts a token counts for those it is routed to.
+        One prompt at a time bounds the memory: a mixture has many neurons.
+        """
+        route = self.routes.get(layer)
+        for row, real in enumerate(self.real):
+            values, counts = attributions[row], real[:, None].expand(-1, attributions.shape[-1])
+            if route is not None:
+                values, counts = (_by_expert(part, route, row) for part in (values, counts))
+            yield values[None], counts[None]
 
     def paths(self, layer: int, start: torch.Tensor) -> Iterator[IntegrationPath]:
         """Yield paths from `start` to this layer's neurons, the cheapest first.
@@ -137,7 +154,7 @@ class PartialForward:
     def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Run a layer's block with other neurons."""
         args, kwargs = self._calls[layer]
-        with replace_output(self._neurons.activation(layer), neurons):
+        with replace_neurons(self._neurons, layer, neurons):
             return _hidden(self._neurons.blocks[layer](*self._rows_of(args, rows), **self._rows_of(kwargs, rows)))
 
     def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
@@ -158,7 +175,7 @@ class PartialForward:
     def _whole(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Run the whole model with other neurons, to the answer position's logits."""
         inputs = self._rows_of(self._batch.inputs(), rows)
-        with replace_output(self._neurons.activation(layer), neurons):
+        with replace_neurons(self._neurons, layer, neurons):
             logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
         return logits
 
@@ -189,27 +206,115 @@ class PartialForward:
 
 def run_with_neurons(
     model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch
-) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+) -> tuple[dict[int, torch.Tensor], dict[int, Route], torch.Tensor]:
     """Run the model once.
 
-    Returns these layers' neurons, (prompts, tokens, d), and the logits at the answer position, (prompts, vocabulary).
+    Returns these layers' neurons, (prompts, tokens, d); of mixtures where tokens went; and the logits at the answer
+    position, (prompts, vocabulary). In a mixture d is that of each token's k experts, one after another, and then of
+    the FFN that every token passes.
 
     Raises:
         ModelError: an activation module did not run exactly once on every token.
     """
-    seen: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    seen: dict[int, _Seen] = {layer: _Seen(batch) for layer in layers}
     with torch.no_grad(), ExitStack() as hooks:
-        for layer, outputs in seen.items():
-            handle = neurons.activation(layer).register_forward_hook(lambda _m, _a, out, to=outputs: to.append(out))
-            hooks.callback(handle.remove)
+        for layer, kept in seen.items():
+            neurons.check(layer)
+            if function := neurons.activations[layer]:
+                hooks.callback(function.register_forward_hook(kept.add).remove)
+            if layer in neurons.mixtures:
+                hooks.enter_context(neurons.mixtures[layer].watch(kept.add_expert, kept.route))
         logits = model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
-    return {layer: _by_prompt(outputs, batch) for layer, outputs in seen.items()}, logits
+    routes = {
+        layer: Route(kept.chosen, kept.width, neurons.mixtures[layer].n_experts)
+        for layer, kept in seen.items()
+        if kept.chosen is not None
+    }
+    return {layer: kept.neurons() for layer, kept in seen.items()}, routes, logits
+
+
+class Route(NamedTuple):
+    """Where a mixture sends the tokens of a batch.
+
+    `chosen` (prompts, tokens, k) int64: the experts of each token; `width`: neurons of an expert; `experts`: their
+    number.
+    """
+
+    chosen: torch.Tensor
+    width: int
+    experts: int
+
+    @property
+    def columns(self) -> int:
+        """Number of neurons of a token's experts."""
+        return self.chosen.shape[-1] * self.width
+
+
+class _Seen:
+    """The neurons of one layer and batch, as the model computes them."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._shape = tuple(batch.input_ids.shape)
+        self._outputs: list[torch.Tensor] = []
+        self._routed: torch.Tensor | None = None
+        self.chosen: torch.Tensor | None = None
+
+    def add(self, _module: nn.Module, _args: object, output: torch.Tensor) -> None:
+        self._outputs.append(output)
+
+    def route(self, chosen: torch.Tensor) -> None:
+        self.chosen = chosen.reshape(*self._shape, -1)
+
+    def add_expert(self, _expert: int, tokens: torch.Tensor, place: torch.Tensor, neurons: torch.Tensor) -> None:
+        assert self.chosen is not None
+        if self._routed is None:
+            self._routed = neurons.new_zeros(math.prod(self._shape), self.chosen.shape[-1], neurons.shape[-1])
+        self._routed[tokens, place] = neurons
+
+    def neurons(self) -> torch.Tensor:
+        parts = [] if self._routed is None else [self._routed.reshape(*self._shape, -1)]
+        if self._outputs or not parts:
+            parts.append(_by_prompt(self._outputs, self._shape))
+        return torch.cat(parts, dim=-1)
+
+    @property
+    def width(self) -> int:
+        return 0 if self._routed is None else self._routed.shape[-1]
+
+
+@contextmanager
+def replace_neurons(neurons: Neurons, layer: int, values: torch.Tensor) -> Iterator[None]:
+    """Replace a layer's neurons, keeping their dtype.
+
+    `values` is (n, tokens, d), laid out as `run_with_neurons` does.
+    """
+    mixture, function = neurons.mixtures.get(layer), neurons.activations[layer]
+    with ExitStack() as hooks:
+        if mixture is not None:
+            flat = values.flatten(end_dim=-2)
+
+            def of_expert(_expert: int, tokens: torch.Tensor, place: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+                width = own.shape[-1]
+                columns = place[:, None] * width + torch.arange(width, device=place.device)
+                return flat[tokens[:, None], columns].to(own.dtype)
+
+            hooks.enter_context(mixture.watch(of_expert))
+        if function is not None:
+            hooks.enter_context(replace_output(function, values))
+        yield
 
 
 @contextmanager
 def replace_output(module: nn.Module, output: torch.Tensor) -> Iterator[None]:
-    """Replace a module's output, keeping its shape and dtype."""
-    handle = module.register_forward_hook(lambda _m, _a, own: output.reshape(own.shape).to(own.dtype))
+    """Replace a module's output, keeping its shape and dtype.
+
+    The last neurons of `output` take its place.
+    """
+
+    def replaced(_module: nn.Module, _args: object, own: torch.Tensor) -> torch.Tensor:
+        return output[..., -own.shape[-1] :].reshape(own.shape).to(own.dtype)
+
+    handle = module.register_forward_hook(replaced)
     try:
         yield
     finally:
@@ -222,31 +327,48 @@ def _only_the_answer(ffn: nn.Module | None) -> Iterator[None]:
 
     The FFN is most of the block's work.
 
-    The result is added to the block's other terms at every position. It is right at the last position, and only that
-    one is read.
+    The result is given out at every position. It is right at the last position, and only that one is read.
     """
     if ffn is None:
         yield
         return
-    handle = ffn.register_forward_pre_hook(lambda _m, args: (args[0][:, -1:], *args[1:]) if args else None)
-    try:
+    tokens = 1
+
+    def cut(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        nonlocal tokens
+        if not args:
+            return None
+        tokens = args[0].shape[1]
+        return (args[0][:, -1:], *args[1:])
+
+    with ExitStack() as hooks:
+        hooks.callback(ffn.register_forward_pre_hook(cut).remove)
+        hooks.callback(
+            ffn.register_forward_hook(lambda _m, args, out: out.expand(-1, tokens, -1) if args else None).remove
+        )
         yield
-    finally:
-        handle.remove()
+
+
+def _by_expert(values: torch.Tensor, route: Route, row: int) -> torch.Tensor:
+    """Spread each token's neurons over those of all experts, expert by expert."""
+    spread = values.new_zeros(len(values), route.experts, route.width)
+    routed = values[:, : route.columns].reshape(len(values), -1, route.width)
+    spread[torch.arange(len(values), device=values.device)[:, None], route.chosen[row]] = routed
+    return torch.cat([spread.flatten(start_dim=1), values[:, route.columns :]], dim=1)
 
 
 def _norm(values: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(values))
 
 
-def _by_prompt(seen: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+def _by_prompt(seen: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
     """Shape the activation module's output as (prompts, tokens, neurons)."""
-    if len(seen) != 1 or seen[0].shape[:-1].numel() != batch.input_ids.numel():
+    if len(seen) != 1 or seen[0].shape[:-1].numel() != math.prod(shape):
         raise ModelError(
-            f"expected the FFN's activation module to run once, on every token of {tuple(batch.input_ids.shape)}, and "
+            f"expected the FFN's activation module to run once, on every token of {shape}, and "
             f"got outputs {[tuple(output.shape) for output in seen]}; point at another with --quantcheck-neurons"
         )
-    return seen[0].reshape(*batch.input_ids.shape, -1)
+    return seen[0].reshape(*shape, -1)
 
 
 def _hidden(output: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.triangles import triangle_size
-from pytest_quantcheck.records import Activations, Answers, Correlations, Measurement, Provenance, Saliency
+from pytest_quantcheck.records import Activations, Answers, Correlations, Experts, Measurement, Provenance, Saliency
 from pytest_quantcheck.storage.correlations import exact_arrays, from_exact, from_rounded, rounded_arrays
 from pytest_quantcheck.storage.narrowing import narrow, widen
 
@@ -40,6 +40,8 @@ ACTIVATIONS: Layout = {
     "sample": ("s", np.int64),
 }
 
+ROUTES: Layout = {"chosen": ("t k", np.int16), "lengths": ("n", np.int64)}
+
 SALIENCY: Layout = {
     "index": ("m", np.int64),
     "target": ("m", np.int64),
@@ -53,7 +55,7 @@ PACKED: Layout = {**SALIENCY, "salient": ("m bytes", np.uint8)}
 
 
 class LayerScalars(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One layer's `Activations` without the arrays: tokens in all and in each group."""
+    """One FFN's `Activations` without the arrays: tokens in all and in each group."""
 
     tokens: int
     group_tokens: tuple[int, ...]
@@ -77,6 +79,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact: bool
     """As in `Answers`."""
     activations: dict[int, LayerScalars]
+    experts: dict[int, tuple[LayerScalars, ...]]
     saliency: dict[int, int]
     """Number of neurons of each layer attributed."""
     golds: tuple[str, ...]
@@ -90,6 +93,10 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
         "provenance": measurement.provenance,
         "exact": measurement.answers.exact,
         "activations": {layer: _layer_scalars(seen) for layer, seen in measurement.activations.items()},
+        "experts": {
+            layer: tuple(_layer_scalars(one) for one in experts.neurons)
+            for layer, experts in measurement.experts.items()
+        },
         "saliency": {layer: saliency.salient.shape[-1] for layer, saliency in measurement.saliency.items()},
         "golds": measurement.golds,
         "available": measurement.available,
@@ -128,8 +135,12 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
         provenance=document.provenance,
         answers=Answers(**_take(arrays, "answers", ANSWERS), exact=document.exact),
         activations={
-            layer: _activations(arrays, layer, seen, rounded=document.rounded)
+            layer: _activations(arrays, f"activations/{layer}", seen, rounded=document.rounded)
             for layer, seen in document.activations.items()
+        },
+        experts={
+            layer: _experts(arrays, f"experts/{layer}", seen, rounded=document.rounded)
+            for layer, seen in document.experts.items()
         },
         saliency={layer: _saliency(arrays, layer, neurons) for layer, neurons in document.saliency.items()},
         golds=document.golds,
@@ -142,13 +153,20 @@ def _records(measurement: Measurement) -> Iterator[tuple[str, object, Layout, di
     """Yield each record with arrays: the prefix of their names, the record, its layout and the sizes it must have."""
     yield "answers", measurement.answers, ANSWERS, {}
     for layer, seen in measurement.activations.items():
-        prefix = f"activations/{layer}"
-        yield prefix, seen, ACTIVATIONS, {"g": len(seen.groups)}
-        yield f"{prefix}/correlations", seen.correlations, CORRELATIONS, {"d": len(seen.correlated)}
-        for group, part in enumerate(seen.groups):
-            yield f"{prefix}/groups/{group}", part, CORRELATIONS, {"d": len(seen.sample)}
+        yield from _ffn_records(f"activations/{layer}", seen)
+    for layer, mixture in measurement.experts.items():
+        yield f"experts/{layer}", mixture, ROUTES, {}
+        for expert, seen in enumerate(mixture.neurons):
+            yield from _ffn_records(f"experts/{layer}/{expert}", seen)
     for layer, attributed in measurement.saliency.items():
         yield f"saliency/{layer}", attributed, SALIENCY, {}
+
+
+def _ffn_records(prefix: str, seen: Activations) -> Iterator[tuple[str, object, Layout, dict[str, int]]]:
+    yield prefix, seen, ACTIVATIONS, {"g": len(seen.groups)}
+    yield f"{prefix}/correlations", seen.correlations, CORRELATIONS, {"d": len(seen.correlated)}
+    for group, part in enumerate(seen.groups):
+        yield f"{prefix}/groups/{group}", part, CORRELATIONS, {"d": len(seen.sample)}
 
 
 def _layer_scalars(seen: Activations) -> LayerScalars:
@@ -159,8 +177,17 @@ def _layer_scalars(seen: Activations) -> LayerScalars:
     )
 
 
-def _activations(arrays: Arrays, layer: int, layer_scalars: LayerScalars, *, rounded: bool) -> Activations:
-    prefix = f"activations/{layer}"
+def _experts(arrays: Arrays, prefix: str, scalars_of_each: tuple[LayerScalars, ...], *, rounded: bool) -> Experts:
+    return Experts(
+        **_take(arrays, prefix, ROUTES),
+        neurons=tuple(
+            _activations(arrays, f"{prefix}/{expert}", seen, rounded=rounded)
+            for expert, seen in enumerate(scalars_of_each)
+        ),
+    )
+
+
+def _activations(arrays: Arrays, prefix: str, layer_scalars: LayerScalars, *, rounded: bool) -> Activations:
     own = _take(arrays, prefix, ACTIVATIONS, g=len(layer_scalars.group_tokens))
     correlations = _rounded_correlations if rounded else _exact_correlations
     c, s = len(own["correlated"]), len(own["sample"])

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pytest_quantcheck.analyses.draws import seeded_neurons
+from pytest_quantcheck.analyses.draws import neurons_of_each, seeded_neurons
 from pytest_quantcheck.options.values import FEWEST_NEURONS
-from pytest_quantcheck.records import Activations, Measurement
+from pytest_quantcheck.records import Activations, Experts, Measurement
 from pytest_quantcheck.storage.atomic import write_atomically
 from pytest_quantcheck.storage.measurement_files import FILE, refused, to_bytes
 
@@ -50,7 +50,7 @@ def _baseline(measurement: Measurement, budget: int) -> tuple[bytes, memoryview]
     parts = to_bytes(_thinned(measurement, FEWEST_NEURONS), rounded=True)
     spare = budget - sum(map(len, parts)) - _ENTRY * _n_arrays(measurement)
     spare += _bytes_of(measurement, FEWEST_NEURONS)
-    most = max(len(seen.correlated) for seen in measurement.activations.values())
+    most = max(len(seen.correlated) for seen in _every(measurement))
     more = range(FEWEST_NEURONS + 1, most + 1)
     kept = FEWEST_NEURONS + bisect_right(more, spare, key=lambda n: _bytes_of(measurement, n))
     return to_bytes(_thinned(measurement, kept), rounded=True) if kept > FEWEST_NEURONS else parts
@@ -60,9 +60,15 @@ def _thinned(measurement: Measurement, most: int) -> Measurement:
     """Keep at most `most` neurons correlated in each layer."""
     seed = measurement.provenance.seed
     activations = {layer: _fewer(layer, seen, most, seed) for layer, seen in measurement.activations.items()}
-    kept = max(len(seen.correlated) for seen in activations.values())
+    experts = {layer: _fewer_of_each(layer, seen, most, seed) for layer, seen in measurement.experts.items()}
+    kept = min(measurement.provenance.redundancy_neurons, most)
     provenance = msgspec.structs.replace(measurement.provenance, redundancy_neurons=kept)
-    return replace(measurement, provenance=provenance, activations=activations)
+    return replace(measurement, provenance=provenance, activations=activations, experts=experts)
+
+
+def _fewer_of_each(layer: int, seen: Experts, most: int, seed: int) -> Experts:
+    each = neurons_of_each(most, len(seen.neurons))
+    return replace(seen, neurons=tuple(_fewer(layer, one, each, seed) for one in seen.neurons))
 
 
 def _fewer(layer: int, seen: Activations, most: int, seed: int) -> Activations:
@@ -83,12 +89,20 @@ def _bytes_of(measurement: Measurement, most: int) -> int:
     At most: r of each pair, and number, mean and squares of each neuron.
     """
     widths = [min(len(seen.correlated), most) for seen in measurement.activations.values()]
+    for mixture in measurement.experts.values():
+        each = neurons_of_each(most, len(mixture.neurons))
+        widths += [min(len(seen.correlated), each) for seen in mixture.neurons]
     return sum(n * (n - 1) // 2 * 2 + n * (4 + 8 + 4) for n in widths)
 
 
 def _n_arrays(measurement: Measurement) -> int:
     """Count the arrays that a measurement has at most.
 
-    7 are of the answers; of each layer 4, 3 for its correlations and for each group's, and 6 of its saliency.
+    7 are of the answers; of each layer and expert 4, 3 for its correlations and for each group's; of a layer's
+    saliency 6, and of where its tokens went 2.
     """
-    return 7 + sum(13 + 3 * len(seen.groups) for seen in measurement.activations.values())
+    return 7 + 8 * len(measurement.provenance.layers) + sum(7 + 3 * len(seen.groups) for seen in _every(measurement))
+
+
+def _every(measurement: Measurement) -> list[Activations]:
+    return [ffn for layer in measurement.provenance.layers for ffn in measurement.ffns(layer)]

@@ -206,7 +206,7 @@ def architectures() -> str:
         "For any other model name its "
         "activation function with `--quantcheck-neurons=model.layers.{}.mlp.act_fn`, for example; the error for an "
         "unknown model lists its modules. Then attributions run the whole model for each evaluation, and take longer. "
-        "Of a mixture of experts only the layers without experts can be measured.",
+        "Of a mixture of experts the neurons are those of all experts; they are found by themselves.",
         "The projections are what rewrites and defects alter ([controls](metrics.md#controls)): the one before the "
         "activation function, the one that its output is multiplied with if there is one, and the one after. They are "
         "found by name in a layout named with `--quantcheck-neurons` too.",

@@ -98,6 +98,20 @@ def test_other_errors_are_not_taken_for_that(run, damaged, prompts):
         run(damaged, prompts)
 
 
+def test_kernel_that_cannot_run_a_quantized_model_is_named(run, quantized, prompts):
+    """A library's error about shapes says nothing to who chose a bit-width."""
+
+    def broken(_module, _args):
+        raise AssertionError("N must be divisible by block_n")
+
+    handle = quantized["nf4"].model.register_forward_pre_hook(broken)
+    try:
+        with pytest.raises(MeasurementError, match=r"the model as nf4 cannot be run on cpu: AssertionError: N must be"):
+            run(quantized["nf4"], prompts)
+    finally:
+        handle.remove()
+
+
 def test_hooks_are_gone_after_a_failure(run, damaged, prompts):
     """A failed measurement leaves no hook of ours in the model."""
     before = len(damaged.neurons.activation(2)._forward_hooks)

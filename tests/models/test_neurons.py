@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.neurons import choose_layers, find_neurons, parts_outside_text
+from pytest_quantcheck.models.neurons import choose_layers, find_neurons, is_rectified, parts_outside_text
 from pytest_quantcheck.models.partial_forward import PartialForward
 from tests.tiny_models import CONFIGS
 
@@ -63,7 +63,7 @@ def test_parts_that_text_does_not_reach_are_told(tiny, batch_of, name):
 @pytest.mark.parametrize(("name", "rectified"), [("opt", True), ("llama", False), ("gpt2", False), ("gemma", False)])
 def test_only_relu_is_rectified(tiny, name, rectified):
     """OPT's ReLU is exactly 0 when off, SiLU and GELU are not."""
-    assert find_neurons(tiny(name)).rectified(0) is rectified
+    assert is_rectified(find_neurons(tiny(name)).activation(0)) is rectified
 
 
 def test_unknown_layout_names_modules_and_option(tiny):
@@ -106,12 +106,6 @@ def test_pattern_that_matches_nothing_is_an_error(tiny, pattern):
         find_neurons(tiny("llama"), pattern)
 
 
-def test_mixture_of_experts_is_an_error(tiny):
-    """Experts share one activation module, which is no layer of neurons."""
-    with pytest.raises(ModelError, match="MixtralForCausalLM: its FFN layout is not known"):
-        find_neurons(tiny("mixtral"))
-
-
 def test_pattern_at_experts_is_an_error(tiny, batch_of):
     """A module that runs once for each expert, on some tokens, gives no neuron per token."""
     model = tiny("mixtral")
@@ -121,8 +115,8 @@ def test_pattern_at_experts_is_an_error(tiny, batch_of):
 
 
 def test_layer_without_neurons_is_an_error(tiny):
-    """Where only some blocks are mixtures of experts, the others can be measured."""
-    neurons = find_neurons(tiny("half-mixture"))
+    """A pattern that only some blocks match: the others cannot be measured."""
+    neurons = find_neurons(tiny("half-mixture"), "model.layers.{}.mlp.act_fn")
     assert neurons.activation(0) is not None
     with pytest.raises(ModelError, match=r"layer 1 has no FFN activation.*--quantcheck-layers"):
         neurons.activation(1)
