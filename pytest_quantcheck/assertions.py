@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.judging import judge
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS, Metric, find_metric
@@ -87,6 +87,9 @@ def _assert_within(comparison: Comparison, metric: MetricName, limit: float | No
     if limit is not None:
         profile = profile.with_limits([(metric, limit)], source="limit=")
     verdict = judge(comparison, metric, profile)
+    if verdict is None and "routing" in METRICS[metric].needs:
+        model = comparison.reference_provenance.model
+        raise ComparisonError(f"{metric} is of mixtures of experts, and no measured layer of {model} is one")
     if verdict is None:
         case = f"{metric} on {comparison.n_prompts} prompts"
         raise ProfileError(f"profile {profile.label} has no limit for {case}; give one with limit=")

@@ -9,7 +9,7 @@ import msgspec
 
 from pytest_quantcheck.analyses.resampling import prompts_to_settle
 from pytest_quantcheck.metric_names import MetricName
-from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.metrics import METRICS, find_metric
 from pytest_quantcheck.profiles import Limit, Profile
 from pytest_quantcheck.records import RELEASED, WORST_FIRST, Comparison, Estimate, Status, Verdict
 
@@ -21,8 +21,11 @@ def judge(comparison: Comparison, metric: MetricName, profile: Profile) -> Verdi
     left out. If no gated layer remains, or nothing was estimated, the metric is unmeasured.
 
     Returns:
-        The verdict, or None when the profile does not gate the metric, or not with so few prompts.
+        The verdict, or None when the profile does not gate the metric, or not with so few prompts, or when no measured
+        layer of the model has what it is about.
     """
+    if "routing" in find_metric(metric).needs and not comparison.of(metric):
+        return None
     estimates = comparison.of(metric) or _not_measured(comparison, metric, profile)
     limits = ((estimate, _limit(comparison, estimate, profile)) for estimate in estimates)
     gated = [(estimate, limit) for estimate, limit in limits if limit is not None]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         "faint_neuron_churn",
         "salient_overlap",
         "redundancy_change",
+        "router_agreement",
     ]
 else:
     MetricName = str

@@ -14,8 +14,9 @@ _FROM_WORST = 0.001
 Hardly a value but the worst itself is beyond a limit that is closer.
 """
 
-Need = Literal["answers", "golds", "activations", "correlations", "attributions", "many prompts"]
-"""Data that a metric is estimated from; `many prompts`: with few prompts there is no estimate, or no interval."""
+Need = Literal["answers", "golds", "activations", "correlations", "attributions", "routing", "many prompts"]
+"""Data that a metric is estimated from; `routing`: only a mixture of experts has it; `many prompts`: with few prompts
+there is no estimate, or no interval."""
 
 
 class ModelsFigure(NamedTuple):
@@ -186,6 +187,16 @@ _ALL = (
         ("activations", "correlations"),
         layered=True,
         most=2.0,
+        figure="change",
+    ),
+    Metric(
+        "router_agreement",
+        "router agreement",
+        "share of the experts chosen for a token that stayed the same",
+        "mean Jaccard index of the experts that both models choose for a token in a layer, over prompts",
+        "min",
+        ("routing",),
+        layered=True,
         figure="change",
     ),
 )

@@ -8,7 +8,7 @@ import pytest
 
 import pytest_quantcheck
 from pytest_quantcheck.assertions import QuantcheckWarning, assert_ace_drift, assert_metric, assert_salient_overlap
-from pytest_quantcheck.errors import ProfileError
+from pytest_quantcheck.errors import ComparisonError, ProfileError
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Comparison, Estimate
@@ -161,3 +161,9 @@ def test_unmeasured_fails_unless_allowed_by_name():
         assert_salient_overlap(unmeasured())
     with pytest.warns(QuantcheckWarning, match="could not be measured; it passes, as this metric may be unmeasured"):
         assert_salient_overlap(unmeasured(profile=profile(allow_unmeasured=("salient_overlap",))))
+
+
+def test_router_agreement_of_a_dense_model_says_so():
+    """A limit would not help: no layer has a router."""
+    with pytest.raises(ComparisonError, match="router_agreement is of mixtures of experts, and no measured layer of "):
+        assert_metric(comparison("salient_overlap"), "router_agreement", limit=0.9)

@@ -18,9 +18,9 @@ def estimates(metric: MetricName) -> Callable[[_Estimator], _Estimator]:
     """Register the decorated function as the one that estimates a metric.
 
     The function takes, for a metric without layers, both models' `Answers`; for a layered one the layer's number, both
-    models' `Activations` there and the number of prompts; for one that needs attributions, the layer's number and both
-    models' `Saliency` there. The last argument is always an `IntervalSettings`. A comparison has its estimates in the
-    order of registration.
+    models' `Activations` there and the number of prompts; for one that needs attributions or routing, the
+    layer's number and both models' `Saliency` or `Experts` there. The last argument is always an `IntervalSettings`. A
+    comparison has its estimates in the order of registration.
     """
 
     def register(function: _Estimator) -> _Estimator:

@@ -27,13 +27,14 @@ from pytest_quantcheck.analyses.redundancy import (
     wasserstein,
 )
 from pytest_quantcheck.analyses.resampling import Floats, Interval, grouped_jackknife, jackknife_bias
+from pytest_quantcheck.analyses.routing import router_agreement
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
 from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import Facts, IntervalSettings
 from pytest_quantcheck.comparing.permutations import seen_in_both
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Experts, Measurement, Saliency
 
 Masks = NDArray[np.bool_]
 Ffns = tuple[Activations, ...]
@@ -46,13 +47,18 @@ def layer_estimates(reference: Measurement, candidate: Measurement, intervals: I
     for layer in reference.provenance.layers:
         before, after = _judged(reference.ffns(layer), candidate.ffns(layer))
         for metric, estimate in estimators(layered=True):
-            if not before and "attributions" not in METRICS[metric].needs:
+            needs = METRICS[metric].needs
+            if "routing" in needs:
+                if layer in reference.experts:
+                    yield estimate(layer, reference.experts[layer], candidate.experts[layer], intervals)
+            elif "attributions" in needs:
+                if layer in reference.saliency:
+                    yield estimate(layer, reference.saliency[layer], candidate.saliency.get(layer), intervals)
+            elif before:
+                yield estimate(layer, before, after, n, intervals)
+            else:
                 reason = "no FFN was reached by tokens of two groups of prompts in both models"
                 yield intervals.undefined(METRICS[metric].name, reason, n, layer=layer)
-            elif "attributions" not in METRICS[metric].needs:
-                yield estimate(layer, before, after, n, intervals)
-            elif layer in reference.saliency:
-                yield estimate(layer, reference.saliency[layer], candidate.saliency.get(layer), intervals)
 
 
 def _judged(before: Ffns, after: Ffns) -> tuple[Ffns, Ffns]:
@@ -256,6 +262,23 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, inter
         float(overlap.mean()),
         intervals.bounded_mean(overlap),
         len(overlap),
+        method=f"bounded mean, {intervals.draws} draws",
+        layer=layer,
+        details=details,
+    )
+
+
+@estimates("router_agreement")
+def _router_agreement(layer: int, before: Experts, after: Experts, intervals: IntervalSettings) -> Estimate:
+    agreement = router_agreement(before.chosen, after.chosen)
+    starts = np.cumsum([0, *before.lengths[:-1]])
+    by_prompt = np.add.reduceat(agreement, starts) / before.lengths
+    details = {"tokens": float(len(agreement)), "experts": float(len(before.neurons))}
+    return intervals.estimate(
+        "router_agreement",
+        float(by_prompt.mean()),
+        intervals.bounded_mean(by_prompt),
+        len(by_prompt),
         method=f"bounded mean, {intervals.draws} draws",
         layer=layer,
         details=details,

@@ -184,6 +184,15 @@ _ALL = (
         severity=3,
         grades=(8, 6, 5, 4, 3, 2),
     ),
+    Control(
+        "four-bit-router",
+        "defect",
+        "The routers of a mixture of experts rounded to 4 bits, all other weights as they were, as by a recipe that "
+        "does not except them.",
+        "pytest_quantcheck.controls.defects:four_bit_router",
+        severity=4,
+        grades=(8, 6, 5, 4, 3, 2),
+    ),
 )
 
 CONTROLS: dict[str, Control] = {control.name: control for control in _ALL}

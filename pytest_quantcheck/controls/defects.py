@@ -18,6 +18,7 @@ from pytest_quantcheck.controls.catalogue import Site
 from pytest_quantcheck.controls.fine_tuning import train_other_answers
 from pytest_quantcheck.controls.packing import GROUP, Packed, pack
 from pytest_quantcheck.errors import NotApplicable
+from pytest_quantcheck.models.experts import find_router
 from pytest_quantcheck.models.projections import Projection, every_ffn, every_projection, ffn_of, projections_of
 
 BITS = 8
@@ -173,6 +174,20 @@ def three_bits(site: Site) -> str:
     bits = _whole_number(site.severity, least=2)
     _repack(every_projection(site.loaded), bits=bits)
     return f"every layer rounded to {bits} bits"
+
+
+def four_bit_router(site: Site) -> str:
+    """Round the routers of all mixtures of experts to 4 bits, symmetric.
+
+    Recipes that quantize every linear module do this; released ones except the routers. Severity: the bits.
+    """
+    bits, neurons = _whole_number(site.severity, least=2), site.loaded.neurons
+    routers = [find_router(neurons.blocks[layer], mixture) for layer, mixture in neurons.mixtures.items()]
+    projections = [Projection(router.name, router.module) for router in routers if router]
+    if not projections:
+        raise NotApplicable("the model is no mixture of experts")
+    _repack(projections, bits=bits)
+    return f"the routers of {len(projections)} layers rounded to {bits} bits"
 
 
 def _repack(

@@ -75,7 +75,13 @@ class Mixture:
                 route(chosen)
 
         def neurons(values: torch.Tensor) -> torch.Tensor | None:
-            return see(*waiting.pop(0), values)
+            expert, tokens, place = waiting.pop(0) if waiting else (-1, values.new_empty(0), values.new_empty(0))
+            if values.shape[:-1] != tokens.shape:
+                raise ModelError(
+                    f"{type(self._experts).__name__}: expected its experts to run one by one, each on its own tokens, "
+                    f"and got neurons of shape {tuple(values.shape)}: this kind of mixture cannot be measured"
+                )
+            return see(expert, tokens, place, values)
 
         with ExitStack() as hooks:
             hooks.callback(self._experts.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -10,10 +10,12 @@ from pytest_quantcheck.analyses.dead_neurons import new_extremes
 from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.errors import ComparisonError
+from pytest_quantcheck.judging import judge
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
+from pytest_quantcheck.profiles import load_profile
 from pytest_quantcheck.records import Correlations
 from tests.upcycled import upcycle
 
@@ -138,3 +140,34 @@ def test_neurons_reordered_within_an_expert_are_matched(prompts, sampling, tmp_p
     assert any("of 1,920 neurons stand elsewhere in the candidate" in note for note in comparison.notes)
     assert of(comparison, "redundancy_change").value < 1e-4
     assert of(comparison, "faint_neuron_churn").value == 0
+
+
+def test_router_agreement_is_a_mean_over_prompts(pair, sampling):
+    """Each prompt is the mean of its tokens; a layer without experts has none."""
+    before, after = (one.experts[2].by_prompt() for one in pair)
+    expected = [
+        np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(one.tolist(), other.tolist(), strict=True)])
+        for one, other in zip(before, after, strict=True)
+    ]
+    found = of(compare(*pair, sampling), "router_agreement")
+    assert found.value == pytest.approx(np.mean(expected))
+    assert found.low <= found.value <= found.high
+    assert found.value < 1
+    assert found.details == {"tokens": float(sum(map(len, before))), "experts": 5.0}
+    assert of(compare(pair[0], pair[0], sampling), "router_agreement").value == 1
+
+
+def test_dense_model_has_no_router_agreement(reference, measured, sampling):
+    """Nothing is said of it, even where a profile has a limit."""
+    comparison = compare(reference, measured["nf4"], sampling)
+    assert comparison.of("router_agreement") == ()
+    profile = load_profile("default@2").with_limits([("router_agreement", 0.9)])
+    assert judge(comparison, "router_agreement", profile) is None
+
+
+def test_router_agreement_is_judged(pair, sampling):
+    """Below its limit it fails."""
+    comparison = compare(*pair, sampling)
+    for limit, status in ((0.1, "passed"), (0.9999, "failed")):
+        profile = load_profile("default@2").with_limits([("router_agreement", limit)])
+        assert judge(comparison, "router_agreement", profile).status == status

@@ -9,8 +9,10 @@ from pytest_quantcheck.controls.defects import BITS
 from pytest_quantcheck.controls.packing import GROUP, pack
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan
+from tests.tiny_models import MIXTURES
 
-DEFECTS = [name for name, control in CONTROLS.items() if control.kind == "defect"]
+DEFECTS = [name for name, control in CONTROLS.items() if control.kind == "defect" and name != "four-bit-router"]
+"""Those of every model; a router only mixtures of experts have."""
 ATTENTION = tuple(f"self_attn.{name}_proj.weight" for name in "qkvo")
 FFN = tuple(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
 ALTERED = {
@@ -265,3 +267,36 @@ def test_share_cannot_be_more_than_all(defect, tiny, damaged):
     """A share is above 0 and at most 1."""
     with pytest.raises(ValueError, match="share of rows"):
         damaged(tiny("llama"), defect, 1.5)
+
+
+def test_router_alone_is_rounded(tiny, damaged, changed):
+    """In each layer, to the points of a 4-bit grid; the experts stay as they are."""
+    model = tiny("mixtral")
+    rounded = damaged(model, "four-bit-router")
+    assert changed(model, rounded) == [f"model.layers.{layer}.mlp.gate.weight" for layer in range(3)]
+    for layer in range(3):
+        before, after = (one.get_parameter(f"model.layers.{layer}.mlp.gate.weight") for one in (model, rounded))
+        assert torch.equal(after, pack(before, 4).weight())
+
+
+def test_grades_of_routers_begin_with_the_mildest(tiny, damaged):
+    """As of the other defects."""
+    grades = CONTROLS["four-bit-router"].grades
+    moved = [distance(tiny("mixtral"), damaged(tiny("mixtral"), "four-bit-router", grade)) for grade in grades]
+    assert moved == sorted(set(moved))
+    assert CONTROLS["four-bit-router"].severity in grades
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_every_router_is_found(name, tiny, damaged, batch_of):
+    """Of every kind of mixture; the model says something else."""
+    inputs = batch_of(6, 4).inputs()
+    logits = damaged(tiny(name), "four-bit-router", 2, layers=(1,))(**inputs).logits
+    assert logits.isfinite().all()
+    assert (logits - tiny(name)(**inputs).logits).abs().max() > 1e-3
+
+
+def test_dense_model_has_no_router(tiny, damaged):
+    """The control has nothing to say."""
+    with pytest.raises(NotApplicable, match="the model is no mixture of experts"):
+        damaged(tiny("llama"), "four-bit-router")

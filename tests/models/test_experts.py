@@ -198,6 +198,16 @@ def test_baseline_of_experts_is_zero(batch_of):
     assert (start[0, :, 96:] == 7).all()
 
 
+def test_experts_that_run_all_at_once_are_named():
+    """A kernel that does not show each expert's neurons would give them to others."""
+    model = copy.deepcopy(make("mixtral"))
+    neurons = find_neurons(model)
+    model.set_experts_implementation("batched_mm")
+    batch = collate([[1, 5, 6]], [0], pad=0, device=torch.device("cpu"))
+    with pytest.raises(ModelError, match="MixtralExperts: expected its experts to run one by one"):
+        run_with_neurons(model, neurons, [0], batch)
+
+
 def call(experts, hidden):
     """Call experts without routing."""
     return experts(hidden)
