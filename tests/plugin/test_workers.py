@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_quantcheck.metrics import METRICS
+from pytest_quantcheck.profiles import load_profile
 from tests.plugin.conftest import Run
 from tests.plugin.test_reports import count_tables
 
@@ -80,7 +80,7 @@ def test_verdicts_arrive_once(two_workers):
     assert len(judged) == len(verdicts)
     found = {name: facts.get("quantcheck_status", "control") for name, facts in two_workers.junit.items()}
     assert {name: status for name, status in found.items() if status not in {"not gated", "control"}} == judged
-    assert len(found) == 2 * len(METRICS) + 1
+    assert len(found) == 2 * len(load_profile("default@2").metrics) + 1
     warnings = [line for line in two_workers.lines if "Warning: " in line]
     assert all("QuantcheckWarning: " in line for line in warnings), "a worker imports every library within the run"
 

@@ -379,7 +379,7 @@ def simulated_table(sizes: Sequence[int], repeats: int, sampling: IntervalSettin
     }
     yield "| metric | prompts | " + " | ".join(effect.name for effect in EFFECTS) + " |"
     yield "|---|---|" + "---|" * len(EFFECTS)
-    for metric in METRICS:
+    for metric in next(iter(found.values())):
         for n in sizes:
             prompts = ATTRIBUTED[n] if metric == "salient_overlap" else n
             cells = [cell(found[effect.name, n][metric]) for effect in EFFECTS]
