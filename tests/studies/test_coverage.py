@@ -43,7 +43,11 @@ def test_large_samples_find_the_truth(effect):
     """What the study calls the truth is what 10,000 prompts show, within 5 % and 0.015."""
     models = pair(effect, 10_000, np.random.default_rng(1))
     comparison, expected = compare(*models, IntervalSettings(draws=2)), truth(effect, 10_000)
-    for metric in {estimate.metric for estimate in comparison.estimates} - {"dead_neuron_delta", "dead_neuron_churn", "faint_neuron_churn"}:
+    for metric in {estimate.metric for estimate in comparison.estimates} - {
+        "dead_neuron_delta",
+        "dead_neuron_churn",
+        "faint_neuron_churn",
+    }:
         obtained = comparison.of(metric)[-1].value
         assert obtained == pytest.approx(expected[metric], rel=0.05, abs=0.015), metric
 
