@@ -126,7 +126,8 @@ def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 def find_decoder(model: nn.Module) -> nn.Module:
     """Find the part that holds the blocks, inside a multimodal wrapper too."""
-    inner = model.get_decoder()  # type: ignore[operator]
+    known = getattr(model, "get_decoder", None)  # code of a checkpoint's own may have none
+    inner = known() if known else model
     if inner is model:  # the innermost, or Llama 4, which does not know its own
         inner = getattr(model, "model", model)
     return model if inner is model else find_decoder(inner)
@@ -135,8 +136,10 @@ def find_decoder(model: nn.Module) -> nn.Module:
 def parts_outside_text(model: nn.Module) -> dict[str, int]:
     """Count the weights of parts that text does not reach.
 
-    By name, such as that of a vision tower; most first.
+    By name, such as that of a vision tower; most first. A text model alone has none.
     """
+    if model.config.get_text_config(decoder=True) is model.config:  # type: ignore[operator, union-attr]
+        return {}
     inside = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}  # type: ignore[operator]
     parts = Counter(dict(_parts_outside(model, find_decoder(model), inside)))
     return dict(parts.most_common())

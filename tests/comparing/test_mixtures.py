@@ -126,6 +126,7 @@ def test_experts_of_other_sizes_are_refused(pair, sampling):
         compare(pair[0], dataclasses.replace(other, experts={layer: fewer}), sampling)
 
 
+@pytest.mark.ci
 def test_neurons_reordered_within_an_expert_are_matched(prompts, sampling, tmp_path):
     """Each is compared with itself: the function is the same."""
     folder = upcycle(builtin.DIRECTORY, tmp_path, experts=5, noise=0.1)

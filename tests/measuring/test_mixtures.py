@@ -88,6 +88,7 @@ def test_each_expert_is_seen_on_its_own_tokens(measured, by_prompt, layer):
         np.testing.assert_allclose(r, np.corrcoef(every[:, found.correlated].T), rtol=0, atol=2e-5)
 
 
+@pytest.mark.ci
 def test_pairs_take_the_memory_of_a_layer(run, mixture, prompts):
     """A fifth as many pairs in each of five experts, the same neurons in each."""
     found = run(mixture, prompts, layers=(0,), samples=1, redundancy_neurons=300).experts[0].neurons
@@ -96,6 +97,7 @@ def test_pairs_take_the_memory_of_a_layer(run, mixture, prompts):
     assert run(mixture, prompts, layers=(0,), samples=1, redundancy_neurons=300).provenance.redundancy_neurons == 300
 
 
+@pytest.mark.ci
 def test_candidate_correlates_the_neurons_of_its_reference(run, mixture, prompts):
     """Whatever it was asked for."""
     reference = run(mixture, prompts, layers=(0,), samples=1, redundancy_neurons=300)
@@ -157,6 +159,7 @@ class Fatal(Checkpoint):
             raise KeyboardInterrupt
 
 
+@pytest.mark.ci
 def test_it_is_resumed(run, mixture, prompts, tmp_path, monkeypatch):
     """To the last bit."""
     monkeypatch.setattr("pytest_quantcheck.measuring.resuming.SHARE", 0.0)

@@ -95,6 +95,7 @@ def test_wrapper_that_is_served_otherwise_is_refused(wrapped, quantized, tmp_pat
     assert gate.loads == []
 
 
+@pytest.mark.ci
 def test_text_model_released_alone_is_another_service(wrapped, tmp_path):
     """It computes the same and reads no images: refused unless that is meant."""
     inside = AutoModelForMultimodalLM.from_pretrained(wrapped)
