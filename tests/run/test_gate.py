@@ -251,7 +251,9 @@ def test_defect_that_leaves_no_number_is_caught():
 
 def test_unknown_control_is_refused(gate):
     """The sentence lists those that there are, the nearest first."""
-    with pytest.raises(SettingsError, match=r"or a control \(four-bit-router, three-bits, .*wrong-scales.*\), got 'four-bits'"):
+    with pytest.raises(
+        SettingsError, match=r"or a control \(four-bit-router, three-bits, .*wrong-scales.*\), got 'four-bits'"
+    ):
         gate.judge_control("four-bits")
 
 
