@@ -46,9 +46,11 @@ def test_nothing_harmless_fails(harmless, n):
     assert not any(found)
 
 
-@pytest.mark.parametrize("control", [name for name, control in CONTROLS.items() if control.kind == "defect"])
+@pytest.mark.parametrize(
+    "control", [name for name, one in CONTROLS.items() if one.kind == "defect" and name != "four-bit-router"]
+)
 def test_every_defect_is_caught(broken, control):
-    """At least one metric of the profile fails."""
+    """At least one metric of the profile fails; a router the built-in model has none of."""
     assert broken[control]
 
 
