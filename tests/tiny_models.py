@@ -84,6 +84,8 @@ CONFIGS = {
     "opt-post-norm": ("OPTConfig", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
 }
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+LLAMA4 = GQA | {"head_dim": 16, "intermediate_size": 48, "intermediate_size_mlp": 128, "interleave_moe_layer_step": 2}
+LLAMA4 |= {"num_local_experts": 4, "num_experts_per_tok": 1}
 MIXTURES = {
     "mixtral": ("MixtralConfig", GQA | {"num_local_experts": 4}),
     "qwen3-moe": ("Qwen3MoeConfig", GQA | EXPERTS | {"head_dim": 16}),
@@ -103,11 +105,13 @@ MIXTURES = {
         "GptOssConfig",
         GQA | {"head_dim": 16, "intermediate_size": 48, "num_local_experts": 8, "num_experts_per_tok": 2},
     ),
-    "llama4": (
-        "Llama4TextConfig",
-        GQA
-        | {"head_dim": 16, "intermediate_size": 48, "intermediate_size_mlp": 128, "interleave_moe_layer_step": 2}
-        | {"num_local_experts": 4, "num_experts_per_tok": 1},
+    "llama4": ("Llama4TextConfig", LLAMA4),
+    "llama4-vision": (
+        "Llama4Config",
+        {
+            "text_config": LLAMA4,
+            "vision_config": VISION | {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+        },
     ),
 }
 """Mixtures of experts; some have blocks without experts, or experts that every token passes."""
@@ -220,7 +224,8 @@ def held(tokenizer):
     """Makes a loaded model of a copy of a model in memory."""
 
     def hold(model, dtype=torch.float32):
-        own = copy.deepcopy(model).to(dtype)
+        own = copy.deepcopy(model)
+        own = own if own.dtype == dtype else own.to(dtype)  # Llama 4's vision tower has complex buffers
         return LoadedModel(
             model=own,
             tokenizer=tokenizer,

@@ -10,8 +10,9 @@ import numpy as np
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates, reliability_diagrams
 from pytest_quantcheck.comparing.intervals import IntervalSettings
+from pytest_quantcheck.comparing.judged_ffns import expert_notes
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
-from pytest_quantcheck.comparing.permutations import align, seen_in_both
+from pytest_quantcheck.comparing.permutations import align
 from pytest_quantcheck.compatibility import conditions, refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
@@ -73,7 +74,7 @@ def compare(
             *_notes(reference, evidence),
             *_share_notes(candidate),
             *_outside_notes(candidate),
-            *_expert_notes(reference, candidate),
+            *expert_notes(reference, candidate),
             *aligned.notes,
             *notes,
         ),
@@ -176,18 +177,6 @@ def _outside_notes(candidate: Measurement) -> Iterator[str]:
     if outside := candidate.provenance.outside_text:
         parts = [f"{name} ({size:,} weights)" for name, size in outside.items()]
         yield f"not measured, because prompts are text: {shortened(parts)}"
-
-
-def _expert_notes(reference: Measurement, candidate: Measurement) -> Iterator[str]:
-    """Name the experts that too few tokens reached to be judged."""
-    for layer, before in reference.experts.items():
-        pairs = enumerate(zip(before.neurons, candidate.experts[layer].neurons, strict=True))
-        left_out = [f"{expert}" for expert, pair in pairs if not seen_in_both(*pair)]
-        if left_out:
-            yield (
-                f"layer {layer}: {len(left_out)} of {len(before.neurons)} experts are not judged, because too few "
-                f"tokens reached them: {shortened(left_out, most=8)}"
-            )
 
 
 def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:

@@ -18,7 +18,7 @@ def estimates(metric: MetricName) -> Callable[[_Estimator], _Estimator]:
     """Register the decorated function as the one that estimates a metric.
 
     The function takes, for a metric without layers, both models' `Answers`; for a layered one the layer's number, both
-    models' `Activations` there and the number of prompts; for one that needs attributions or routing, the
+    models' `Activations` of each FFN there and the number of prompts; for one that needs attributions or routing, the
     layer's number and both models' `Saliency` or `Experts` there. The last argument is always an `IntervalSettings`. A
     comparison has its estimates in the order of registration.
     """

@@ -31,21 +31,19 @@ from pytest_quantcheck.analyses.routing import router_agreement
 from pytest_quantcheck.analyses.saliency import attributable, jaccard
 from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import Facts, IntervalSettings
-from pytest_quantcheck.comparing.permutations import seen_in_both
+from pytest_quantcheck.comparing.judged_ffns import Ffns, judged, of_all
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.records import Activations, Convergence, Correlations, Estimate, Experts, Measurement, Saliency
 
 Masks = NDArray[np.bool_]
-Ffns = tuple[Activations, ...]
-"""What each FFN of a layer did that can be compared: one, or those of a mixture of experts."""
 
 
 def layer_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
     """Yield the estimates of every layered metric, layer by layer."""
     n = len(reference.answers.index)
     for layer in reference.provenance.layers:
-        before, after = _judged(reference.ffns(layer), candidate.ffns(layer))
+        before, after = judged(reference, candidate, layer)
         for metric, estimate in estimators(layered=True):
             needs = METRICS[metric].needs
             if "routing" in needs:
@@ -59,12 +57,6 @@ def layer_estimates(reference: Measurement, candidate: Measurement, intervals: I
             else:
                 reason = "no FFN was reached by tokens of two groups of prompts in both models"
                 yield intervals.undefined(METRICS[metric].name, reason, n, layer=layer)
-
-
-def _judged(before: Ffns, after: Ffns) -> tuple[Ffns, Ffns]:
-    """Select the FFNs of both models that can be compared."""
-    pairs = [pair for pair in zip(before, after, strict=True) if seen_in_both(*pair)]
-    return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
 
 def histograms(reference: Measurement, candidate: Measurement) -> dict[int, dict[str, tuple[int, ...]]]:
@@ -128,17 +120,15 @@ def _dead(before: Ffns, after: Ffns) -> tuple[list[Masks], list[Masks], Masks]:
     The third value says which groups have prompts.
     """
     occupied = _tokens(before) > 0
-    masks = [
-        np.concatenate([dead(ffn.minimum, ffn.maximum, rectified=ffn.rectified) for ffn in model])
-        for model in (before, after)
-    ]
-    left_out = [
-        np.concatenate(
-            [dead_without_each(ffn.minimum[occupied], ffn.maximum[occupied], rectified=ffn.rectified) for ffn in model],
-            axis=1,
+    masks, left_out = [], []
+    for ffns in (before, after):
+        masks.append(of_all(ffns, lambda one: dead(one.minimum, one.maximum, rectified=one.rectified)))
+        left_out.append(
+            of_all(
+                ffns,
+                lambda one: dead_without_each(one.minimum[occupied], one.maximum[occupied], rectified=one.rectified),
+            )
         )
-        for model in (before, after)
-    ]
     return masks, left_out, occupied
 
 
@@ -149,11 +139,12 @@ def _faint_neuron_churn(layer: int, before: Ffns, after: Ffns, n: int, intervals
     The scale is that of the reference's layer, computed again with each group left out.
     """
     sizes, occupied = _tokens(before), _tokens(before) > 0
-    amplitudes = [np.concatenate([amplitude(ffn.minimum, ffn.maximum) for ffn in model]) for model in (before, after)]
-    without_each = [
-        np.concatenate([amplitude_without_each(ffn.minimum[occupied], ffn.maximum[occupied]) for ffn in model], axis=1)
-        for model in (before, after)
-    ]
+    amplitudes, without_each = [], []
+    for ffns in (before, after):
+        amplitudes.append(of_all(ffns, lambda one: amplitude(one.minimum, one.maximum)))
+        without_each.append(
+            of_all(ffns, lambda one: amplitude_without_each(one.minimum[occupied], one.maximum[occupied]))
+        )
     masks, left_out = ([faint(model, models[0]) for model in models] for models in (amplitudes, without_each))
     churn, (facts, floor) = float(dead_neuron_churn(*masks)), _counted(layer, masks, occupied)
     spread = _half_width(dead_neuron_churn(*left_out), churn, sizes[occupied], intervals) + floor
@@ -257,15 +248,7 @@ def _salient_overlap(layer: int, before: Saliency, after: Saliency | None, inter
         return intervals.undefined(metric, f"{reason}: raise --quantcheck-attribution-samples", tried, layer=layer)
     overlap = jaccard(before.salient[in_before][settled], after.salient[in_after][settled])
     details = {"attributed": float(len(both)), "converged": float(settled.sum())}
-    return intervals.estimate(
-        metric,
-        float(overlap.mean()),
-        intervals.bounded_mean(overlap),
-        len(overlap),
-        method=f"bounded mean, {intervals.draws} draws",
-        layer=layer,
-        details=details,
-    )
+    return _mean_over_prompts(metric, layer, overlap, intervals, details)
 
 
 @estimates("router_agreement")
@@ -274,11 +257,18 @@ def _router_agreement(layer: int, before: Experts, after: Experts, intervals: In
     starts = np.cumsum([0, *before.lengths[:-1]])
     by_prompt = np.add.reduceat(agreement, starts) / before.lengths
     details = {"tokens": float(len(agreement)), "experts": float(len(before.neurons))}
+    return _mean_over_prompts("router_agreement", layer, by_prompt, intervals, details)
+
+
+def _mean_over_prompts(
+    metric: MetricName, layer: int, values: Floats, intervals: IntervalSettings, details: dict[str, float]
+) -> Estimate:
+    """Estimate the mean of values in [0, 1], one for each prompt."""
     return intervals.estimate(
-        "router_agreement",
-        float(by_prompt.mean()),
-        intervals.bounded_mean(by_prompt),
-        len(by_prompt),
+        metric,
+        float(values.mean()),
+        intervals.bounded_mean(values),
+        len(values),
         method=f"bounded mean, {intervals.draws} draws",
         layer=layer,
         details=details,

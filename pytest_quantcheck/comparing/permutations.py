@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from pytest_quantcheck.analyses.matching import Indices, Matching, find_order, reorder
-from pytest_quantcheck.records import Activations, Estimate, Measurement, Saliency
+from pytest_quantcheck.comparing.judged_ffns import seen_in_both
+from pytest_quantcheck.records import Estimate, Measurement, Saliency
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +54,6 @@ def align(reference: Measurement, candidate: Measurement) -> Aligned:
             )
             aligned = replace(aligned, notes=(*aligned.notes, note))
     return aligned
-
-
-def seen_in_both(before: Activations, after: Activations) -> bool:
-    """Say whether enough tokens reached an FFN in both models.
-
-    They are of at least two groups of prompts.
-    Fewer cannot be judged: no group could be left out.
-    """
-    return all(sum(group.count > 0 for group in one.groups) > 1 for one in (before, after))
 
 
 def _matched(aligned: Aligned, layer: int, matchings: Sequence[Matching]) -> Aligned:

@@ -19,7 +19,7 @@ from pytest_quantcheck.controls.fine_tuning import train_other_answers
 from pytest_quantcheck.controls.packing import GROUP, Packed, pack
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.models.experts import find_router
-from pytest_quantcheck.models.projections import Projection, every_ffn, every_projection, ffn_of, projections_of
+from pytest_quantcheck.models.projections import Projection, every_ffn, every_projection, ffns_of, projections_of
 
 BITS = 8
 """The bit-width at which weights are packed to be damaged, unless the defect has its own."""
@@ -31,14 +31,15 @@ def constant_projection(site: Site) -> str:
     The projection is the one that feeds the middle layer's neurons. Its weights become one constant for each row and
     group, as in the release of llm-compressor #1765. Severity: the share of its rows.
     """
-    gate = ffn_of(site.loaded, site.layer).gate
+    gates = [ffn.gate for ffn in ffns_of(site.loaded, site.layer)]
 
     def damage(packed: Packed) -> Packed:
         constant = packed.codes.abs().mean().round().expand_as(packed.codes)
         return replace(packed, codes=_first_rows(site.severity, constant, packed.codes))
 
-    _repack([gate], damage)
-    return f"{100 * site.severity:.4g} % of the rows of {gate.name} in layer {site.layer} packed to a constant"
+    _repack(gates, damage)
+    which = gates[0].name if len(gates) == 1 else f"the gate projections of {len(gates)} experts"
+    return f"{100 * site.severity:.4g} % of the rows of {which} in layer {site.layer} packed to a constant"
 
 
 def wrong_scales(site: Site) -> str:
@@ -183,7 +184,7 @@ def four_bit_router(site: Site) -> str:
     """
     bits, neurons = _whole_number(site.severity, least=2), site.loaded.neurons
     routers = [find_router(neurons.blocks[layer], mixture) for layer, mixture in neurons.mixtures.items()]
-    projections = [Projection(router.name, router.module) for router in routers if router]
+    projections = [Projection(router.name, router.weight) for router in routers if router]
     if not projections:
         raise NotApplicable("the model is no mixture of experts")
     _repack(projections, bits=bits)

@@ -12,7 +12,7 @@ from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.models.encoding import Batch, answer_token, collate, encode, render_prompts
 from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.models.loaded import LoadedModel
-from pytest_quantcheck.models.projections import Ffn, every_ffn
+from pytest_quantcheck.models.projections import Ffn, ffns_by_layer
 from pytest_quantcheck.prompts import PromptSet
 
 PROMPTS_TRAINED_ON = 8
@@ -21,8 +21,8 @@ PROMPTS_TRAINED_ON = 8
 _RATE = 40.0
 """The largest change of a weight by one step of Adam, in root mean squares of the weights, if one neuron is trained.
 
-It is divided by the number of trained neurons: all weights move together, so the effect of a step on an answer grows
-with their number."""
+It is divided by the number of trained neurons that a token passes: all weights move together, so the effect of a step
+on an answer grows with their number."""
 
 
 def train_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> str:
@@ -36,15 +36,16 @@ def train_other_answers(loaded: LoadedModel, prompts: PromptSet, steps: int) -> 
         NotApplicable: the gold answers all begin with the same token, or no FFN has a known layout.
     """
     batch, targets = _training_batch(loaded, prompts)
-    ffns = every_ffn(loaded)[-max(1, loaded.n_layers // 3) :]
-    weights = [ffn.down.module.weight for ffn in ffns]
+    layers = ffns_by_layer(loaded)[-max(1, loaded.n_layers // 3) :]
+    ffns = [ffn for layer in layers for ffn in layer]
+    weights = list({id(ffn.down.parameter): ffn.down.parameter for ffn in ffns}.values())
     with float32_gradients(loaded.model):
         loss = _train(loaded.model, weights, batch, targets, steps, rate=_rate(ffns))
         trained = [weight.data for weight in weights]
     for weight, data in zip(weights, trained, strict=True):
         weight.data.copy_(data)
     return (
-        f"the down projections of the last {len(weights)} layers trained for {steps} steps to give other answers to "
+        f"the down projections of the last {len(layers)} layers trained for {steps} steps to give other answers to "
         f"{len(targets)} prompts (last loss {loss:.3f} nats)"
     )
 
@@ -69,7 +70,7 @@ def _training_batch(loaded: LoadedModel, prompts: PromptSet) -> tuple[Batch, tor
 
 def _rate(ffns: Sequence[Ffn]) -> float:
     size = torch.stack([ffn.down.weight.square().mean() for ffn in ffns]).mean().sqrt()
-    return _RATE * float(size) / sum(ffn.neurons for ffn in ffns)
+    return _RATE * float(size) / sum(ffn.neurons * ffn.share for ffn in ffns)
 
 
 def _train(

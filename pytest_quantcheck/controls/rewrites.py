@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from pytest_quantcheck.controls.catalogue import Site
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.models.loaded import LoadedModel
-from pytest_quantcheck.models.projections import Projection, ffn_of
+from pytest_quantcheck.models.projections import Projection, ffns_of
 
 _LARGEST_FACTOR = 2.0
 """Channels are rescaled by factors between its inverse and this."""
@@ -18,7 +19,7 @@ _LARGEST_FACTOR = 2.0
 def permuted(site: Site) -> str:
     """Permute the FFN neurons of the measured layers: rows, biases and columns together."""
     generator = torch.Generator().manual_seed(site.plan.seed)
-    for ffn in [ffn_of(site.loaded, layer) for layer in site.layers]:
+    for ffn in [ffn for layer in site.layers for ffn in ffns_of(site.loaded, layer)]:
         order = torch.randperm(ffn.neurons, generator=generator).to(site.loaded.device)
         for rows in ffn.inward:
             rows.weight.copy_(rows.weight[order])
@@ -38,7 +39,7 @@ def rescaled(site: Site) -> str:
         NotApplicable: an FFN without gate product. There a factor changes what the activation function computes.
     """
     generator = torch.Generator().manual_seed(site.plan.seed)
-    for up, down in [_up_and_down(site.loaded, layer) for layer in site.layers]:
+    for up, down in [pair for layer in site.layers for pair in _up_and_down(site.loaded, layer)]:
         exponents = 2 * torch.rand(len(up.weight), generator=generator) - 1
         factors = (exponents * math.log(_LARGEST_FACTOR)).exp().to(site.loaded.device)
         up.weight.copy_(up.weight * factors[:, None])
@@ -51,8 +52,10 @@ def rescaled(site: Site) -> str:
     )
 
 
-def _up_and_down(loaded: LoadedModel, layer: int) -> tuple[Projection, Projection]:
-    ffn = ffn_of(loaded, layer)
-    if ffn.up is None:
-        raise NotApplicable(f"the FFN of layer {layer} has no gate product, and so no channels that can be rescaled")
-    return ffn.up, ffn.down
+def _up_and_down(loaded: LoadedModel, layer: int) -> Iterator[tuple[Projection, Projection]]:
+    for ffn in ffns_of(loaded, layer):
+        if ffn.up is None or not ffn.product:
+            raise NotApplicable(
+                f"the FFN of layer {layer} has no gate product, and so no channels that can be rescaled"
+            )
+        yield ffn.up, ffn.down

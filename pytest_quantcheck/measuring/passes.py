@@ -65,20 +65,7 @@ class Passes:
         """Run the prompts once, and collect answers and activations."""
         loaded = self.loaded
         # take up what an earlier run collected
-        neurons = loaded.neurons
-        collected = _Collected(
-            self._collector(len(index)),
-            {
-                layer: self._stream(layer)
-                for layer in self.layers
-                if layer not in neurons.mixtures or neurons.activations[layer]
-            },
-            {
-                layer: self._expert_streams(neurons.mixtures[layer])
-                for layer in self.layers
-                if layer in neurons.mixtures
-            },
-        )
+        neurons, collected = loaded.neurons, self._new_collected(len(index))
         collected.restore(stage.load(), loaded.device)
         # choose the batches that are left
         parts = batches(self.tokenized.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
@@ -146,6 +133,16 @@ class Passes:
             ) from error
         return logits
 
+    def _new_collected(self, n: int) -> _Collected:
+        neurons = self.loaded.neurons
+        mixed = [layer for layer in self.layers if layer in neurons.mixtures]
+        shared = [layer for layer in self.layers if layer not in neurons.mixtures or neurons.activations[layer]]
+        return _Collected(
+            self._collector(n),
+            {layer: self._stream(layer) for layer in shared},
+            {layer: self._expert_streams(neurons.mixtures[layer]) for layer in mixed},
+        )
+
     def _stream(self, layer: int) -> LayerStream:
         return LayerStream(
             self.prompts,
@@ -189,27 +186,25 @@ class _Collected:
     streams: dict[int, LayerStream]
     experts: dict[int, ExpertStreams]
 
+    @property
+    def by_name(self) -> dict[str, LayerStream | ExpertStreams]:
+        """All streams, by the names that their states have."""
+        layers = {f"layers/{layer}": stream for layer, stream in self.streams.items()}
+        return {**layers, **{f"experts/{layer}": streams for layer, streams in self.experts.items()}}
+
     def expect(self, tokens: RealTokens) -> None:
-        for stream in self.streams.values():
+        for stream in self.by_name.values():
             stream.expect(tokens)
-        for streams in self.experts.values():
-            streams.expect(tokens)
 
     def state(self) -> Arrays:
-        return flat(
-            {"answers": self.answers.state()}
-            | {f"layers/{layer}": stream.state() for layer, stream in self.streams.items()}
-            | {f"experts/{layer}": streams.state() for layer, streams in self.experts.items()}
-        )
+        return flat({"answers": self.answers.state()} | {name: one.state() for name, one in self.by_name.items()})
 
     def restore(self, state: Arrays | None, device: torch.device) -> None:
         if state is None:
             return
         self.answers.restore(under(state, "answers"), device)
-        for layer, stream in self.streams.items():
-            stream.restore(under(state, f"layers/{layer}"), device)
-        for layer, streams in self.experts.items():
-            streams.restore(under(state, f"experts/{layer}"), device)
+        for name, stream in self.by_name.items():
+            stream.restore(under(state, name), device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

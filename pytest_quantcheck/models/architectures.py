@@ -16,6 +16,15 @@ class FfnNames(NamedTuple):
     up: str | None
     down: str
 
+    def inside(self, module: str) -> FfnNames:
+        """Name them inside a module of the FFN: `mlp.shared_expert.down_proj`."""
+        ffn, _, down = self.down.rpartition(".")
+
+        def inner(name: str) -> str:
+            return f"{ffn}.{module}.{name.removeprefix(f'{ffn}.')}"
+
+        return FfnNames(inner(self.gate), self.up and inner(self.up), inner(down))
+
     def __str__(self) -> str:
         """List the modules' names, each once."""
         return " ".join(dict.fromkeys(filter(None, self)))
@@ -54,7 +63,7 @@ ARCHITECTURES = (
         (FfnNames("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),),
     ),
     Architecture(
-        ("llama4_text",),
+        ("llama4", "llama4_text"),
         "layers.{}.feed_forward.activation_fn",
         ("norm",),
         (FfnNames("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"),),

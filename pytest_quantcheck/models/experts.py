@@ -23,7 +23,7 @@ class Router(NamedTuple):
     """What decides which experts a token goes to: `weight` is (experts, width)."""
 
     name: str
-    module: nn.Module
+    weight: nn.Parameter
 
 
 class Mixture:
@@ -36,12 +36,12 @@ class Mixture:
     """
 
     def __init__(self, name: str, experts: Any, per_token: int | None) -> None:
-        self.name, self.per_token, self._experts = name, per_token, experts
+        self.name, self.per_token, self.experts = name, per_token, experts
 
     @property
     def n_experts(self) -> int:
         """Number of routed experts."""
-        return int(self._experts.num_experts)
+        return int(self.experts.num_experts)
 
     @property
     def idle_parameters(self) -> int:
@@ -49,13 +49,13 @@ class Mixture:
 
         It is 0 where the block does not say.
         """
-        whole = sum(parameter.numel() for parameter in self._experts.parameters())
+        whole = sum(parameter.numel() for parameter in self.experts.parameters())
         return int(whole - whole * (self.per_token or self.n_experts) // self.n_experts)
 
     @property
     def function(self) -> nn.Module | None:
         """The activation function, where it is a module."""
-        found = getattr(self._experts, "act_fn", None)
+        found = getattr(self.experts, "act_fn", None)
         return found if isinstance(found, nn.Module) else None
 
     @contextmanager
@@ -78,18 +78,18 @@ class Mixture:
             expert, tokens, place = waiting.pop(0) if waiting else (-1, values.new_empty(0), values.new_empty(0))
             if values.shape[:-1] != tokens.shape:
                 raise ModelError(
-                    f"{type(self._experts).__name__}: expected its experts to run one by one, each on its own tokens, "
+                    f"{type(self.experts).__name__}: expected its experts to run one by one, each on its own tokens, "
                     f"and got neurons of shape {tuple(values.shape)}: this kind of mixture cannot be measured"
                 )
             return see(expert, tokens, place, values)
 
         with ExitStack() as hooks:
-            hooks.callback(self._experts.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(self.experts.register_forward_pre_hook(before, with_kwargs=True).remove)
             if self.function is not None:
                 handle = self.function.register_forward_hook(lambda _module, _args, values: neurons(values))
                 hooks.callback(handle.remove)
             else:
-                hooks.enter_context(_split_gate(self._experts, neurons))
+                hooks.enter_context(_split_gate(self.experts, neurons))
             yield
 
 
@@ -151,8 +151,8 @@ def find_router(block: nn.Module, mixture: Mixture) -> Router | None:
     """Find the module whose rows stand for the experts."""
     for name, module in block.named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) == mixture.n_experts:
-            return Router(name, module)
+        if isinstance(weight, nn.Parameter) and weight.ndim == 2 and len(weight) == mixture.n_experts:
+            return Router(name, weight)
     return None
 
 

@@ -139,7 +139,7 @@ def test_neurons_reordered_within_an_expert_are_matched(prompts, sampling, tmp_p
         candidate = measure(loaded, prompts, PLAN, model="mixture", reference=reference)
     comparison = compare(reference, candidate, sampling)
     assert any("of 1,920 neurons stand elsewhere in the candidate" in note for note in comparison.notes)
-    assert of(comparison, "redundancy_change").value < 1e-4
+    assert of(comparison, "redundancy_change").value < 1e-4  # sums over neurons are taken in another order
     assert of(comparison, "faint_neuron_churn").value == 0
 
 

@@ -300,3 +300,56 @@ def test_dense_model_has_no_router(tiny, damaged):
     """The control has nothing to say."""
     with pytest.raises(NotApplicable, match="the model is no mixture of experts"):
         damaged(tiny("llama"), "four-bit-router")
+
+
+OF_EXPERTS = {
+    "constant-projection": {1: ["gate_up_proj"]},
+    "wrong-scales": {1: ["gate_up_proj", "down_proj"]},
+    "two-bit-layer": {1: ["gate_up_proj", "down_proj"]},
+    "dropped-zero-points": {layer: ["gate_up_proj", "down_proj"] for layer in range(3)},
+    "zeroed-rows": {layer: ["gate_up_proj"] for layer in range(3)},
+    "duplicated-rows": {layer: ["gate_up_proj"] for layer in range(3)},
+    "three-bits": {layer: ["gate_up_proj", "down_proj"] for layer in range(3)},
+}
+
+
+@pytest.mark.parametrize("defect", OF_EXPERTS)
+def test_every_expert_is_damaged(defect, tiny, damaged):
+    """In the layers of which the defect is, and only in the parts that it is of."""
+    model = tiny("mixtral")
+    other = damaged(model, defect)
+    for layer in range(3):
+        before, after = (one.model.layers[layer].mlp.experts for one in (model, other))
+        for name in ("gate_up_proj", "down_proj"):
+            moved = (getattr(before, name) != getattr(after, name)).flatten(1).any(dim=1)
+            expected = name in OF_EXPERTS[defect].get(layer, [])
+            assert moved.tolist() == [expected] * 4, (layer, name)
+
+
+def test_experts_are_trained(tiny, damaged, changed):
+    """Those of the last layer that a prompt's tokens reach."""
+    assert changed(tiny("mixtral"), damaged(tiny("mixtral"), "other-fine-tune")) == [
+        "model.layers.2.mlp.experts.down_proj"
+    ]
+
+
+def test_experts_are_rounded_as_matrices(tiny, damaged):
+    """Of gpt-oss too, which stores them transposed: groups are of inputs."""
+    for name, transposed in (("mixtral", False), ("gpt-oss", True)):
+        before, after = (
+            one.model.layers[1].mlp.experts.down_proj.data[2] for one in (tiny(name), damaged(tiny(name), "three-bits"))
+        )
+        matrix = before.t() if transposed else before
+        expected = pack(matrix, 3).weight()
+        assert torch.equal(after, expected.t() if transposed else expected)
+
+
+def test_interleaved_rows_are_those_of_the_gate(tiny, damaged):
+    """gpt-oss alternates gate and up: every second row of the first is zeroed, with its bias."""
+    model = tiny("gpt-oss")
+    before, after = (one.model.layers[0].mlp.experts for one in (model, damaged(model, "zeroed-rows", 0.25)))
+    rows = after.gate_up_proj.data.transpose(1, 2)
+    assert not rows[:, :24:2].any()
+    assert not after.gate_up_proj_bias[:, :24:2].any()
+    assert torch.equal(rows[:, 1::2], before.gate_up_proj.data.transpose(1, 2)[:, 1::2])
+    assert torch.equal(rows[:, 24:], before.gate_up_proj.data.transpose(1, 2)[:, 24:])

@@ -6,6 +6,7 @@ import torch
 from pytest_quantcheck.controls.applying import apply_control
 from pytest_quantcheck.errors import NotApplicable
 from pytest_quantcheck.measuring import Plan
+from tests.tiny_models import MIXTURES
 
 REWRITES = ["rewrite-permuted", "rewrite-rescaled"]
 GATED = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"]
@@ -96,11 +97,43 @@ def test_dtype_is_kept(control, tiny, rewritten):
 
 @pytest.mark.parametrize("control", REWRITES)
 def test_layer_without_known_ffn_is_not_applicable(control, tiny, held, asked, changed):
-    """Where layer 1 is a mixture of experts, layer 0 is left alone too."""
-    loaded = held(tiny("half-mixture"))
+    """Where layer 1 has none, layer 0 is left alone too."""
+    loaded = held(tiny("llama"))
+    loaded.model.model.layers[1].mlp = torch.nn.Identity()
     with pytest.raises(NotApplicable, match=r"layer 1 has no FFN of a known layout \(mlp.gate_proj"):
         apply_control(loaded, control, plan=Plan(layers=(0, 1)), prompts=asked("w40", "w41"))
-    assert changed(tiny("half-mixture"), loaded.model) == []
+    loaded.model.model.layers[1].mlp = tiny("llama").model.layers[1].mlp
+    assert changed(tiny("llama"), loaded.model) == []
+
+
+@pytest.mark.parametrize("control", REWRITES)
+@pytest.mark.parametrize("name", sorted({*MIXTURES} - {"gpt-oss"}))
+def test_rewritten_mixture_says_the_same(name, control, tiny, batch_of, *, rewritten, changed):
+    """All experts of a layer are rewritten, each by itself, and those that every token passes."""
+    model, inputs = tiny(name), batch_of(6, 4).inputs()
+    other = rewritten(model, control, layers=(1,))
+    torch.testing.assert_close(other(**inputs).logits, model(**inputs).logits, **CLOSE)
+    altered = changed(model, other)
+    assert any("experts.down_proj" in parameter for parameter in altered)
+    assert any("shared" in parameter for parameter in altered) == (name not in {"mixtral", "qwen3-moe", "olmoe"})
+
+
+def test_permuted_gpt_oss_says_the_same(tiny, batch_of, rewritten):
+    """Its gate and up rows alternate, and have biases."""
+    model, inputs = tiny("gpt-oss"), batch_of(6, 4).inputs()
+    other = rewritten(model, "rewrite-permuted", layers=(1,))
+    assert not torch.equal(
+        other.model.layers[1].mlp.experts.gate_up_proj, model.model.layers[1].mlp.experts.gate_up_proj
+    )
+    torch.testing.assert_close(other(**inputs).logits, model(**inputs).logits, **CLOSE)
+
+
+def test_gpt_oss_cannot_be_rescaled(tiny, held, asked, changed):
+    """It limits the up projection and adds 1: a factor makes another function."""
+    loaded = held(tiny("gpt-oss"))
+    with pytest.raises(NotApplicable, match="FFN of layer 1 has no gate product"):
+        apply_control(loaded, "rewrite-rescaled", plan=Plan(layers=(1,)), prompts=asked("w40", "w41"))
+    assert changed(tiny("gpt-oss"), loaded.model) == []
 
 
 def _layer(model):

@@ -13,8 +13,11 @@ from pytest_quantcheck.storage import Checkpoint, load_measurement, save_baselin
 from tests.upcycled import upcycle
 
 LAYERS = (0, 5)
-NOISE = 3e-5
+NOISE = 2e-5
 """What left padding and float32 kernels do to activations, relative to their size or to 1. Measured: 4e-6."""
+
+ROUNDING = 5e-6
+"""As in `test_activations.py`. Measured: 6e-7."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_each_expert_is_seen_on_its_own_tokens(measured, by_prompt, layer):
             np.testing.assert_allclose(found.minimum[group], low, rtol=NOISE, atol=NOISE)
             np.testing.assert_allclose(found.maximum[group], high, rtol=NOISE, atol=NOISE)
         r, _ = correlation(found.correlations)
-        np.testing.assert_allclose(r, np.corrcoef(every[:, found.correlated].T), rtol=0, atol=2e-5)
+        np.testing.assert_allclose(r, np.corrcoef(every[:, found.correlated].T), rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.ci

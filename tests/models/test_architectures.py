@@ -21,8 +21,9 @@ def test_listed_models_have_the_architecture(one):
         for layer in dense:
             path = one.activation.replace("{}", str(layer))
             assert neurons.activation(layer) is find_decoder(models[name]).get_submodule(path)
-        if dense:
-            assert len(every_ffn(SimpleNamespace(neurons=neurons))) == len(dense)
+        experts = sum(mixture.n_experts for mixture in neurons.mixtures.values())
+        shared = sum(neurons.activations[layer] is not None for layer in neurons.mixtures)
+        assert len(every_ffn(SimpleNamespace(neurons=neurons))) == len(dense) + experts + shared
 
 
 def test_every_tiny_model_is_listed():

@@ -8,7 +8,7 @@ import torch
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.neurons import choose_layers, find_neurons, is_rectified, parts_outside_text
 from pytest_quantcheck.models.partial_forward import PartialForward
-from tests.tiny_models import CONFIGS
+from tests.tiny_models import CONFIGS, MIXTURES
 
 
 def test_every_block_gives_its_ffn_neurons(model, batch_of):
@@ -42,10 +42,11 @@ PARTS = {
     "mistral3": {"model.vision_tower", "model.multi_modal_projector"},
     "qwen2.5-vl": {"model.visual"},
     "qwen3-vl": {"model.visual"},
+    "llama4-vision": {"vision_model", "multi_modal_projector"},
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS | MIXTURES)
 def test_parts_that_text_does_not_reach_are_told(tiny, batch_of, name):
     """Their weights decide nothing of an answer; all others that matter do, and text models have no such part."""
     model = tiny(name)

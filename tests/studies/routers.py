@@ -18,7 +18,6 @@ from pathlib import Path
 from pytest_quantcheck.comparing import compare
 from pytest_quantcheck.controls.catalogue import Site
 from pytest_quantcheck.controls.defects import four_bit_router, three_bits
-from pytest_quantcheck.controls.packing import pack
 from pytest_quantcheck.measuring import Plan, measure
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loaded import LoadedModel
@@ -44,7 +43,7 @@ def study(
         for n in bits:
             yield f"routers at {n} bits", _altered(loaded, four_bit_router, n, reference, prompts)
         for n in bits:
-            yield f"all but routers at {n} bits", _altered(loaded, _all_but_routers, n, reference, prompts)
+            yield f"all but routers at {n} bits", _altered(loaded, three_bits, n, reference, prompts)
     for dtype in ("fp32", "fp16"):
         with load(Source(str(folder), dtype=dtype)) as loaded:
             yield dtype, compare(reference, measure(loaded, prompts, PLAN, model=source.model, reference=reference))
@@ -60,16 +59,6 @@ def _altered(
     own = dataclasses.replace(loaded, model=model, neurons=find_neurons(model))
     alter(Site(own, PLAN, reference.provenance.layers, prompts, bits))
     return compare(reference, measure(own, prompts, PLAN, model=reference.provenance.model, reference=reference))
-
-
-def _all_but_routers(site: Site) -> str:
-    """Round every linear module of the blocks and every expert."""
-    done = three_bits(site)
-    for block in site.loaded.neurons.blocks:
-        for weights in (block.mlp.experts.gate_up_proj, block.mlp.experts.down_proj):
-            for weight in weights.data:
-                weight.copy_(pack(weight, int(site.severity)).weight())
-    return done
 
 
 def row(change: str, comparison: Comparison) -> str:

@@ -18,6 +18,7 @@ def test_limit_lies_between_harmless_and_damaged(tmp_path):
     found = dict(study(tmp_path, prompts, bits=(6, 2), widths=("nf4",)))
     preview = load_profile("preview@1")
     judged = {change: judge(comparison, "router_agreement", preview).status for change, comparison in found.items()}
+    nf4 = judged.pop("nf4")
     assert judged == {
         "routers at 6 bits": "passed",
         "routers at 2 bits": "failed",
@@ -25,8 +26,7 @@ def test_limit_lies_between_harmless_and_damaged(tmp_path):
         "all but routers at 2 bits": "failed",
         "fp32": "passed",
         "fp16": "passed",
-        "nf4": judged["nf4"],
     }
-    assert judged["nf4"] != "failed"
+    assert nf4 in {"passed", "inconclusive"}  # near the limit on so few prompts
     assert judge(found["routers at 2 bits"], "kl_divergence", preview).status == "passed"
     assert row("fp32", found["fp32"]).startswith("| fp32 | 0.99")
