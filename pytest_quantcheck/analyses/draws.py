@@ -54,7 +54,8 @@ def seeded_neurons(width: int, n: int, seed: int) -> NDArray[np.int64]:
 def neurons_of_each(layer: int, experts: int) -> int:
     """Count the neurons to correlate in each expert.
 
-    `layer` is how many an undivided layer has room for. Pairs are made within experts alone, so that all pairs together take the room of the layer's.
+    `layer` is how many an undivided layer has room for. Pairs are made within experts alone, so that all pairs together
+    take the room of the layer's.
     """
     return max(2, math.isqrt(layer * layer // experts))
 

@@ -14,6 +14,8 @@ from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.local_models import LocalModels
 from tests.gates import settings
 
+pytestmark = pytest.mark.ci
+
 SIZE = ("--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-attribution=off")
 QUICK = ("--quantcheck-model=builtin", "--quantcheck-only", "--quantcheck-bits=8", *SIZE)
 FILE = "measurement.safetensors"
@@ -304,7 +306,6 @@ def test_second_damage_is_set_aside_beside_the_first(cache):
     ]
 
 
-@pytest.mark.ci
 def test_workers_share_the_new_entry(cache, gate):
     """One of two workers sets the entry aside, the other waits for what it measures; the line is not lost."""
     place, entry, _ = cache

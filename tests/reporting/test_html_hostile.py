@@ -4,6 +4,8 @@ import pytest
 
 from tests.reporting.runs import Page, damaged, flip, prompts_of, run_of
 
+pytestmark = pytest.mark.ci
+
 HOSTILE = {
     "script": "<script>alert(1)</script>",
     "closing": "</style></svg></details></table><img src=x onerror=alert(1)>",

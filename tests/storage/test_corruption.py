@@ -11,6 +11,8 @@ from pytest_quantcheck.storage import load_measurement, load_provenance, save_ba
 from pytest_quantcheck.storage.measurement_files import FILE
 from tests.storage.stored import read, text, write_text
 
+pytestmark = pytest.mark.ci
+
 NEXT_STEP = ("measure again", "the release that wrote it", "check the path", "check its permissions")
 
 

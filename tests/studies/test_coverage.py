@@ -9,6 +9,8 @@ from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.metrics import METRICS
 from tests.studies.coverage import EFFECTS, cell, pair, population, remembered_draws, resample, simulate, tally, truth
 
+pytestmark = pytest.mark.ci
+
 PROMPTS, REPEATS, DRAWS = 64, 100, 100
 
 LEAST = dict.fromkeys(METRICS, 0.9) | {"kl_divergence": 0.84}
@@ -22,7 +24,6 @@ def found(request):
     return list(simulate(request.param, PROMPTS, REPEATS, IntervalSettings(draws=DRAWS)))
 
 
-@pytest.mark.ci
 def test_intervals_hold_the_truth(found):
     """Every metric, with its half width and bias for the reader of a failure."""
     assert {one.metric for one in found} == set(METRICS) - {"router_agreement"}  # which is a mean as the overlap is
@@ -52,7 +53,6 @@ def test_large_samples_find_the_truth(effect):
         assert obtained == pytest.approx(expected[metric], rel=0.05, abs=0.015), metric
 
 
-@pytest.mark.ci
 def test_dead_neurons_are_those_of_so_many_prompts():
     """Their truth is the mean over samples of that size: 200 of them, four standard errors."""
     effect, n = EFFECTS[2], 32
