@@ -62,6 +62,7 @@ CONFIGS = {
             "eoi_token_index": 92,
         },
     ),
+    "granite": ("GraniteConfig", GQA | {"logits_scaling": 1.3}),
     "gemma3-text": ("Gemma3TextConfig", GQA | {"head_dim": 16, "sliding_window": 4}),
     "qwen2.5-vl": (
         "Qwen2_5_VLConfig",
@@ -118,7 +119,6 @@ MIXTURES = {
 
 UNUSUAL = {
     "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 3, "n_head": 4}),
-    "granite": ("GraniteConfig", GQA | {"logits_scaling": 1.3}),
 }
 
 

@@ -1,4 +1,4 @@
-"""Architectures that are known: where the neurons are, what follows the blocks, which projections an FFN has."""
+"""Names of a decoder's parts: where the neurons are, the FFN's projections, what follows the blocks."""
 
 from __future__ import annotations
 
@@ -30,70 +30,44 @@ class FfnNames(NamedTuple):
         return " ".join(dict.fromkeys(filter(None, self)))
 
 
-class Architecture(NamedTuple):
-    """One way to lay out a decoder.
-
-    Paths begin at the decoder, which may be a part of a multimodal model.
-
-    `models`: the `model_type` of models that have it and are tested. `activation`: path of the module whose output is
-    a block's neurons; `{}` stands for the block's number. `tail`: paths of the modules between the last block and the
-    output head; those that a model lacks are left out. `ffn`: ways to lay out the FFN.
-    """
-
-    models: tuple[str, ...]
-    activation: str
-    tail: tuple[str, ...] = ()
-    ffn: tuple[FfnNames, ...] = ()
-
-    @property
-    def blocks(self) -> str:
-        """Path of the list of blocks."""
-        return self.activation.split(".{}", maxsplit=1)[0]
-
-
-ARCHITECTURES = (
-    Architecture(
-        (
-            *("llama", "mistral", "mistral3", "qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl"),
-            *("gemma", "gemma2", "gemma3", "gemma3_text"),
-            *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "gpt_oss"),
-        ),
-        "layers.{}.mlp.act_fn",
-        ("norm",),
-        (FfnNames("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),),
-    ),
-    Architecture(
-        ("llama4", "llama4_text"),
-        "layers.{}.feed_forward.activation_fn",
-        ("norm",),
-        (FfnNames("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"),),
-    ),
-    Architecture(
-        ("phi", "phi3"),
-        "layers.{}.mlp.activation_fn",
-        ("final_layernorm", "norm"),
-        (FfnNames("mlp.gate_up_proj", "mlp.gate_up_proj", "mlp.down_proj"), FfnNames("mlp.fc1", None, "mlp.fc2")),
-    ),
-    Architecture(
-        ("gpt2",),
-        "h.{}.mlp.act",
-        ("ln_f",),
-        (FfnNames("mlp.c_fc", None, "mlp.c_proj"),),
-    ),
-    Architecture(
-        ("gpt_neox",),
-        "layers.{}.mlp.act",
-        ("final_layer_norm",),
-        (FfnNames("mlp.dense_h_to_4h", None, "mlp.dense_4h_to_h"),),
-    ),
-    Architecture(
-        ("opt",),
-        "layers.{}.activation_fn",
-        ("final_layer_norm", "project_out"),
-        (FfnNames("fc1", None, "fc2"),),
-    ),
+ACTIVATIONS = (
+    "layers.{}.mlp.act_fn",
+    "layers.{}.feed_forward.activation_fn",
+    "layers.{}.feed_forward.act_fn",
+    "layers.{}.mlp.activation_fn",
+    "layers.{}.mlp.act",
+    "h.{}.mlp.act",
+    "layers.{}.activation_fn",
 )
-"""The first whose activation path leads to a module is a model's architecture.
+"""Paths, from the decoder, of the module whose output is a block's neurons; `{}` stands for the block's number.
 
-An FFN is found by its names alone, so that one in a layout named with `--quantcheck-neurons` is found too.
+The first that leads to a module in the first block counts. A layout that none fits is traced.
+"""
+
+FFNS = (
+    FfnNames("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    FfnNames("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"),
+    FfnNames("mlp.gate_up_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+    FfnNames("mlp.up_proj", None, "mlp.down_proj"),
+    FfnNames("mlp.fc1", None, "mlp.fc2"),
+    FfnNames("mlp.c_fc", None, "mlp.c_proj"),
+    FfnNames("mlp.dense_h_to_4h", None, "mlp.dense_4h_to_h"),
+    FfnNames("fc1", None, "fc2"),
+)
+"""The first that a block has is its FFN, in a layout named with `--quantcheck-neurons` too."""
+
+AFTER_BLOCKS = (
+    "norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "layer_norm",
+    "ln_f",
+    "norm_f",
+    "final_norm",
+    "project_out",
+)
+"""Paths, from the decoder, of the modules between the last block and the output head, in order.
+
+Each decoder has some. Whether they are all is seen by what they give: an attribution that does not begin at the model's
+own answer runs the whole model.
 """

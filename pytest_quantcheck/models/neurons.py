@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.architectures import ARCHITECTURES, Architecture
+from pytest_quantcheck.models.architectures import ACTIVATIONS, AFTER_BLOCKS
 from pytest_quantcheck.models.experts import Mixture, find_mixture, find_shared
 
 _RECTIFIED = ("relu", "relu2", "relusquared", "reluactivation")
@@ -75,12 +76,12 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
         ModelError: no known architecture fits, or the pattern matches nothing; lists the modules of the model.
     """
     root = model if pattern else find_decoder(model)
-    architecture = Architecture((), pattern) if pattern else _known_architecture(root)
-    if architecture is None or "{}" not in architecture.activation:
+    path = pattern or _known_path(root)
+    if path is None or "{}" not in path:
         raise ModelError(_unknown_layout(model, pattern))
-    listed = _resolve(root, architecture.blocks)
+    listed = _resolve(root, path.split(".{}", maxsplit=1)[0])
     blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
-    paths = [architecture.activation.replace("{}", str(i)) for i in range(len(blocks))]
+    paths = [path.replace("{}", str(i)) for i in range(len(blocks))]
     activations = tuple(map(partial(_resolve, root), paths))
     if pattern and any(activations):
         return Neurons(blocks, activations, None)
@@ -88,7 +89,7 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     if pattern or not (any(activations) or mixtures):
         raise ModelError(_unknown_layout(model, pattern))
     activations = tuple(found or find_shared(block) for found, block in zip(activations, blocks, strict=True))
-    tail = tuple(m for m in (_resolve(root, path) for path in architecture.tail) if m is not None)
+    tail = tuple(m for m in (_resolve(root, name) for name in AFTER_BLOCKS) if m is not None)
     ffn = _resolve(root, paths[-1].rpartition(".")[0])
     alone = ffn is not None and ffn not in blocks and len(blocks) - 1 not in mixtures
     return Neurons(blocks, activations, tail, ffn if alone else None, mixtures)
@@ -118,9 +119,16 @@ def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]
 
 
 def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Make logits (rows, vocabulary) from the tail's output (rows, width)."""
+    """Make logits (rows, vocabulary) from the tail's output (rows, width).
+
+    They are scaled and limited as the configuration says.
+    """
     logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[operator]
-    cap = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)  # type: ignore[operator, union-attr]
+    config = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    factors = (getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier"))
+    logits = logits * math.prod(factor for factor in factors if factor is not None)
+    logits = logits / (getattr(config, "logits_scaling", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -155,14 +163,15 @@ def _parts_outside(model: nn.Module, decoder: nn.Module, inside: set[int]) -> It
             yield name, size
 
 
-def _known_architecture(decoder: nn.Module) -> Architecture | None:
-    for architecture in ARCHITECTURES:
-        if _resolve(decoder, architecture.activation.replace("{}", "0")) is not None:
-            return architecture
-    for architecture in ARCHITECTURES:  # of a mixture the blocks and what follows them show the layout
-        blocks = _resolve(decoder, architecture.blocks)
-        if blocks is not None and find_mixture(blocks) and _resolve(decoder, architecture.tail[0]) is not None:
-            return architecture
+def _known_path(decoder: nn.Module) -> str | None:
+    """Find the path of the activation modules; of a mixture, whose dense blocks may have none, that of its blocks."""
+    for path in ACTIVATIONS:
+        if _resolve(decoder, path.replace("{}", "0")) is not None:
+            return path
+    for path in ACTIVATIONS:
+        blocks = _resolve(decoder, path.split(".{}", maxsplit=1)[0])
+        if blocks is not None and find_mixture(blocks):
+            return path
     return None
 
 

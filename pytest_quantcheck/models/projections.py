@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_quantcheck.errors import NotApplicable
-from pytest_quantcheck.models.architectures import ARCHITECTURES, FfnNames
+from pytest_quantcheck.models.architectures import FFNS, FfnNames
 from pytest_quantcheck.models.experts import find_mixture
 from pytest_quantcheck.models.loaded import LoadedModel
 
@@ -142,7 +142,7 @@ def ffns_of(loaded: LoadedModel, layer: int) -> list[Ffn]:
 
 
 def _known_layouts() -> str:
-    return ", ".join(str(names) for architecture in ARCHITECTURES for names in architecture.ffn)
+    return ", ".join(map(str, FFNS))
 
 
 def _projections(block: nn.Module) -> list[Projection]:
@@ -157,8 +157,8 @@ def _of_linear(name: str, module: Any) -> Projection:
 def _ffns(block: nn.Module) -> list[Ffn]:
     """List a block's FFNs: that of a dense block, or the shared one and those of the routed experts."""
     linear = {name: _of_linear(name, module) for name, module in block.named_modules() if _is_linear(module)}
-    layouts = [names for architecture in ARCHITECTURES for names in architecture.ffn]
-    layouts += [names.inside(module) for names in layouts for module in ("shared_expert", "shared_experts")]
+    layouts = [*FFNS]
+    layouts += [names.inside(module) for names in FFNS for module in ("shared_expert", "shared_experts")]
     found = [_views(linear, names) for names in layouts if linear.keys() >= set(filter(None, names))]
     return [*found[:1], *_expert_ffns(block)]
 

@@ -16,7 +16,7 @@ from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, spe
 from pytest_quantcheck.controls import certificate as certifying
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.models.architectures import ARCHITECTURES
+from pytest_quantcheck.models.architectures import ACTIVATIONS, AFTER_BLOCKS, FFNS
 from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report
@@ -188,22 +188,12 @@ else:
 
 
 def architectures() -> str:
-    """Where each known architecture has its neurons."""
-    rows = [
-        (
-            ", ".join(map(_code, one.models)),
-            _code(one.activation),
-            "; ".join(_code(str(names)) for names in one.ffn),
-            " ".join(map(_code, one.tail)),
-        )
-        for one in ARCHITECTURES
-    ]
+    """Where decoders have their neurons."""
     return _page(
         "Architectures",
-        "A model is measured without further options if its decoder has modules at these paths, whatever its "
+        "A model is measured without further options if its decoder has modules at one of these paths, whatever its "
         "`model_type`; `{}` stands for the number of a block. The decoder is the part that holds the blocks, such as "
-        "`model` in a Llama and `model.language_model` in a multimodal Gemma 3. Models of the listed types are tested. "
-        "For any other model name its "
+        "`model` in a Llama and `model.language_model` in a multimodal Gemma 3. For any other model name its "
         "activation function with `--quantcheck-neurons=model.layers.{}.mlp.act_fn`, for example; the error for an "
         "unknown model lists its modules. Then attributions run the whole model for each evaluation, and take longer. "
         "Of a mixture of experts the neurons are those of all experts; they are found by themselves.",
@@ -211,7 +201,12 @@ def architectures() -> str:
         "activation function, the one that its output is multiplied with if there is one, and the one after. They are "
         "found by name in a layout named with `--quantcheck-neurons` too.",
         *_table(
-            ("`model_type` in config.json", "output is the neurons", "projections in a block", "after the blocks"), rows
+            ("what", "names"),
+            [
+                ("output is the neurons", "; ".join(map(_code, ACTIVATIONS))),
+                ("projections in a block", "; ".join(_code(str(names)) for names in FFNS)),
+                ("after the blocks", "; ".join(map(_code, AFTER_BLOCKS))),
+            ],
         ),
     )
 

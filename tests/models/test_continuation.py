@@ -1,7 +1,10 @@
 """The shortened paths from one layer's neurons to an answer are the model's own, in value and in gradient."""
 
+import copy
+
 import pytest
 import torch
+from transformers.modeling_outputs import CausalLMOutput
 
 from pytest_quantcheck.analyses.saliency import gauss_legendre
 from pytest_quantcheck.measuring.attributing import attributions
@@ -148,8 +151,10 @@ def test_a_path_from_zero_starts_at_zero(tiny, batch_of):
 
 
 def test_unknown_scale_of_the_logits_is_noticed(tiny, batch_of):
-    """Granite has Llama's layout and divides its logits: the whole model is attributed."""
-    forward, own = forward_through(tiny("granite"), 1, batch_of(5, 3))
+    """Code of a checkpoint's own divides them: the whole model is attributed."""
+    model = copy.deepcopy(tiny("llama"))
+    model.register_forward_hook(lambda _module, _args, output: CausalLMOutput(logits=output.logits / 1.3))
+    forward, own = forward_through(model, 1, batch_of(5, 3))
     *shortened, whole = paths(forward, 1)
     assert all((path.log_probs(path.end, everyone(forward)) - own).abs().max() > 0.05 for path in shortened)
     expected = halfway_gradient(whole, everyone(forward)) * (forward.neurons[1] - start_of(forward, 1))
