@@ -82,6 +82,12 @@ CONFIGS = {
         "Mistral3Config",
         {"text_config": GQA | {"model_type": "mistral"}, "vision_config": VISION | {"model_type": "pixtral"}},
     ),
+    "starcoder2": ("Starcoder2Config", GQA),
+    "falcon": (
+        "FalconConfig",
+        SHARED | {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 128},
+    ),
+    "falcon-alibi": ("FalconConfig", SHARED | {"alibi": True, "ffn_hidden_size": 128}),
     "opt-post-norm": ("OPTConfig", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
 }
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
@@ -117,15 +123,26 @@ MIXTURES = {
 }
 """Mixtures of experts; some have blocks without experts, or experts that every token passes."""
 
-UNUSUAL = {
+TRACED = {
     "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 3, "n_head": 4}),
+    "mpt": ("MptConfig", {"vocab_size": VOCABULARY, "d_model": 64, "n_layers": 3, "n_heads": 4, "max_seq_len": 64}),
+    "recurrent-gemma": ("RecurrentGemmaConfig", LLAMA | {"attention_window_size": 8, "lru_width": 64}),
 }
+"""Layouts whose names are not known."""
+
+REFUSED = {
+    "bert": ("BertConfig", LLAMA),
+    "mamba": ("MambaConfig", {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 3, "state_size": 4}),
+    "openai-gpt": ("OpenAIGPTConfig", {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 3, "n_head": 4}),
+    "hrm": ("HrmTextConfig", LLAMA),
+}
+"""Models that are no chain of blocks with an FFN each, in which later tokens depend on earlier ones."""
 
 
 @functools.cache
 def make(name):
     """A model of this architecture whose every parameter, norms and biases too, is random and matters."""
-    kind, arguments = (CONFIGS | MIXTURES | UNUSUAL)[name]
+    kind, arguments = (CONFIGS | MIXTURES | TRACED | REFUSED)[name]
     config = getattr(transformers, kind)(**copy.deepcopy(arguments))
     model = auto_class(config).from_config(config)
     generator = torch.Generator().manual_seed(0)
@@ -160,14 +177,19 @@ def batch_of():
     return make_batch
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
+def make_tokenizer():
     """Padding, start, end, and the words w3 to w95; every prompt begins with the start."""
     words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{number}": number for number in range(3, VOCABULARY)}
     plain = Tokenizer(models.WordLevel(words, unk_token="w3"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     plain.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The tokenizer of every tiny model."""
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,6 @@ from pytest_quantcheck.models.partial_forward import PartialForward, run_with_ne
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.records import Saliency
 
-_PATH_TOLERANCE = 0.01
-"""Nats by which a shortened path may differ from the model's own answer. It differs by float32 rounding only, with
-LLM.int8() too; an omitted norm, cap or scale moves it by far more."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Attributed:
@@ -193,12 +189,10 @@ def attributions(
         tolerance: relative completeness error up to which a prompt is done.
         at_once: rows in one evaluation.
     """
-    for path in passage.paths(layer, start):
-        integral = integrated_gradients(
-            path.log_probs, path.start, path.end, rule=rule, tolerance=tolerance, at_once=at_once
-        )
-        if path.whole or bool(((integral.at_end - passage.log_probs).abs() < _PATH_TOLERANCE).all()):
-            break
+    path = next(passage.paths(layer, start))
+    integral = integrated_gradients(
+        path.log_probs, path.start, path.end, rule=rule, tolerance=tolerance, at_once=at_once
+    )
     return path.pull_back(integral.gradient) * (passage.neurons[layer] - start), integral
 
 

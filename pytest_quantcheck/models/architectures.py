@@ -30,6 +30,18 @@ class FfnNames(NamedTuple):
         return " ".join(dict.fromkeys(filter(None, self)))
 
 
+class Layout(NamedTuple):
+    """Where a decoder has its FFNs.
+
+    `blocks`: path of the list of blocks. `activation`: path inside a block of the module whose output is its neurons;
+    None where every block is a mixture of experts. `ffn`: the FFN's projections, where they were traced.
+    """
+
+    blocks: str
+    activation: str | None = None
+    ffn: FfnNames | None = None
+
+
 ACTIVATIONS = (
     "layers.{}.mlp.act_fn",
     "layers.{}.feed_forward.activation_fn",
@@ -50,8 +62,10 @@ FFNS = (
     FfnNames("mlp.gate_up_proj", "mlp.gate_up_proj", "mlp.down_proj"),
     FfnNames("mlp.up_proj", None, "mlp.down_proj"),
     FfnNames("mlp.fc1", None, "mlp.fc2"),
+    FfnNames("mlp.fc_in", None, "mlp.fc_out"),
     FfnNames("mlp.c_fc", None, "mlp.c_proj"),
     FfnNames("mlp.dense_h_to_4h", None, "mlp.dense_4h_to_h"),
+    FfnNames("mlp.Wi", "mlp.Wi", "mlp.Wo"),
     FfnNames("fc1", None, "fc2"),
 )
 """The first that a block has is its FFN, in a layout named with `--quantcheck-neurons` too."""

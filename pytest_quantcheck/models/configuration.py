@@ -54,7 +54,8 @@ def check_configuration(files: ModelFiles, load_as: str) -> None:
     """Check that transformers knows the configuration, and other JSON files are whole.
 
     Raises:
-        ModelError: a count is no positive number, a file is no JSON object, or the architecture is unknown.
+        ModelError: a count is no positive number, a file is no JSON object, or the architecture is unknown or no causal
+            language model.
     """
     for part in _parts(files.config):
         for name in _COUNTS:
@@ -70,7 +71,7 @@ def check_configuration(files: ModelFiles, load_as: str) -> None:
             if name.endswith(".json") and not name.endswith(".index.json"):
                 require_object(files.folder / name, VOCABULARY_BYTES)
     with library_folder(files, load_as) as folder:
-        read_config(folder, files)
+        auto_class(read_config(folder, files))
 
 
 def check_tensors(files: ModelFiles, load_as: str) -> None:

@@ -17,19 +17,21 @@ from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplie
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
-from pytest_quantcheck.models.neurons import Neurons, find_neurons, parts_outside_text
+from pytest_quantcheck.models.neurons import find_neurons, parts_outside_text
 from pytest_quantcheck.models.pretrained import (
     choose_device,
     library_folder,
+    quantizable_modules,
     read_config,
     read_model,
     read_tokenizer,
+    silence_libraries,
 )
-from pytest_quantcheck.models.quantized_share import file_sizes, quantized_share
+from pytest_quantcheck.models.quantized_share import file_sizes, list_weights, quantized_share
 from pytest_quantcheck.models.released import QuantizedCheckpoint, check_contents, plain_files, recognise
 from pytest_quantcheck.models.served_fields import served_fields_of_loaded
 from pytest_quantcheck.models.source import Source, quantized_already
-from pytest_quantcheck.records import REFERENCE, RELEASED, QuantizedShare
+from pytest_quantcheck.records import REFERENCE, RELEASED
 from pytest_quantcheck.text import shortened
 
 
@@ -78,7 +80,10 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
             configuration = served_fields_of_loaded(folder, plain, files, tokenizer)
             model = _prepare_for_inference(_read_weights(folder, plain, load_as, device, checkpoint), device)
         quantization = _check_quantization(model, plain, load_as, checkpoint)
-    neurons = find_neurons(model, files.source.neurons)
+    sizes = _sizes(model, files, checkpoint, quantization)
+    weights = list(list_weights(model, quantization.stored)) if quantization.config else None
+    with silence_libraries():  # an unknown layout is traced
+        neurons = find_neurons(model, files.source.neurons)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -89,7 +94,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         neurons=neurons,
         module_types=quantization.module_types,
         quantization=quantization.config,
-        quantized_share=_share(model, neurons, files, checkpoint, quantization) if quantization.config else None,
+        quantized_share=quantized_share(weights, neurons.blocks, sizes) if weights is not None else None,
         outside_text=parts_outside_text(model),
         content_hash=files.content_hash,
         configuration=configuration,
@@ -102,14 +107,16 @@ def _read_weights(
 ) -> Any:
     read = partial(read_model, folder, files)
     if checkpoint:
-        return checkpoint.format.load(read, device)
+        with quantizable_modules(files.config):
+            return checkpoint.format.load(read, device)
     dtype: Any = DTYPES.get(load_as) or DTYPES.get(files.source.dtype, "auto")
     if not _is_quantized(load_as):
         return read(dtype=dtype).to(device)
     stored = dtype if isinstance(dtype, torch.dtype) else read_config(folder, files).dtype or torch.float32
     compute = stored if multiplies(stored, device) else torch.float32
     config = quantization_config(load_as, compute)
-    return read(dtype=dtype, quantization_config=config, device_map={"": device})
+    with quantizable_modules(files.config):
+        return read(dtype=dtype, quantization_config=config, device_map={"": device})
 
 
 def _is_quantized(load_as: str) -> bool:
@@ -171,20 +178,13 @@ def _check_quantization(
     return _Quantization(types, None if values is None else plain_values(values), {})
 
 
-def _share(
-    model: nn.Module,
-    neurons: Neurons,
-    files: ModelFiles,
-    checkpoint: QuantizedCheckpoint | None,
-    quantization: _Quantization,
-) -> QuantizedShare:
-    """Count what is quantized; bytes are those of a released checkpoint's files."""
-    sizes = None
+def _sizes(
+    model: nn.Module, files: ModelFiles, checkpoint: QuantizedCheckpoint | None, quantization: _Quantization
+) -> tuple[int, int] | None:
+    """Count bytes of the quantized weights and of all in a release's files."""
     if checkpoint and checkpoint.format.file:
-        sizes = checkpoint.format.file.sizes(checkpoint.header)
-    elif checkpoint:
-        sizes = file_sizes(files, model, quantization.stored)
-    return quantized_share(model, neurons.blocks, quantization.stored, sizes)
+        return checkpoint.format.file.sizes(checkpoint.header)
+    return file_sizes(files, model, quantization.stored) if checkpoint else None
 
 
 def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:

@@ -6,14 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import nn
 
 from pytest_quantcheck.errors import ModelError
-from pytest_quantcheck.models.architectures import ACTIVATIONS, AFTER_BLOCKS
+from pytest_quantcheck.models.architectures import ACTIVATIONS, AFTER_BLOCKS, FfnNames, Layout
 from pytest_quantcheck.models.experts import Mixture, find_mixture, find_shared
+from pytest_quantcheck.models.tracing import trace_layout
 
 _RECTIFIED = ("relu", "relu2", "relusquared", "reluactivation")
 
@@ -24,7 +24,8 @@ class Neurons:
 
     `activations`: of each block's FFN that every token passes; `mixtures`: of each block's routed experts. `tail`: the
     modules between the last block and the output head, in order; None for a layout that the user named. `last_ffn`: the
-    last block's FFN, if it is a module of its own and no mixture.
+    last block's FFN, if it is a module of its own and no mixture. `traced`: names of the FFN's projections in a layout
+    that was traced.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -32,6 +33,7 @@ class Neurons:
     tail: tuple[nn.Module, ...] | None
     last_ffn: nn.Module | None = None
     mixtures: dict[int, Mixture] = field(default_factory=dict)
+    traced: FfnNames | None = None
 
     def activation(self, layer: int) -> nn.Module:
         """Find the module whose output, `(..., neurons)`, is this layer's neurons.
@@ -41,9 +43,10 @@ class Neurons:
         """
         module = self.activations[layer]
         if module is None:
+            those = [number for number, found in enumerate(self.activations) if found or number in self.mixtures]
             raise ModelError(
-                f"layer {layer} has no FFN activation where the other layers have one; "
-                "measure other layers with --quantcheck-layers, or point at the module with --quantcheck-neurons"
+                f"layer {layer} has no FFN activation; measure layers that have one, with --quantcheck-layers: "
+                f"{', '.join(map(str, those))}"
             )
         return module
 
@@ -70,29 +73,40 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     Args:
         model: a causal language model of transformers.
         pattern: path of the activation module with `{}` for the block's number, such as
-            `model.layers.{}.mlp.act_fn`; None tries the known architectures.
+            `model.layers.{}.mlp.act_fn`; None tries the known names, and traces the model where none fits.
 
     Raises:
-        ModelError: no known architecture fits, or the pattern matches nothing; lists the modules of the model.
+        ModelError: no FFN was found, or the pattern matches nothing; lists the modules of the model.
     """
-    root = model if pattern else find_decoder(model)
-    path = pattern or _known_path(root)
-    if path is None or "{}" not in path:
-        raise ModelError(_unknown_layout(model, pattern))
-    listed = _resolve(root, path.split(".{}", maxsplit=1)[0])
-    blocks = tuple(listed) if isinstance(listed, nn.ModuleList) else ()
-    paths = [path.replace("{}", str(i)) for i in range(len(blocks))]
-    activations = tuple(map(partial(_resolve, root), paths))
-    if pattern and any(activations):
-        return Neurons(blocks, activations, None)
+    if pattern:
+        return _named(model, pattern)
+    decoder = find_decoder(model)
+    try:
+        layout = _known_layout(decoder) or trace_layout(model, decoder)
+    except ModelError as error:
+        raise ModelError(f"{error}. {_how_to_name(model)}") from error
+    blocks = _blocks(decoder, layout.blocks)
+    inside = [layout.activation and _resolve(block, layout.activation) for block in blocks]
+    activations = tuple(found or find_shared(block) for found, block in zip(inside, blocks, strict=True))
+    own = [id(found) for found in inside if found]
+    if len(set(own)) < len(own):
+        raise ModelError(f"{type(model).__name__}: its blocks share one activation module, and each must have its own")
     mixtures = {layer: mixture for layer, block in enumerate(blocks) if (mixture := find_mixture(block))}
-    if pattern or not (any(activations) or mixtures):
-        raise ModelError(_unknown_layout(model, pattern))
-    activations = tuple(found or find_shared(block) for found, block in zip(activations, blocks, strict=True))
-    tail = tuple(m for m in (_resolve(root, name) for name in AFTER_BLOCKS) if m is not None)
-    ffn = _resolve(root, paths[-1].rpartition(".")[0])
-    alone = ffn is not None and ffn not in blocks and len(blocks) - 1 not in mixtures
-    return Neurons(blocks, activations, tail, ffn if alone else None, mixtures)
+    tail = tuple(m for m in (_resolve(decoder, name) for name in AFTER_BLOCKS) if m is not None)
+    ffn = (layout.activation or "").rpartition(".")[0]
+    last = _resolve(blocks[-1], ffn) if ffn and len(blocks) - 1 not in mixtures else None
+    return Neurons(blocks, activations, tail, last, mixtures, layout.ffn)
+
+
+def _named(model: nn.Module, pattern: str) -> Neurons:
+    """Find the modules that a user named."""
+    blocks = _blocks(model, pattern.split(".{}", maxsplit=1)[0]) if "{}" in pattern else ()
+    activations = tuple(_resolve(model, pattern.replace("{}", str(i))) for i in range(len(blocks)))
+    if not any(activations):
+        raise ModelError(
+            f"{type(model).__name__}: --quantcheck-neurons={pattern} matches no module. {_how_to_name(model)}"
+        )
+    return Neurons(blocks, activations, None)
 
 
 def choose_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
@@ -128,7 +142,8 @@ def head_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     factors = (getattr(config, name, None) for name in ("logit_scale", "lm_head_multiplier"))
     logits = logits * math.prod(factor for factor in factors if factor is not None)
     logits = logits / (getattr(config, "logits_scaling", None) or 1)
-    cap = getattr(config, "final_logit_softcapping", None)
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    cap = next(filter(None, caps), None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -136,9 +151,13 @@ def find_decoder(model: nn.Module) -> nn.Module:
     """Find the part that holds the blocks, inside a multimodal wrapper too."""
     known = getattr(model, "get_decoder", None)  # code of a checkpoint's own may have none
     inner = known() if known else model
-    if inner is model:  # the innermost, or Llama 4, which does not know its own
+    if inner is model or not _has_list(inner):  # the innermost; Llama 4 and ModernBERT, which do not know their own
         inner = getattr(model, "model", model)
     return model if inner is model else find_decoder(inner)
+
+
+def _has_list(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.ModuleList) for part in module.modules())
 
 
 def parts_outside_text(model: nn.Module) -> dict[str, int]:
@@ -163,16 +182,21 @@ def _parts_outside(model: nn.Module, decoder: nn.Module, inside: set[int]) -> It
             yield name, size
 
 
-def _known_path(decoder: nn.Module) -> str | None:
-    """Find the path of the activation modules; of a mixture, whose dense blocks may have none, that of its blocks."""
-    for path in ACTIVATIONS:
-        if _resolve(decoder, path.replace("{}", "0")) is not None:
-            return path
-    for path in ACTIVATIONS:
-        blocks = _resolve(decoder, path.split(".{}", maxsplit=1)[0])
-        if blocks is not None and find_mixture(blocks):
-            return path
+def _known_layout(decoder: nn.Module) -> Layout | None:
+    """Find the layout by its names; of a mixture, whose dense blocks may have none, by those of its blocks."""
+    layouts = [Layout(blocks, inside) for blocks, _, inside in (path.partition(".{}.") for path in ACTIVATIONS)]
+    for layout in layouts:
+        if _resolve(decoder, f"{layout.blocks}.0.{layout.activation}") is not None:
+            return layout
+    for layout in layouts:
+        if any(map(find_mixture, _blocks(decoder, layout.blocks))):
+            return layout
     return None
+
+
+def _blocks(root: nn.Module, path: str) -> tuple[nn.Module, ...]:
+    listed = _resolve(root, path)
+    return tuple(listed) if isinstance(listed, nn.ModuleList) else ()
 
 
 def _resolve(model: nn.Module, path: str) -> nn.Module | None:
@@ -182,12 +206,11 @@ def _resolve(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _unknown_layout(model: nn.Module, pattern: str | None) -> str:
-    reason = f"--quantcheck-neurons={pattern} matches no module" if pattern else "its FFN layout is not known"
+def _how_to_name(model: nn.Module) -> str:
     return (
-        f"{type(model).__name__}: {reason}. Name the activation function inside each block's FFN, with {{}} for the "
-        f"block's number: --quantcheck-neurons=model.layers.{{}}.mlp.act_fn, for example. Modules of the first block "
-        f"and around: {_module_names(model)}"
+        "Name the activation function inside each block's FFN, with {} for the block's number: "
+        "--quantcheck-neurons=model.layers.{}.mlp.act_fn, for example. Modules of the first block and around: "
+        f"{_module_names(model)}"
     )
 
 

@@ -19,6 +19,10 @@ _AFFINE = 1e-4
 """Largest deviation of a block's output from the straight line between its ends, as a share of the line's length. A
 norm after the neurons, or the rounding of LLM.int8(), deviates far more."""
 
+_RIGHT = 0.01
+"""Nats by which a shortened path may differ from the model's own answer. It differs by float32 rounding only, with
+LLM.int8() too; an omitted norm, cap or scale moves it by far more."""
+
 _ROUNDING = 1e-6
 """Deviation that float32 adds, as a share of the output itself."""
 
@@ -105,9 +109,9 @@ class PartialForward:
             yield values[None], counts[None]
 
     def paths(self, layer: int, start: torch.Tensor) -> Iterator[IntegrationPath]:
-        """Yield paths from `start` to this layer's neurons, the cheapest first.
+        """Yield right paths from `start` to this layer's neurons, the cheapest first.
 
-        The last one is always right. An earlier one is right if its end gives the model's own `log_probs`.
+        A path is right if its end gives the model's own answer; the last, through the whole model, always does.
         """
         end = self.neurons[layer]
 
@@ -118,12 +122,33 @@ class PartialForward:
             return self._target_log_probs(self._whole(layer, x, rows), rows)
 
         if self._neurons.tail is not None:  # else it is not known what follows the blocks
-            yield from self._after_block(layer, start, end)  # each evaluation runs the blocks above the layer's
-            yield IntegrationPath(start, end, from_block)  # and the layer's own
+            shortened: tuple[Callable[[], IntegrationPath | None], ...] = (
+                lambda: self._after_block(layer, start, end),  # each evaluation runs the blocks above the layer's
+                lambda: IntegrationPath(start, end, from_block),  # and the layer's own
+            )
+            yield from filter(None, map(self._if_right, shortened))
         yield IntegrationPath(start, end, whole_model, whole=True)
 
-    def _after_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> Iterator[IntegrationPath]:
-        """Yield a path of the block's output, if that is affine.
+    def _if_right(self, make: Callable[[], IntegrationPath | None]) -> IntegrationPath | None:
+        """Make a path; None if its end is not the model's own answer.
+
+        Prompts are taken in another order and number than they came in: what blocks are called with may have as many
+        rows as there are prompts, and have none for each.
+        """
+        rows = torch.cat([self._every_row.flip(0), self._every_row[:1]])
+        try:
+            path = make()
+            with torch.no_grad():
+                answers = None if path is None else path.log_probs(path.end[rows], rows)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # shapes that do not fit: the model is put together in another way
+            return None
+        right = answers is not None and bool(((answers - self.log_probs[rows]).abs() < _RIGHT).all())
+        return path if right else None
+
+    def _after_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> IntegrationPath | None:
+        """Make a path of the block's output, if that is affine.
 
         If the output is affine in the neurons, their straight path is a straight path of the output, and the block runs
         forward and backward once, whatever the number of nodes. After the last block only the answer position matters.
@@ -137,7 +162,7 @@ class PartialForward:
         # the output is affine if its middle lies on the straight line between its ends
         bend = _norm(middle.detach() - (low + high) / 2)
         if bend > _AFFINE * _norm(high - low) + _ROUNDING * _norm(high):
-            return
+            return None
 
         # go along the output; an affine block has one slope on the whole path, which is taken at the middle
         positions = slice(-1, None) if layer == len(self._neurons.blocks) - 1 else slice(None)
@@ -149,7 +174,7 @@ class PartialForward:
         def above(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return self._target_log_probs(self._above(x, layer, rows), rows)
 
-        yield IntegrationPath(low[:, positions], high[:, positions], above, pull_back)
+        return IntegrationPath(low[:, positions], high[:, positions], above, pull_back)
 
     def _block(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Run a layer's block with other neurons."""
@@ -344,7 +369,7 @@ def _only_the_answer(ffn: nn.Module | None) -> Iterator[None]:
     with ExitStack() as hooks:
         hooks.callback(ffn.register_forward_pre_hook(cut).remove)
         hooks.callback(
-            ffn.register_forward_hook(lambda _m, args, out: out.expand(-1, tokens, -1) if args else None).remove
+            ffn.register_forward_hook(lambda _m, args, out: out.repeat(1, tokens, 1) if args else None).remove
         )
         yield
 
@@ -390,7 +415,13 @@ def _rows_of(value: Any, rows: torch.Tensor, prompts: int, taken: dict[int, Any]
             taken[id(value)] = value.index_select(0, rows)
         return taken[id(value)]
     if isinstance(value, dict):
-        return {key: _rows_of(item, rows, prompts, taken) for key, item in value.items()}
+        return {key: _rows_of(item, rows, prompts, taken) for key, item in value.items()} | _alibi(value, rows, prompts)
     if isinstance(value, tuple | list):
         return type(value)(_rows_of(item, rows, prompts, taken) for item in value)
     return value
+
+
+def _alibi(arguments: dict[str, Any], rows: torch.Tensor, prompts: int) -> dict[str, torch.Tensor]:
+    """Select rows of Bloom's position bias: one for each prompt and head."""
+    bias = arguments.get("alibi")
+    return {} if bias is None else {"alibi": bias.unflatten(0, (prompts, -1))[rows].flatten(end_dim=1)}

@@ -14,7 +14,7 @@ import torch
 
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.libraries import ignore_library_warnings
-from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles
+from pytest_quantcheck.models.files import CHECK_THE_FILES, CONFIG, ModelFiles
 from pytest_quantcheck.records import RELEASED
 from pytest_quantcheck.text import shortened
 
@@ -111,19 +111,33 @@ def auto_class(config: Any) -> Any:
     """Find the class of transformers that makes a configuration's model: text inside a multimodal wrapper, or alone.
 
     The class for text alone would not know most wrappers, and leave the other parts of some out.
+
+    Raises:
+        ModelError: the configuration is that of an encoder-decoder, whose decoder alone transformers would take, or of
+            no causal language model that this transformers knows.
     """
     from transformers import (  # noqa: PLC0415 - heavy
+        MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_MULTIMODAL_LM_MAPPING,
         AutoModelForCausalLM,
         AutoModelForMultimodalLM,
+        __version__,
     )
 
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{CONFIG} describes an encoder-decoder (model_type {config.model_type}), and a causal language model was "
+            "expected: one stack of blocks that continues a prompt"
+        )
     is_wrapper = config.get_text_config(decoder=True) is not config
-    return (
-        AutoModelForMultimodalLM
-        if is_wrapper and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
-        else AutoModelForCausalLM
-    )
+    if is_wrapper and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        return AutoModelForMultimodalLM
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
+        raise ModelError(
+            f"transformers {__version__} knows no causal language model of model_type {config.model_type}, which "
+            f"{CONFIG} says; gate a causal language model, or install a transformers that knows it"
+        )
+    return AutoModelForCausalLM
 
 
 def read_model(folder: str, files: ModelFiles, **extra: Any) -> Any:
@@ -131,6 +145,26 @@ def read_model(folder: str, files: ModelFiles, **extra: Any) -> Any:
     safe = {} if files.source.allow_pickle else {"use_safetensors": True}
     auto, trusted = auto_class(read_config(folder, files)), files.source.trust_remote_code
     return read_complete(auto, folder, name=files.name, trust_remote_code=trusted, **safe, **extra)
+
+
+@contextmanager
+def quantizable_modules(config: Mapping[str, Any]) -> Iterator[None]:
+    """Make a quantized Falcon of plain linear modules.
+
+    transformers quantizes none of a subclass, and all of Falcon's are of one. It computes the same, but for the bias,
+    which it adds to the rounded product.
+    """
+    if config.get("model_type") != "falcon":
+        yield
+        return
+    from transformers.models.falcon import modeling_falcon  # noqa: PLC0415 - heavy
+
+    own = modeling_falcon.FalconLinear
+    modeling_falcon.FalconLinear = torch.nn.Linear
+    try:
+        yield
+    finally:
+        modeling_falcon.FalconLinear = own
 
 
 def read_complete(auto: Any, folder: str, *, name: str, **arguments: Any) -> Any:

@@ -123,7 +123,7 @@ def ffns_by_layer(loaded: LoadedModel) -> list[list[Ffn]]:
     Raises:
         NotApplicable: none has.
     """
-    found = [ffns for block in loaded.neurons.blocks if (ffns := _ffns(block))]
+    found = [ffns for block in loaded.neurons.blocks if (ffns := _ffns(block, loaded.neurons.traced))]
     if not found:
         raise NotApplicable(f"no layer has an FFN of a known layout ({_known_layouts()})")
     return found
@@ -135,7 +135,7 @@ def ffns_of(loaded: LoadedModel, layer: int) -> list[Ffn]:
     Raises:
         NotApplicable: their layout is not known.
     """
-    ffns = _ffns(loaded.neurons.blocks[layer])
+    ffns = _ffns(loaded.neurons.blocks[layer], loaded.neurons.traced)
     if not ffns:
         raise NotApplicable(f"layer {layer} has no FFN of a known layout ({_known_layouts()})")
     return ffns
@@ -154,11 +154,11 @@ def _of_linear(name: str, module: Any) -> Projection:
     return Projection(name, module.weight, module.bias, transposed=_is_conv1d(module))
 
 
-def _ffns(block: nn.Module) -> list[Ffn]:
+def _ffns(block: nn.Module, traced: FfnNames | None) -> list[Ffn]:
     """List a block's FFNs: that of a dense block, or the shared one and those of the routed experts."""
     linear = {name: _of_linear(name, module) for name, module in block.named_modules() if _is_linear(module)}
-    layouts = [*FFNS]
-    layouts += [names.inside(module) for names in FFNS for module in ("shared_expert", "shared_experts")]
+    layouts = [traced] if traced else [*FFNS]
+    layouts += [names.inside(module) for names in layouts for module in ("shared_expert", "shared_experts")]
     found = [_views(linear, names) for names in layouts if linear.keys() >= set(filter(None, names))]
     return [*found[:1], *_expert_ffns(block)]
 

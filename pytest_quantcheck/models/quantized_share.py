@@ -16,33 +16,30 @@ from pytest_quantcheck.records import QuantizedShare
 _LARGEST = 3
 
 
-class _Weight(NamedTuple):
-    """One weight of a model."""
+class Weight(NamedTuple):
+    """One weight of a model: its parameter's or module's name, and the module that holds it."""
 
     name: str
+    module: nn.Module
     size: int
     bytes: int
-    in_block: bool
     quantized: bool = True
     is_matrix: bool = True
 
 
 def quantized_share(
-    model: nn.Module, blocks: Sequence[nn.Module], dequantized: Collection[str], sizes: tuple[int, int] | None
+    weights: Sequence[Weight], blocks: Sequence[nn.Module], sizes: tuple[int, int] | None
 ) -> QuantizedShare:
     """Count the weights that are quantized, and those that are not.
 
-    A bias, and what belongs to a quantized weight, such as its scale, is no weight of its own.
-
     Args:
-        model: the model, loaded and not yet run.
-        blocks: its blocks.
-        dequantized: names of plain modules whose files hold quantized weights.
+        weights: the model's, as `list_weights` found them.
+        blocks: the model's blocks.
         sizes: bytes of the quantized weights and of all in the files; None counts those in memory.
     """
-    weights = list(_weights(model, blocks, dequantized))
+    inside = {id(module) for block in blocks for module in block.modules()}
     quantized = [weight for weight in weights if weight.quantized]
-    in_blocks = [weight for weight in weights if weight.in_block and weight.is_matrix]
+    in_blocks = [weight for weight in weights if weight.is_matrix and id(weight.module) in inside]
     plain: Counter[str] = Counter()
     for weight in weights:
         if not weight.quantized:
@@ -74,17 +71,23 @@ def _prefixes(name: str) -> Iterator[str]:
     yield from (".".join(parts[:n]) for n in range(1, len(parts)))
 
 
-def _weights(model: nn.Module, blocks: Sequence[nn.Module], dequantized: Collection[str]) -> Iterator[_Weight]:
-    inside = {id(module) for block in blocks for module in block.modules()}
+def list_weights(model: nn.Module, dequantized: Collection[str]) -> Iterator[Weight]:
+    """Yield the weights of a model.
+
+    A bias, and what belongs to a quantized weight, such as its scale, is no weight of its own.
+
+    Args:
+        model: the model, loaded and not yet run: bitsandbytes packs 4-bit weights in the first pass.
+        dequantized: names of plain modules whose files hold quantized weights.
+    """
     seen: set[int] = set()
     for name, module in model.named_modules():
-        in_block = id(module) in inside
         if layer := find_layer(module):
-            yield _Weight(name, module.in_features * module.out_features, layer.nbytes(module), in_block)
+            yield Weight(name, module, module.in_features * module.out_features, layer.nbytes(module))
             continue
         for part, parameter in module.named_parameters(recurse=False):
             if part != "bias" and id(parameter) not in seen:
                 seen.add(id(parameter))
                 whole = name if part == "weight" else f"{name}.{part}".lstrip(".")
                 quantized = name in dequantized and part == "weight"
-                yield _Weight(whole, parameter.numel(), parameter.nbytes, in_block, quantized, parameter.ndim > 1)
+                yield Weight(whole, module, parameter.numel(), parameter.nbytes, quantized, parameter.ndim > 1)

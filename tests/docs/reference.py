@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pytest_quantcheck.models.formats import FORMATS
 from pytest_quantcheck.options import OPTIONS, Option
 from pytest_quantcheck.reporting import Report
 
+FOUND = Path(__file__).parents[1] / "causal_models.toml"
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 METRIC_NAMES = Path(pytest_quantcheck.__file__).with_name("metric_names.py")
 STUB = Path(pytest_quantcheck.__file__).with_suffix(".pyi")
@@ -188,18 +191,26 @@ else:
 
 
 def architectures() -> str:
-    """Where decoders have their neurons."""
+    """Where decoders have their neurons, and what a gate makes of each type of model."""
+    found = tomllib.loads(FOUND.read_text(encoding="utf-8"))
+    numbers = Counter(row["gated"] for row in found["types"].values())
     return _page(
         "Architectures",
-        "A model is measured without further options if its decoder has modules at one of these paths, whatever its "
-        "`model_type`; `{}` stands for the number of a block. The decoder is the part that holds the blocks, such as "
-        "`model` in a Llama and `model.language_model` in a multimodal Gemma 3. For any other model name its "
-        "activation function with `--quantcheck-neurons=model.layers.{}.mlp.act_fn`, for example; the error for an "
-        "unknown model lists its modules. Then attributions run the whole model for each evaluation, and take longer. "
-        "Of a mixture of experts the neurons are those of all experts; they are found by themselves.",
-        "The projections are what rewrites and defects alter ([controls](metrics.md#controls)): the one before the "
-        "activation function, the one that its output is multiplied with if there is one, and the one after. They are "
-        "found by name in a layout named with `--quantcheck-neurons` too.",
+        "A model is measured without further options if its decoder has modules at known paths, or if its FFNs are "
+        "found by what they compute: two prompts of two tokens are run, and an FFN is a linear module, an elementwise "
+        "activation function that is a module of its own, and a linear module that reads the function's output or its "
+        "product with a third linear module's. The decoder is the part that holds the blocks, such as `model` in a "
+        "Llama and `model.language_model` in a multimodal Gemma 3; its vision tower is not measured. Of a mixture of "
+        "experts the neurons are those of all experts.",
+        "Refused are encoder-decoders, encoders (a token's answer depends on later tokens), models without FFNs "
+        "(Mamba), and those whose activation function is called without a module. For a layout that is not found, name "
+        "its activation function with `--quantcheck-neurons=model.layers.{}.mlp.act_fn`, for example; the error lists "
+        "the model's modules. Then attributions run the whole model for each evaluation, and take longer.",
+        "## Known names",
+        "`{}` stands for the number of a block. The projections are what rewrites and defects alter "
+        "([controls](metrics.md#controls)): the one before the activation function, the one that its output is "
+        "multiplied with if there is one, and the one after. They are found by name in a layout named with "
+        "`--quantcheck-neurons` too.",
         *_table(
             ("what", "names"),
             [
@@ -207,6 +218,19 @@ def architectures() -> str:
                 ("projections in a block", "; ".join(_code(str(names)) for names in FFNS)),
                 ("after the blocks", "; ".join(map(_code, AFTER_BLOCKS))),
             ],
+        ),
+        "## Types of models",
+        f"Every type that transformers {found['transformers']} lists as a causal language model, as a tiny model of "
+        "random weights: made from its default configuration with small sizes, saved, loaded at int8, nf4 and full "
+        "precision, and run. *Whole*: every block has neurons that are measured, and projections that controls "
+        "alter. *In part*: some blocks have none; name the others with `--quantcheck-layers`. *Not tried*: this "
+        "transformers makes no tiny one of it from its default configuration. Written by `python -m "
+        "tests.causal_models`; a test makes each again. Of these types "
+        + ", ".join(f"{number} are {gated}" for gated, number in numbers.most_common())
+        + ".",
+        *_table(
+            ("`model_type` in config.json", "gated", "where the neurons are, or why not"),
+            [(_code(kind), row["gated"], row["how"]) for kind, row in found["types"].items()],
         ),
     )
 

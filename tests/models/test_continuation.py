@@ -72,6 +72,7 @@ def test_the_last_ffn_sees_the_answer_position_alone(tiny, batch_of, name):
     seen = []
     handle = find_neurons(model).activation(2).register_forward_hook(lambda _m, _a, out: seen.append(out.shape[1]))
     first, *_ = paths(forward, 1)
+    seen.clear()
     first.log_probs(first.end, everyone(forward))
     handle.remove()
     assert seen == [1]

@@ -14,7 +14,7 @@ from pytest_quantcheck.models.file_checks import CHECKS
 from pytest_quantcheck.models.files import INDEX, WEIGHTS, resolve_files
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
-from tests.tiny_models import CONFIGS, UNUSUAL
+from tests.tiny_models import CONFIGS, TRACED
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_shards_pass(folder):
     assert files.weights == ("model-1.safetensors", "model-2.safetensors")
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *UNUSUAL])
+@pytest.mark.parametrize("name", [*CONFIGS, *TRACED])
 @pytest.mark.parametrize("sharded", [True, False])
 def test_every_architecture_passes(name, sharded, tiny, tokenizer, tmp_path):
     """As it is saved, with tensors that are tied, fused or renamed on loading."""

@@ -70,11 +70,11 @@ def test_only_relu_is_rectified(tiny, name, rectified):
 def test_unknown_layout_names_modules_and_option(tiny):
     """The error lists what the first block has, and how to point at it."""
     with pytest.raises(ModelError) as caught:
-        find_neurons(tiny("bloom"))
+        find_neurons(tiny("mamba"))
     text = str(caught.value)
-    assert "BloomForCausalLM" in text
-    assert "transformer.h.0.mlp.gelu_impl" in text
-    assert "transformer.h.1" not in text
+    assert "MambaForCausalLM" in text
+    assert "backbone.layers.0.mixer.act" in text
+    assert "backbone.layers.1" not in text
     assert "--quantcheck-neurons" in text
 
 
@@ -119,7 +119,7 @@ def test_layer_without_neurons_is_an_error(tiny):
     """A pattern that only some blocks match: the others cannot be measured."""
     neurons = find_neurons(tiny("half-mixture"), "model.layers.{}.mlp.act_fn")
     assert neurons.activation(0) is not None
-    with pytest.raises(ModelError, match=r"layer 1 has no FFN activation.*--quantcheck-layers"):
+    with pytest.raises(ModelError, match=r"layer 1 has no FFN activation.*--quantcheck-layers: 0, 2$"):
         neurons.activation(1)
 
 

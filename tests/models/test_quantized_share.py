@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from pytest_quantcheck.models.loading import load
-from pytest_quantcheck.models.quantized_share import quantized_share
+from pytest_quantcheck.models.quantized_share import list_weights, quantized_share
 from pytest_quantcheck.models.source import Source
 from tests.models.gguf_files import write_gguf
 from tests.models.releases import RELEASES, write
@@ -92,7 +92,7 @@ class Packed(nn.Module):
 def test_layer_without_a_weight_is_counted():
     """Its size is that of what it stands for, its bytes those of what it holds."""
     model = nn.Sequential(Packed(), nn.Linear(32, 8, bias=True))
-    share = quantized_share(model, [model[0]], (), None)
+    share = quantized_share(list(list_weights(model, ())), [model[0]], None)
     assert (share.parameters, share.quantized) == (64 * 32 + 32 * 8, 64 * 32)
     assert (share.bytes, share.quantized_bytes) == (8 * 32 * 4 + 2 * 4 * 4 + 2 * 32 * 2 + 32 * 8 * 4, 1184)
     assert (share.block_parameters, share.block_quantized) == (64 * 32, 64 * 32)

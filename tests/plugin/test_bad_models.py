@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BloomConfig
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
@@ -118,13 +118,13 @@ def test_file_that_is_no_gguf(broken, tmp_path):
 
 def test_model_without_known_neurons(broken, checkpoint):
     """An architecture we do not know: its modules are named, and the option that points at the right ones."""
-    config = BloomConfig(vocab_size=256, hidden_size=32, n_layer=2, n_head=2)
+    config = MambaConfig(vocab_size=256, hidden_size=32, num_hidden_layers=3, state_size=4)
     (checkpoint / "model.safetensors").unlink()
     AutoModelForCausalLM.from_config(config).save_pretrained(checkpoint)
     said = broken(model=checkpoint)
-    assert "BloomForCausalLM: its FFN layout is not known" in said
+    assert "MambaForCausalLM: no FFN was found" in said
     assert "--quantcheck-neurons=" in said
-    assert "transformer.h.0.mlp" in said
+    assert "backbone.layers.0.mixer" in said
 
 
 def test_weight_that_is_not_a_number(broken, checkpoint):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig
+from transformers import AutoModelForCausalLM, MambaConfig
 
 from pytest_quantcheck.errors import ComparisonError, ModelError, SettingsError
 from pytest_quantcheck.models import builtin
@@ -115,7 +115,7 @@ def test_comparison_says_that_prompts_repeat(tmp_path):
 
 def test_error_is_raised_again_without_a_new_try(tmp_path):
     """A model that cannot be loaded is not loaded again for the next metric or candidate."""
-    config = BloomConfig(vocab_size=256, hidden_size=32, n_layer=2, n_head=2)
+    config = MambaConfig(vocab_size=256, hidden_size=32, num_hidden_layers=3, state_size=4)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     for path in builtin.DIRECTORY.glob("tokenizer*"):
         shutil.copy(path, tmp_path)
@@ -149,13 +149,13 @@ def in_memory(kind):
 def test_error_that_is_kept_keeps_no_model(folder):
     """A model that failed leaves memory, so that the next candidate has room."""
     (folder / "model.safetensors").unlink()
-    config = BloomConfig(vocab_size=256, hidden_size=32, n_layer=2, n_head=2)
+    config = MambaConfig(vocab_size=256, hidden_size=32, num_hidden_layers=3, state_size=4)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    before = in_memory("BloomForCausalLM")
+    before = in_memory("MambaForCausalLM")
     gate = Gate(settings(model=str(folder)))
-    with pytest.raises(ModelError, match="its FFN layout is not known"):
+    with pytest.raises(ModelError, match="no FFN was found"):
         gate.measure()
-    assert in_memory("BloomForCausalLM") == before
+    assert in_memory("MambaForCausalLM") == before
 
 
 def test_candidate_that_was_never_quantized(gate):
