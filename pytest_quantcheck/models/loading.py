@@ -181,7 +181,7 @@ def _check_quantization(
 def _sizes(
     model: nn.Module, files: ModelFiles, checkpoint: QuantizedCheckpoint | None, quantization: _Quantization
 ) -> tuple[int, int] | None:
-    """Count bytes of the quantized weights and of all in a release's files."""
+    """Count the bytes of a release's quantized weights, and of all."""
     if checkpoint and checkpoint.format.file:
         return checkpoint.format.file.sizes(checkpoint.header)
     return file_sizes(files, model, quantization.stored) if checkpoint else None

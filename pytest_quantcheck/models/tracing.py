@@ -1,4 +1,4 @@
-"""Find the FFNs of an unknown layout by what they compute in one forward pass."""
+"""Find the FFNs of an unknown layout by what they compute."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class _Found(NamedTuple):
 def trace_layout(model: nn.Module, decoder: nn.Module) -> Layout:
     """Find a decoder's blocks, their activation functions and the projections around them.
 
-    Two prompts of two tokens are run. An FFN is what computes so on them, whatever its names: a linear module, an elementwise function that is a
-    module, and a linear module that reads the function's output, or its product with another linear module's.
+    Two prompts of two tokens are run. An FFN is what computes so on them, whatever its names: a linear module, an
+    elementwise function that is a module, and a linear module that reads the function's output, or its product with
+    another linear module's.
 
     Raises:
         ModelError: no list of modules has such FFNs or mixtures of experts; a token's answer depends on later tokens.
@@ -94,7 +95,7 @@ def _keep(calls: list[_Call], name: str) -> Any:
 
 
 def _refuse_later_tokens(model: nn.Module, logits: torch.Tensor) -> None:
-    """Refuse a model whose answer to the first token depends on the second."""
+    """Refuse a model in which a token's answer depends on later ones."""
     first, second = ((logits[0, position] - logits[1, position]).float().abs().max() for position in (0, 1))
     if first > second / 100:
         raise ModelError(
