@@ -86,12 +86,13 @@ def find_neurons(model: nn.Module, pattern: str | None = None) -> Neurons:
     except ModelError as error:
         raise ModelError(f"{error}. {_how_to_name(model)}") from error
     blocks = _blocks(decoder, layout.blocks)
-    inside = [layout.activation and _resolve(block, layout.activation) for block in blocks]
-    activations = tuple(found or find_shared(block) for found, block in zip(inside, blocks, strict=True))
-    own = [id(found) for found in inside if found]
+    mixtures = {layer: mixture for layer, block in enumerate(blocks) if (mixture := find_mixture(block))}
+    dense = [_resolve(block, layout.activation) if layout.activation else None for block in blocks]
+    shared = [find_shared(block) if layer in mixtures else None for layer, block in enumerate(blocks)]
+    activations = tuple(found or other for found, other in zip(dense, shared, strict=True))
+    own = [id(found) for found in dense if found]
     if len(set(own)) < len(own):
         raise ModelError(f"{type(model).__name__}: its blocks share one activation module, and each must have its own")
-    mixtures = {layer: mixture for layer, block in enumerate(blocks) if (mixture := find_mixture(block))}
     tail = tuple(m for m in (_resolve(decoder, name) for name in AFTER_BLOCKS) if m is not None)
     ffn = (layout.activation or "").rpartition(".")[0]
     last = _resolve(blocks[-1], ffn) if ffn and len(blocks) - 1 not in mixtures else None

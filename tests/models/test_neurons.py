@@ -123,6 +123,15 @@ def test_layer_without_neurons_is_an_error(tiny):
         neurons.activation(1)
 
 
+def test_mixture_whose_experts_are_not_known_is_not_measured_in_part(tiny):
+    """A list of modules, as code of a checkpoint's own has it: the shared expert alone does not stand for the block."""
+    model = copy.deepcopy(tiny("half-mixture"))
+    mixture = model.model.layers[1].mlp
+    mixture.experts = torch.nn.ModuleList([copy.deepcopy(mixture.shared_expert) for _ in range(8)])
+    with pytest.raises(ModelError, match=r"layer 1 has no FFN activation.*--quantcheck-layers: 0, 2$"):
+        find_neurons(model).check(1)
+
+
 @pytest.mark.parametrize(
     ("layers", "n_layers", "expected"),
     [
