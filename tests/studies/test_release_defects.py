@@ -1,0 +1,68 @@
+"""Every defect of a release is refused or measured, and no healthy release is."""
+
+import pytest
+
+from tests.studies.release_defects import DEFECTS, Study, available, every_defect, outcome, table
+from tests.studies.release import Gated
+
+QUICK = ("--samples", "64", "--attribution-samples", "8")
+BY_NAME = {one.name: one for one in every_defect()}
+REFUSED = {
+    "two sets of weights",
+    "another prefix",
+    "a tensor too many",
+    "a tensor missing",
+    "a tensor misshapen",
+    "end of an answer",
+    "no generation settings",
+    "rotary base",
+    "norm",
+    "activation function",
+    "context",
+    "hidden word",
+    "chat template",
+}
+"""What is found in the files, before anything is measured."""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The built-in model with its baseline."""
+    return Study(tmp_path_factory.mktemp("study") / "study", "builtin", "bf16", QUICK)
+
+
+def test_an_error_is_a_refusal_and_no_number_is_measured():
+    """Without a verdict there is an error; that of the logits comes from a measurement."""
+    healthy = Gated(0, 0, 0, None, ())
+    assert outcome(Gated(1, 0, 0, None, ("the files lack one tensor",)), healthy, "") == "refused"
+    assert outcome(Gated(1, 0, 0, None, ("all logits are NaN or infinite",)), healthy, "") == "measured (no number)"
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("name", "release", "expected"),
+    [
+        ("healthy", "int8", "passes"),
+        ("healthy", "Q8_0", "passes"),
+        ("two sets of weights", "int8", "refused"),
+        ("a shard beside", "int8", "told"),
+        ("rotary base", "int8", "refused"),
+        ("rotary base", "Q8_0", "refused"),
+        ("swapped-layers", "Q8_0", "measured"),
+        ("no generation settings", "Q8_0", "-"),
+    ],
+)
+def test_defect_in_a_format(study, name, release, expected):
+    """As files on disk, by a pytest of its own; a GGUF file has no generation settings."""
+    found, gated = study.play(BY_NAME[name], release)
+    assert found.partition(" (")[0] == expected, gated
+
+
+@pytest.mark.slow
+def test_every_defect_in_every_format(study):
+    """The table of `docs/evidence/releases.md`: what is in the files is refused, in whichever format it comes."""
+    for defect in DEFECTS:
+        for name in available():
+            found, gated = study.play(defect, name)
+            expected = {"refused"} if defect.name in REFUSED else {"passes", "not fit", "told", "measured", "refused"}
+            assert found.partition(" (")[0] in expected | {"-"}, (defect.name, name, gated)
