@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.options.candidate import Released
+from tests.file_changes import change, hide_a_word, stop_at, without
 from tests.gates import CountingGate, settings
 from tests.models.gguf_files import spell_builtin, write_gguf
 
@@ -46,41 +47,6 @@ def release(_releases, tmp_path):
         return CountingGate(settings(model=str(model), bits=(), candidate=(Released(str(candidate)),), **options))
 
     return make_gate
-
-
-def change(file, **values):
-    """Change fields of a JSON file."""
-
-    def do(folder):
-        path = folder / file
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-    return do
-
-
-def stop_at(token):
-    """Change the token that ends an answer in every file."""
-
-    def do(folder):
-        for file in ("config.json", "generation_config.json"):
-            change(file, eos_token_id=token)(folder)
-
-    return do
-
-
-def without(file):
-    """Remove a file."""
-    return lambda folder: (folder / file).unlink()
-
-
-def hide_a_word(folder):
-    """Make a word of the vocabulary special, so that no user sees it in an answer."""
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    number = 40
-    word = next(word for word, its_number in content["model"]["vocab"].items() if its_number == number)
-    content["added_tokens"].append(content["added_tokens"][0] | {"id": number, "content": word})
-    path.write_text(json.dumps(content))
 
 
 def test_untouched_releases_are_served_as_the_reference(release):

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -33,47 +32,26 @@ from pytest_quantcheck.measuring import Plan
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.prompts import read_prompts
+from tests.file_changes import change, hide_a_word, stop_at, without
 from tests.models.gguf_files import spell_builtin, write_gguf
 from tests.models.releases import PACKAGES, RELEASES, write
 from tests.studies.release import Gated, Release
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX, TEMPLATE = "model.safetensors", "model.safetensors.index.json", "chat_template.jinja"
 GGUF = ("Q8_0", "Q4_0")
 FORMATS = (*RELEASES, *GGUF)
 
 
 class Defect(NamedTuple):
-    """One defect; `before` changes the plain checkpoint, `after` the released files.
+    """One defect; `before` changes the plain checkpoint that is quantized, `after` the released files.
 
-    `before` gets the copy of the plain checkpoint, `after` the directory or file that is released; both raise
-    NotApplicable. `told`: what a report says of a defect that is no reason to refuse a release.
+    A format that cannot carry it has no such file, or the same content with it as without, or NotApplicable is raised.
     """
 
     name: str
     summary: str
     before: Callable[[Path], object] | None = None
     after: Callable[[Path], object] | None = None
-    told: str = ""
-
-
-def change(file: str, **values: Any) -> Callable[[Path], None]:
-    """Change fields of a JSON file."""
-
-    def do(folder: Path) -> None:
-        path = folder / file
-        if not path.exists():
-            raise NotApplicable(f"no {file}")
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-    return do
-
-
-def _each(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
-    def do(folder: Path) -> None:
-        for one in changes:
-            one(folder)
-
-    return do
 
 
 def _rope(folder: Path) -> None:
@@ -87,28 +65,8 @@ def _half_the_context(folder: Path) -> None:
     change("config.json", max_position_embeddings=config["max_position_embeddings"] // 2)(folder)
 
 
-def _hide_a_word(folder: Path) -> None:
-    """Make a word of the vocabulary special, so that no user sees it in an answer."""
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    word, number = next((word, number) for word, number in content["model"]["vocab"].items() if number == 40)
-    content["added_tokens"].append(content["added_tokens"][0] | {"id": number, "content": word})
-    path.write_text(json.dumps(content))
-
-
-def _without(file: str) -> Callable[[Path], None]:
-    def do(folder: Path) -> None:
-        if not (folder / file).exists():
-            raise NotApplicable(f"no {file}")
-        (folder / file).unlink()
-
-    return do
-
-
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a release in one file of safetensors."""
-    if not (folder / WEIGHTS).exists():
-        raise NotApplicable(f"no {WEIGHTS}")
+    """The tensors of a release in one file of safetensors; FileNotFoundError of a GGUF file."""
     return load_file(folder / WEIGHTS)
 
 
@@ -227,7 +185,7 @@ _SCALES = ("SCB", "nested_absmax", "_weight_scale", "weight_scale", "weight_scal
 DEFECTS = (
     Defect("healthy", "nothing"),
     Defect("two sets of weights", "an index leads to other weights than `model.safetensors`", after=_two_sets),
-    Defect("a shard beside", "a shard with other numbers that no index names", after=_unnamed_shard, told="not read"),
+    Defect("a shard beside", "a shard with other numbers that no index names", after=_unnamed_shard),
     Defect("another prefix", "every tensor's name begins with `base_model.`", after=_other_prefix),
     Defect("a tensor too many", "a scale of activations that nothing applies", after=_leftover),
     Defect("a tensor missing", "one weight, or its codes", after=_missing),
@@ -236,22 +194,19 @@ DEFECTS = (
     Defect("scales of a layer", "those of one layer times 1.5", after=_scaled(_SCALES, 1.5, ".layers.1.")),
     Defect("shifted scales", "each group's scale is its neighbour's", after=_shifted),
     Defect("zero points", "left out of every layer", after=_zero_points),
+    Defect("end of an answer", "another token, in both configurations", before=stop_at(7)),
     Defect(
-        "end of an answer",
-        "another token, in both configurations",
-        before=_each(change("config.json", eos_token_id=7), change("generation_config.json", eos_token_id=7)),
+        "tokenizer's end",
+        "another token ends a text",
+        before=change("tokenizer_config.json", eos_token="<unk>"),
     ),
-    Defect("no generation settings", "`generation_config.json` is missing", after=_without("generation_config.json")),
+    Defect("no generation settings", "`generation_config.json` is missing", after=without("generation_config.json")),
     Defect("rotary base", "`rope_theta` a tenth", before=_rope),
     Defect("norm", "`rms_norm_eps` 0.1", before=change("config.json", rms_norm_eps=0.1)),
     Defect("activation function", "`hidden_act` gelu", before=change("config.json", hidden_act="gelu")),
     Defect("context", "`max_position_embeddings` a half", before=_half_the_context),
-    Defect("hidden word", "a word of the vocabulary is a special token", before=_hide_a_word),
-    Defect(
-        "chat template",
-        "another one",
-        after=lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}") if folder.is_dir() else 0,
-    ),
+    Defect("hidden word", "a word of the vocabulary is a special token", before=hide_a_word),
+    Defect("chat template", "another one", before=lambda folder: (folder / TEMPLATE).write_text("{{ messages }}")),
 )
 """Those of files and configuration; of weights there are the controls."""
 
@@ -293,11 +248,11 @@ class Study:
         try:
             path = self._make(defect, name, original, place)
             gated = self.release.gate(path, baseline=True)
-        except NotApplicable:
+        except (NotApplicable, FileNotFoundError, NotADirectoryError):
             return "-", None
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        return outcome(gated, healthy, defect.told), gated
+        return outcome(gated, healthy), gated
 
     def _make(self, defect: Defect, name: str, original: Path, place: Path) -> Path:
         if defect.before is not None:
@@ -328,9 +283,10 @@ def write_release(plain: Path, place: Path, name: str) -> Path:
 
 
 def contents(path: Path) -> dict[str, str]:
-    """The hash of each file of a release."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    """The hash of each file of a release, by name; a GGUF file's name does not count."""
+    if path.is_file():
+        return {"": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
 
 
 def against(gated: Gated) -> set[str]:
@@ -338,15 +294,13 @@ def against(gated: Gated) -> set[str]:
     return {one.metric for one in gated.report.verdicts if not one.acceptable} if gated.report else set()
 
 
-def outcome(gated: Gated, healthy: Gated, told: str) -> str:
-    """In a word: refused, measured, told, missed, or as the healthy release."""
+def outcome(gated: Gated, healthy: Gated) -> str:
+    """In a word: refused, measured, missed, or as the healthy release."""
     if gated.report is None or not gated.report.verdicts:
         return "measured (no number)" if any("NaN or infinite" in error for error in gated.errors) else "refused"
     found = against(gated)
     if found and found != against(healthy):
         return f"measured ({len(found)})"
-    if told and told in msgspec.json.encode(gated.report).decode():
-        return "told"
     return f"as healthy ({len(found)})" if found else "missed"
 
 

@@ -2,18 +2,20 @@
 
 import pytest
 
-from tests.studies.release_defects import DEFECTS, Study, available, every_defect, outcome, table
 from tests.studies.release import Gated
+from tests.studies.release_defects import DEFECTS, Study, available, every_defect, outcome
 
 QUICK = ("--samples", "64", "--attribution-samples", "8")
 BY_NAME = {one.name: one for one in every_defect()}
 REFUSED = {
     "two sets of weights",
+    "a shard beside",
     "another prefix",
     "a tensor too many",
     "a tensor missing",
     "a tensor misshapen",
     "end of an answer",
+    "tokenizer's end",
     "no generation settings",
     "rotary base",
     "norm",
@@ -34,8 +36,8 @@ def study(tmp_path_factory):
 def test_an_error_is_a_refusal_and_no_number_is_measured():
     """Without a verdict there is an error; that of the logits comes from a measurement."""
     healthy = Gated(0, 0, 0, None, ())
-    assert outcome(Gated(1, 0, 0, None, ("the files lack one tensor",)), healthy, "") == "refused"
-    assert outcome(Gated(1, 0, 0, None, ("all logits are NaN or infinite",)), healthy, "") == "measured (no number)"
+    assert outcome(Gated(1, 0, 0, None, ("the files lack one tensor",)), healthy) == "refused"
+    assert outcome(Gated(1, 0, 0, None, ("all logits are NaN or infinite",)), healthy) == "measured (no number)"
 
 
 @pytest.mark.ci
@@ -45,7 +47,7 @@ def test_an_error_is_a_refusal_and_no_number_is_measured():
         ("healthy", "int8", "passes"),
         ("healthy", "Q8_0", "passes"),
         ("two sets of weights", "int8", "refused"),
-        ("a shard beside", "int8", "told"),
+        ("zero points", "W4A16-asymmetric", "measured"),
         ("rotary base", "int8", "refused"),
         ("rotary base", "Q8_0", "refused"),
         ("swapped-layers", "Q8_0", "measured"),
@@ -64,5 +66,5 @@ def test_every_defect_in_every_format(study):
     for defect in DEFECTS:
         for name in available():
             found, gated = study.play(defect, name)
-            expected = {"refused"} if defect.name in REFUSED else {"passes", "not fit", "told", "measured", "refused"}
-            assert found.partition(" (")[0] in expected | {"-"}, (defect.name, name, gated)
+            word = found.partition(" (")[0]
+            assert word in {"refused", "-"} if defect.name in REFUSED else word != "missed", (defect.name, name, gated)
