@@ -31,9 +31,8 @@ def configuration_differences(reference: Mapping[str, str], candidate: Mapping[s
     """Yield the fields of two configurations that both state, and state differently.
 
     A part of an object that one of two directories lacks is null there; a GGUF file does not state all it could, and a
-    text model alone nothing of its multimodal wrapper. Of a
-    missing generation_config.json only its absence counts, and only where the reference has one: libraries write one
-    that repeats config.json.
+    text model alone nothing of its multimodal wrapper. Of a missing generation_config.json only its absence counts, and
+    only where the reference has one: libraries write one that repeats config.json.
     """
     without_file = candidate.get(GENERATION_CONFIG) == "missing"
     names = reference.keys() & candidate.keys()

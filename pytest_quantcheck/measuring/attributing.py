@@ -26,7 +26,8 @@ from pytest_quantcheck.measuring.plan import ProgressReporter
 from pytest_quantcheck.measuring.resuming import Stage, flat, under
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.loaded import LoadedModel
-from pytest_quantcheck.models.partial_forward import PartialForward, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward
+from pytest_quantcheck.models.watching import run_with_neurons
 from pytest_quantcheck.options.attribution import AttributionMethod
 from pytest_quantcheck.records import Saliency
 

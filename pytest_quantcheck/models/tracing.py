@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,14 @@ from torch import nn
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.architectures import FfnNames, Layout
 from pytest_quantcheck.models.experts import find_mixture
+from pytest_quantcheck.text import shortened
 
-_ROUNDING = 0.02
-"""Deviation of the down projection's input from the product of gate and up, as a share: two roundings of bfloat16."""
+_ROUNDING = 2**-7
+"""Deviation of the down projection's input from the product of gate and up, as a share: two roundings to bfloat16."""
+
+_LATER = 0.01
+"""Share of what a token moves its own answer by. Rounding moves the answer before it by less; a token that attention
+sees moves it as it moves its own, about."""
 
 
 class _Call(NamedTuple):
@@ -42,7 +48,8 @@ def trace_layout(model: nn.Module, decoder: nn.Module) -> Layout:
     another linear module's.
 
     Raises:
-        ModelError: no list of modules has such FFNs or mixtures of experts; a token's answer depends on later tokens.
+        ModelError: no list of modules has such FFNs or mixtures of experts; a block has several FFNs, or runs several
+            times; a token's answer depends on later tokens.
     """
     lists = {name: list(module) for name, module in decoder.named_modules() if isinstance(module, nn.ModuleList)}
     calls, logits = _run(model, {block for blocks in lists.values() for block in blocks})
@@ -97,7 +104,7 @@ def _keep(calls: list[_Call], name: str) -> Any:
 def _refuse_later_tokens(model: nn.Module, logits: torch.Tensor) -> None:
     """Refuse a model in which a token's answer depends on later ones."""
     first, second = ((logits[0, position] - logits[1, position]).float().abs().max() for position in (0, 1))
-    if first > second / 100:
+    if first > _LATER * second:
         raise ModelError(
             f"{type(model).__name__}: a token's answer depends on later tokens (an encoder, such as BERT without "
             "is_decoder in config.json), and a causal language model was expected"
@@ -106,23 +113,28 @@ def _refuse_later_tokens(model: nn.Module, logits: torch.Tensor) -> None:
 
 def _ffns(calls: list[_Call]) -> Iterator[_Found]:
     """Yield what computes as an FFN among a block's calls."""
-    linear = {one.name: one for one in calls if _is_linear(one.module)}
+    linear = [call for call in calls if _is_linear(call.module)]
     for function in calls:
-        gates = [one for one in linear.values() if _shares_memory(function.input, one.output)]
-        if function.name in linear or not gates or not _is_elementwise(function):
-            continue
-        width = function.output.shape[-1]
-        for down in linear.values():
-            if down.input.shape[-1] == width:
-                for gate in gates:
-                    if _same(down.input, function.output):
-                        yield _Found(function.name, width, FfnNames(gate.name, None, down.name))
-                    yield from (
-                        _Found(function.name, width, _names(function, gate, up, down))
-                        for up in linear.values()
-                        for part in torch.split(up.output, width, dim=-1)
-                        if part.shape[-1] == width and _same(down.input, _alike(function.output, part) * part)
-                    )
+        gates = [call for call in linear if _shares_memory(function.input, call.output)]
+        if gates and not _is_linear(function.module) and _is_elementwise(function):
+            for gate, down in product(gates, linear):
+                yield from _between(gate, function, down, linear)
+
+
+def _between(gate: _Call, function: _Call, down: _Call, linear: list[_Call]) -> Iterator[_Found]:
+    """Yield an FFN if `down` reads what the function gives.
+
+    It may be multiplied with what another linear module gives.
+    """
+    width = function.output.shape[-1]
+    if _same(down.input, function.output):
+        yield _Found(function.name, width, FfnNames(gate.name, None, down.name))
+    for up in linear:
+        for part in torch.split(up.output, width, dim=-1):  # of a fused module gate and up
+            if part.numel() == function.output.numel() and _same(
+                down.input, function.output.reshape(part.shape) * part
+            ):
+                yield _Found(function.name, width, _names(function, gate, up, down))
 
 
 def _names(function: _Call, gate: _Call, up: _Call, down: _Call) -> FfnNames | None:
@@ -133,7 +145,12 @@ def _names(function: _Call, gate: _Call, up: _Call, down: _Call) -> FfnNames | N
 
 def _widest(found: Iterator[_Found]) -> _Found | None:
     """Choose a block's FFN: attention may hold small functions between projections too."""
-    return max(found, key=lambda one: one.width, default=None)
+    every = list(found)
+    widest = max(every, key=lambda one: one.width, default=None)
+    alike = sorted({one.activation for one in every if widest and one.width == widest.width})
+    if len(alike) > 1:
+        raise ModelError(f"a block has several FFNs, and one was expected: {shortened(alike)}")
+    return widest
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -159,10 +176,6 @@ def _is_elementwise(call: _Call) -> bool:
     except (RuntimeError, ValueError, TypeError):  # a norm of fixed width
         return False
     return _same(again, call.output[..., :half])
-
-
-def _alike(values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return values.reshape(other.shape) if values.numel() == other.numel() else values.new_zeros(other.shape)
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -14,8 +14,9 @@ from pytest_quantcheck.models.encoding import Batch, collate, encode
 from pytest_quantcheck.models.gradients import float32_gradients
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.models.partial_forward import PartialForward, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward
 from pytest_quantcheck.models.source import Source
+from pytest_quantcheck.models.watching import run_with_neurons
 
 NODES = 8
 

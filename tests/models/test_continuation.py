@@ -10,7 +10,8 @@ from pytest_quantcheck.analyses.saliency import gauss_legendre
 from pytest_quantcheck.measuring.attributing import attributions
 from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.models.partial_forward import PartialForward, _rows_of, replace_output, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward, _rows_of
+from pytest_quantcheck.models.watching import replace_output, run_with_neurons
 
 # Log-probabilities are sums of some hundred float32 terms of order 1 to 10, added in another order on each path.
 ROUNDING = {"atol": 2e-5, "rtol": 2e-5}

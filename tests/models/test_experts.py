@@ -10,7 +10,8 @@ from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.experts import find_router
 from pytest_quantcheck.models.neurons import find_neurons
-from pytest_quantcheck.models.partial_forward import PartialForward, replace_neurons, run_with_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward
+from pytest_quantcheck.models.watching import replace_neurons, run_with_neurons
 from tests.tiny_models import MIXTURES, make
 
 MIXED = {"mixtral": (0, 1, 2), "qwen3-moe": (0, 1, 2), "half-mixture": (1,), "olmoe": (0, 1, 2), "gpt-oss": (0, 1, 2)}

@@ -106,6 +106,17 @@ def test_small_functions_beside_the_ffn_are_passed_over(tiny):
     assert trace(model).activation == "mlp.act_fn"
 
 
+def test_two_ffns_in_a_block_are_refused(tiny):
+    """One would stand for both."""
+    model = copy.deepcopy(tiny("llama"))
+    for block in model.model.layers:
+        block.self_attn.o_proj = torch.nn.Sequential(
+            torch.nn.Linear(64, 128), torch.nn.Tanh(), torch.nn.Linear(128, 64)
+        ).requires_grad_(False)
+    with pytest.raises(ModelError, match=r"several FFNs, and one was expected: mlp\.act_fn and self_attn\.o_proj\.1$"):
+        trace(model)
+
+
 @pytest.mark.parametrize("between", [torch.nn.Dropout(), torch.nn.LayerNorm(64), torch.nn.Identity()])
 def test_norms_and_dropout_between_projections_are_no_activation(tiny, between):
     """What is not elementwise, and what does nothing."""
