@@ -105,6 +105,7 @@ def named(page):
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=[pytest.mark.slow] * is_slow(page), id=named(page)) for page in PAGES]
 )

@@ -39,6 +39,7 @@ def test_remembered_draws_are_those_drawn_anew():
         assert [compare(*models, IntervalSettings(draws=50)) for _ in range(2)] == [fresh, fresh]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.name)
 def test_large_samples_find_the_truth(effect):
     """What the study calls the truth is what 10,000 prompts show, within 5 % and 0.015."""
