@@ -99,7 +99,7 @@ def _other_prefix(folder: Path) -> None:
 
 
 def _leftover(folder: Path) -> None:
-    _rewrite(folder, tensors_of(folder) | {"model.layers.1.mlp.up_proj.input_scale": torch.ones(1)})
+    _rewrite(folder, tensors_of(folder) | {"model.layers.1.mlp.up_proj.output_scale": torch.ones(1)})
 
 
 def _one(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -191,7 +191,7 @@ DEFECTS = (
     Defect("two sets of weights", "an index leads to other weights than `model.safetensors`", after=_two_sets),
     Defect("a shard beside", "a shard with other numbers that no index names", after=_unnamed_shard),
     Defect("another prefix", "every tensor's name begins with `base_model.`", after=_other_prefix),
-    Defect("a tensor too many", "a scale of activations that nothing applies", after=_leftover),
+    Defect("a tensor too many", "a scale of outputs that nothing applies", after=_leftover),
     Defect("a tensor missing", "one weight, or its codes", after=_missing),
     Defect("a tensor misshapen", "one row less", after=_misshapen),
     Defect("activation scales", "every static scale of activations divided by 64", after=_activation_scales),

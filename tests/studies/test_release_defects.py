@@ -47,7 +47,7 @@ def test_an_error_is_a_refusal_and_no_number_is_measured():
         ("healthy", "int8", "passes"),
         ("healthy", "Q8_0", "passes"),
         ("two sets of weights", "int8", "refused"),
-        ("zero points", "W4A16-asymmetric", "measured"),
+        ("scales of a layer", "int8", "measured"),
         ("rotary base", "int8", "refused"),
         ("rotary base", "Q8_0", "refused"),
         ("swapped-layers", "Q8_0", "measured"),
