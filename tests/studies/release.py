@@ -80,10 +80,14 @@ class Gated:
 
 @dataclass(frozen=True)
 class Release:
-    """One release in a folder; `options` are those that measuring and gating share, as `measure` spells them."""
+    """One release in a folder; `options` are those that measuring and gating share, as `measure` spells them.
+
+    `judging`: those of gating alone, spelled in the same way.
+    """
 
     folder: Path
     options: tuple[str, ...] = ()
+    judging: tuple[str, ...] = ()
 
     @property
     def reference(self) -> Path:
@@ -144,7 +148,9 @@ class Release:
         report = self.folder / "reports" / f"{checkpoint.name}{'' if baseline else '-without-baseline'}"
         shutil.rmtree(report, ignore_errors=True)
         (self.folder / "empty").mkdir(exist_ok=True)
-        shared = [f"--quantcheck-{part[2:]}" if part.startswith("--") else part for part in self.options]
+        shared = [
+            f"--quantcheck-{part[2:]}" if part.startswith("--") else part for part in (*self.options, *self.judging)
+        ]
         done, seconds, busy = _timed(
             [
                 *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--quantcheck-only"),

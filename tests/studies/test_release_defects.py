@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.studies.file_defects import DEFECTS
 from tests.studies.release import Gated
-from tests.studies.release_defects import DEFECTS, Study, available, every_defect, outcome
+from tests.studies.release_defects import Study, available, every_defect, outcome
 
 QUICK = ("--samples", "64", "--attribution-samples", "8")
 BY_NAME = {one.name: one for one in every_defect()}
@@ -21,6 +22,7 @@ REFUSED = {
     "norm",
     "activation function",
     "context",
+    "sliding window",
     "hidden word",
     "chat template",
 }
@@ -52,6 +54,7 @@ def test_an_error_is_a_refusal_and_no_number_is_measured():
         ("rotary base", "Q8_0", "refused"),
         ("swapped-layers", "Q8_0", "measured"),
         ("no generation settings", "Q8_0", "-"),
+        ("a tensor missing", "Q8_0", "refused"),
     ],
 )
 def test_defect_in_a_format(study, name, release, expected):
