@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.files import CHECK_THE_FILES, CONFIG, ModelFiles, Tensor
 from pytest_quantcheck.models.json_objects import require_object
+from pytest_quantcheck.models.layer_names import layers_around, renaming
 from pytest_quantcheck.models.pretrained import auto_class, library_folder, read_config, refuse_differences
 from pytest_quantcheck.models.source import quantization_of
 from pytest_quantcheck.text import shortened
@@ -46,6 +48,9 @@ _TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
 }
 """Types of tensors by the names of safetensors; others are read as bytes here."""
+
+_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)\.([^.]+)")
+"""A tensor of one expert: the experts of a block, its number, its layer and what it is of that layer."""
 
 _UNQUANTIZED = {"F16", "BF16", "F32", "F64"}
 
@@ -86,6 +91,7 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
     """
     stored = files.tensors
     _check_size(files, stored)
+    _check_experts(files, stored)
     if files.source.trust_remote_code:
         return  # their code may map names in ways of its own, when it loads them
     quantized = bool(quantization_of(files.config))
@@ -95,11 +101,12 @@ def check_tensors(files: ModelFiles, load_as: str) -> None:
         config = read_config(folder, files)
         kind = _class_of(_without_quantization(config))
         if not quantized:
-            refuse_differences(files.name, _load_empty(kind, config, stored))
+            _, report = _load_empty(kind, config, stored)
+            refuse_differences(files.name, report)
             return
         with suppress(RuntimeError):  # packed weights that are fused on loading cannot be without content
-            missing = sorted(_without_any(_load_empty(kind, config, stored)["missing_keys"], stored))
-            if missing:
+            model, report = _load_empty(kind, config, stored)
+            if missing := sorted(_without_any(report["missing_keys"], stored, renaming(model))):
                 raise ModelError(
                     f"{files.name}: the files lack {shortened(missing)}, which {CONFIG} expects. {CHECK_THE_FILES}"
                 )
@@ -119,13 +126,13 @@ def _class_of(config: Any) -> Any:
         return type(auto_class(config).from_config(config))
 
 
-def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping[str, Any]:
-    """Report what transformers says of loading tensors of these shapes."""
+def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> tuple[Any, Mapping[str, Any]]:
+    """Load tensors of these shapes, without content; what transformers says of it."""
     tensors = {
         name: torch.empty(tensor.shape, dtype=_TORCH_DTYPES.get(tensor.dtype, torch.uint8), device="meta")
         for name, tensor in stored.items()
     }
-    _, report = kind.from_pretrained(
+    loaded: tuple[Any, Mapping[str, Any]] = kind.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
@@ -133,8 +140,7 @@ def _load_empty(kind: Any, config: Any, stored: Mapping[str, Tensor]) -> Mapping
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    differences: Mapping[str, Any] = report
-    return differences
+    return loaded
 
 
 def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
@@ -154,6 +160,32 @@ def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
             )
 
 
+def _check_experts(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
+    """Refuse experts of a block that do not hold the same tensors: they become one, and torch would say that."""
+    found = [match for match in map(_EXPERT.fullmatch, stored) if match]
+    numbers: dict[str, set[str]] = {}
+    holders: dict[tuple[str, str], dict[str, str]] = {}
+    shapes: dict[tuple[str, ...], Counter[tuple[int, ...]]] = {}
+    for name in found:
+        experts, number, layer, part = name.groups()
+        numbers.setdefault(experts, set()).add(number)
+        holders.setdefault((experts, layer), {})[number] = part
+        shapes.setdefault((experts, layer, part, stored[name[0]].dtype), Counter())[stored[name[0]].shape] += 1
+    for (experts, layer), held in holders.items():
+        if lacking := numbers[experts] - held.keys():
+            missing = [f"{experts}.{number}.{layer}.{next(iter(held.values()))}" for number in sorted(lacking)]
+            raise ModelError(
+                f"{files.name}: the files lack {shortened(missing)}, which other experts have. {CHECK_THE_FILES}"
+            )
+    for name in found:
+        tensor = stored[name[0]]
+        usual, _ = shapes[(*name.group(1, 3, 4), tensor.dtype)].most_common(1)[0]
+        if tensor.shape != usual:
+            raise ModelError(
+                f"{files.name}: {name[0]} is of shape {tensor.shape}, and of other experts {usual}. {CHECK_THE_FILES}"
+            )
+
+
 def _refuse_codes(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
     """Refuse weights that are codes of a quantized model: without its configuration they would be read as numbers."""
     codes = sorted(
@@ -166,10 +198,10 @@ def _refuse_codes(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
         )
 
 
-def _without_any(missing: set[str], stored: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield the missing tensors beside which the files hold nothing."""
-    modules = {name[: match.start()] for name in stored for match in re.finditer(r"\.", name)}
-    yield from (name for name in missing if name.rpartition(".")[0] not in modules)
+def _without_any(missing: Iterable[str], stored: Mapping[str, Tensor], rename: Callable[[str], str]) -> Iterator[str]:
+    """Yield the missing parameters of which the files hold nothing."""
+    held = {rename(layer) for name in stored for layer in layers_around(name)}
+    yield from (name for name in missing if held.isdisjoint((name, name.rpartition(".")[0])))
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

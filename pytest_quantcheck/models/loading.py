@@ -12,10 +12,11 @@ from torch import nn
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.experts import run_experts_one_by_one
-from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, resolve_files
+from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, Tensor, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES, dtype_name, multiplies
 from pytest_quantcheck.models.formats import find_layer, has_quantized, module_types
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
+from pytest_quantcheck.models.layer_names import renaming
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
 from pytest_quantcheck.models.neurons import find_neurons, parts_outside_text
 from pytest_quantcheck.models.pretrained import (
@@ -38,7 +39,7 @@ from pytest_quantcheck.text import shortened
 class _Quantization(NamedTuple):
     """How a model is quantized.
 
-    `stored`: how the files hold the weights, by module name, where they were dequantized on loading.
+    `stored`: how the files hold the weights, by the model's names, where they were dequantized on loading.
     """
 
     module_types: dict[str, int]
@@ -108,7 +109,7 @@ def _read_weights(
     read = partial(read_model, folder, files)
     if checkpoint:
         with quantizable_modules(files.config):
-            return checkpoint.format.load(read, device)
+            return checkpoint.format.load(read, device, files.tensors)
     dtype: Any = DTYPES.get(load_as) or DTYPES.get(files.source.dtype, "auto")
     if not _is_quantized(load_as):
         return read(dtype=dtype).to(device)
@@ -192,13 +193,20 @@ def _refuse_codes_as_weights(model: nn.Module, files: ModelFiles) -> None:
 
     transformers does so where the configuration excepts a layer that the files hold quantized.
     """
-    codes = {name for name, tensor in files.tensors.items() if tensor.dtype in {"I8", "U8"}}
+    codes = {name for name, tensor in _tensors_of_model(model, files).items() if tensor.dtype in {"I8", "U8"}}
     plain = [name for name, module in model.named_modules() if f"{name}.weight" in codes and find_layer(module) is None]
     if plain:
         raise ModelError(
             f"{files.name}: the files hold codes of a quantized weight for {shortened(plain)}, and config.json says "
             "that it is not quantized. Check which layers its quantization_config excepts, and how it was saved"
         )
+
+
+def _tensors_of_model(model: nn.Module, files: ModelFiles) -> dict[str, Tensor]:
+    """Return the files' tensors by their layers' names in the model."""
+    rename = renaming(model)
+    parts = ((name.rpartition("."), tensor) for name, tensor in files.tensors.items())
+    return {f"{rename(layer)}.{part}": tensor for (layer, _, part), tensor in parts}
 
 
 def _refuse_other_shapes(model: nn.Module, name: str) -> None:
@@ -217,7 +225,7 @@ def _describe_dequantized(
     model: Any, files: ModelFiles, types: dict[str, int], checkpoint: QuantizedCheckpoint
 ) -> _Quantization:
     """Find module types and quantization of a model dequantized on loading."""
-    in_files = {name: tensor.dtype for name, tensor in files.tensors.items()}
+    in_files = {name: tensor.dtype for name, tensor in _tensors_of_model(model, files).items()}
     stored = checkpoint.format.stored_types(in_files, checkpoint.header, model)
     if not stored:
         raise ModelError(

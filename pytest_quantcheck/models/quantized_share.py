@@ -11,6 +11,7 @@ from torch import nn
 
 from pytest_quantcheck.models.files import ModelFiles
 from pytest_quantcheck.models.formats import find_layer
+from pytest_quantcheck.models.layer_names import layers_around, renaming
 from pytest_quantcheck.records import QuantizedShare
 
 _LARGEST = 3
@@ -60,15 +61,12 @@ def file_sizes(files: ModelFiles, model: nn.Module, dequantized: Collection[str]
 
     They are read from the headers; None for pickled weights.
     """
-    modules = {name for name, module in model.named_modules() if name in dequantized or find_layer(module)}
-    tensors = files.tensors
-    quantized = sum(tensor.nbytes for name, tensor in tensors.items() if modules.intersection(_prefixes(name)))
-    return (quantized, sum(tensor.nbytes for tensor in tensors.values())) if tensors else None
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    yield from (".".join(parts[:n]) for n in range(1, len(parts)))
+    quantized = {*dequantized, *(name for name, module in model.named_modules() if find_layer(module))}
+    tensors, rename = files.tensors, renaming(model)
+    sizes = (
+        tensor.nbytes for name, tensor in tensors.items() if not quantized.isdisjoint(map(rename, layers_around(name)))
+    )
+    return (sum(sizes), sum(tensor.nbytes for tensor in tensors.values())) if tensors else None
 
 
 def list_weights(model: nn.Module, dequantized: Collection[str]) -> Iterator[Weight]:
@@ -78,7 +76,7 @@ def list_weights(model: nn.Module, dequantized: Collection[str]) -> Iterator[Wei
 
     Args:
         model: the model, loaded and not yet run: bitsandbytes packs 4-bit weights in the first pass.
-        dequantized: names of plain modules whose files hold quantized weights.
+        dequantized: names of plain modules, and of experts' parameters, whose files hold quantized weights.
     """
     seen: set[int] = set()
     for name, module in model.named_modules():
@@ -89,5 +87,5 @@ def list_weights(model: nn.Module, dequantized: Collection[str]) -> Iterator[Wei
             if part != "bias" and id(parameter) not in seen:
                 seen.add(id(parameter))
                 whole = name if part == "weight" else f"{name}.{part}".lstrip(".")
-                quantized = name in dequantized and part == "weight"
-                yield Weight(whole, module, parameter.numel(), parameter.nbytes, quantized, parameter.ndim > 1)
+                held_quantized = whole in dequantized
+                yield Weight(whole, module, parameter.numel(), parameter.nbytes, held_quantized, parameter.ndim > 1)

@@ -17,7 +17,7 @@ from pytest_quantcheck.libraries import installed
 from pytest_quantcheck.models.files import CHECK_THE_FILES, ModelFiles, resolve_files
 from pytest_quantcheck.models.float_formats import DTYPES
 from pytest_quantcheck.models.formats import FORMATS
-from pytest_quantcheck.models.formats.format import Config, Contents, File, Format
+from pytest_quantcheck.models.formats.format import Config, Contents, File, Format, NotAppliedError
 from pytest_quantcheck.models.pretrained import library_folder, read_complete
 from pytest_quantcheck.models.source import quantization_of
 from pytest_quantcheck.records import REFERENCE
@@ -95,7 +95,8 @@ def check_contents(files: ModelFiles, checkpoint: QuantizedCheckpoint) -> None:
     try:
         checkpoint.format.check(contents, checkpoint.header)
     except (AttributeError, LookupError, TypeError, ValueError) as problem:
-        raise ModelError(f"{files.name}: {_told(problem)}. {CHECK_THE_FILES}") from problem
+        advice = "" if isinstance(problem, NotAppliedError) else f". {CHECK_THE_FILES}"
+        raise ModelError(f"{files.name}: {_told(problem)}{advice}") from problem
 
 
 def check_header(files: ModelFiles) -> None:

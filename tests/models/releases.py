@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ def _compressed_tensors(weights, activations=None):
         compressor.compress_model(model)
         model.save_pretrained(folder)
         compressor.update_config(folder)
+        if weights["num_bits"] == 4 and weights["type"] == "int":
+            _pack_experts(folder, model)
         return model
 
     return write
@@ -124,22 +127,46 @@ def _set_scales(module):
 
 
 def _by_hand(quantize, quantization_config, dtype):
-    """For tools that cannot run here: each layer's weight is replaced in the file, and the configuration completed."""
+    """For tools that cannot run here: weights are replaced in the file, and the configuration completed.
+
+    Those of all projections and of every expert.
+    """
 
     def write(source, folder):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
         model.save_pretrained(folder)
-        tensors = load_file(folder / "model.safetensors")
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and name != "lm_head":
-                parts = quantize(tensors.pop(f"{name}.weight").float())
-                tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        _replace_weights(folder, lambda weight: quantize(weight.float()), r"_proj\.weight|\.experts\..*\.weight")
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization_config}))
         return model
 
     return write
+
+
+def _replace_weights(folder, quantize, names):
+    """Replace the weights of such names in a file by what `quantize` makes of them, by the parts' names."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if re.search(names, name)]:
+        parts = quantize(tensors.pop(name))
+        tensors |= {f"{name.removesuffix('weight')}{part}": tensor.contiguous() for part, tensor in parts.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _pack_experts(folder, model):
+    """Quantize experts too: in memory they are no layers, which the package would find."""
+    from compressed_tensors.compressors import PackedQuantizationCompressor
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    scheme = next(filter(None, (getattr(module, "quantization_scheme", None) for module in model.modules())))
+    kept = ["scale", "zero_point"][: 1 if scheme.weights.symmetric else 2]
+
+    def pack(weight):
+        groups = weight.unflatten(1, (-1, scheme.weights.group_size))
+        found = zip(kept, calculate_qparams(groups.amin(-1), groups.amax(-1), scheme.weights), strict=False)
+        parts = {"weight": weight} | {f"weight_{part}": tensor for part, tensor in found}
+        return PackedQuantizationCompressor.compress(parts, scheme)
+
+    _replace_weights(folder, pack, r"\.experts\..*\.weight")
 
 
 def _codes(weight):

@@ -1,6 +1,6 @@
 """The tensors of a released checkpoint in one file, read and written again: of safetensors, or GGUF."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ def write_stored(release: Path, tensors: Mapping[str, torch.Tensor], name: str =
         if not field.name.startswith("GGUF.") and field.name != gguf.Keys.General.ARCHITECTURE:
             inner = field.types[-1] if len(field.types) > 1 else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
+    kind = _quantized_type(reader)
     for one, tensor in tensors.items():
-        packed = tensor.dtype == torch.uint8
-        writer.add_tensor(one, tensor.numpy(), raw_dtype=quantized_type(release) if packed else None)
+        writer.add_tensor(one, tensor.numpy(), raw_dtype=kind if tensor.dtype == torch.uint8 else None)
     new = release.with_suffix(".new")
     writer.write_header_to_file(new)
     writer.write_kv_data_to_file()
@@ -48,11 +48,11 @@ def write_stored(release: Path, tensors: Mapping[str, torch.Tensor], name: str =
 
 def quantized_type(release: Path) -> gguf.GGMLQuantizationType:
     """The type of the matrices of a GGUF file."""
-    return next(_quantized(gguf.GGUFReader(release)))
+    return _quantized_type(gguf.GGUFReader(release))
 
 
-def _quantized(reader: Any) -> Iterator[gguf.GGMLQuantizationType]:
-    return (one.tensor_type for one in reader.tensors if one.data.dtype == "uint8")
+def _quantized_type(reader: Any) -> gguf.GGMLQuantizationType:
+    return next(one.tensor_type for one in reader.tensors if one.data.dtype == "uint8")
 
 
 def _text(reader: Any, key: str) -> str:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from pytest_quantcheck.models.formats.format import (
     Config,
     Contents,
     Format,
+    NotAppliedError,
     QuantizedLayer,
     Reader,
     class_name,
     load_as_stored,
     require_parts,
 )
+
+_CODES = ".weight_packed"
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def _describe(config: Config) -> str:
@@ -26,7 +33,17 @@ def _describe(config: Config) -> str:
 
 
 def _check(contents: Contents, config: Config) -> None:
-    """Refuse the shape of a packed weight that contradicts its codes: it is not always looked at."""
+    """Refuse experts that transformers cannot read, and shapes that contradict their codes.
+
+    It reads some experts as something else, and does not always look at the shape of a packed weight.
+    """
+    expert = next((name for name in contents.types if _EXPERT.search(name)), None)
+    if expert and not (_quantized_expert(contents.types) and _reads_experts(config)):
+        raise NotAppliedError(
+            f"{expert} is of an expert. transformers reads experts of this format whose weights are packed without "
+            "zero points, by one scheme for the whole model, and whose activations are not quantized; no others. "
+            "Measure the checkpoint that it was made from, or another format"
+        )
     schemes = [group.get("weights") or {} for group in (config.get("config_groups") or {}).values()]
     bits = {int(scheme["num_bits"]) for scheme in schemes if "num_bits" in scheme}
     for name in contents.types:
@@ -39,13 +56,37 @@ def _check(contents: Contents, config: Config) -> None:
             raise ValueError(f"{name} says {declared}, and {codes} is of shape {packed}")
 
 
+def _quantized_expert(tensors: Iterable[str]) -> str | None:
+    """Find a tensor of a quantized expert; in the files each is a layer."""
+    return next((name for name in tensors if _EXPERT.search(name) and name.endswith((_CODES, "_scale"))), None)
+
+
+def _reads_experts(config: Config) -> bool:
+    """Say whether transformers dequantizes experts right: zero points are left out, activations are not rounded."""
+    groups = list((config.get("config_groups") or {}).values())
+    weights = groups[0].get("weights") or {} if len(groups) == 1 else {}
+    packed = (groups[0].get("format") or config.get("format")) == "pack-quantized" if groups else False
+    return bool(packed and weights.get("symmetric") and not groups[0].get("input_activations"))
+
+
 def _words(codes: int, bits: int) -> int:
     """Count the 32-bit words that codes are packed into."""
     return -(-codes * bits // 32)
 
 
-def _load(read: Reader, device: torch.device) -> Any:
-    """Load the model and decompress its weights; else the first forward pass would."""
+def _load(read: Reader, device: torch.device, tensors: Collection[str]) -> Any:
+    """Load the model and decompress its weights; else the first forward pass would.
+
+    Those of experts are one parameter in the model, and only transformers' own dequantizing makes it of their parts.
+    """
+    if _quantized_expert(tensors):
+        from transformers import CompressedTensorsConfig  # noqa: PLC0415 - heavy
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")
+            return read(
+                dtype="auto", device_map={"": device}, quantization_config=CompressedTensorsConfig(dequantize=True)
+            )
     with _room_for_packed_zero_points():
         model = load_as_stored(read, device)
     if hasattr(model, "ct_decompress_hook"):
@@ -110,6 +151,12 @@ def _weight(module: Any) -> torch.Tensor:
     return weight.float()
 
 
+def _stored_types(types: Mapping[str, str], config: Config, _model: nn.Module) -> dict[str, str]:
+    """The scheme of each packed weight, such as `W4A16`."""
+    (scheme,) = map(_scheme_name, (config.get("config_groups") or {}).values())
+    return {name.removesuffix(_CODES): scheme for name in types if name.endswith(_CODES)}
+
+
 COMPRESSED_TENSORS = Format(
     method="compressed-tensors",
     describe=_describe,
@@ -117,5 +164,6 @@ COMPRESSED_TENSORS = Format(
     packages=("compressed-tensors",),
     libraries=("compressed-tensors",),
     load=_load,
+    stored_types=_stored_types,
     layers=(QuantizedLayer("compressed-tensors", _matches, _weight, _label),),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -79,7 +79,11 @@ class Contents(NamedTuple):
     """Reads a tensor by its name."""
 
 
-def load_as_stored(read: Reader, device: torch.device) -> Any:
+class NotAppliedError(ValueError):
+    """The files are whole, and no path here applies what they hold; the text says what to do."""
+
+
+def load_as_stored(read: Reader, device: torch.device, _tensors: Collection[str] = ()) -> Any:
     """Load a model as its configuration says, in its own float format."""
     return read(dtype="auto", device_map={"": device})
 
@@ -149,14 +153,14 @@ class Format:
     layers: tuple[QuantizedLayer, ...] = ()
     """The model's quantized layers."""
 
-    load: Callable[[Reader, torch.device], Any] = load_as_stored
-    """`load(read, device)` returns the model."""
+    load: Callable[[Reader, torch.device, Collection[str]], Any] = load_as_stored
+    """`load(read, device, tensors)` returns the model; `tensors` are the names in the files."""
 
     check: Callable[[Contents, Config], None] = lambda *_: None
     """`check(contents, config)` looks at the files before a weight is read.
 
-    ValueError for a tensor that is missing, or that no path here applies and that says something else than usual: with
-    other kernels the model would be another one.
+    ValueError for a tensor that is missing; NotAppliedError for one that no path here applies and that says something
+    else than usual, so that with other kernels the model would be another one.
     """
 
     stored_types: Callable[[Mapping[str, str], Any, nn.Module], dict[str, str]] = lambda *_: {}

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_quantcheck.models.formats.format import Config, Contents, Format, QuantizedLayer, class_name
+from pytest_quantcheck.models.formats.format import (
+    Config,
+    Contents,
+    Format,
+    NotAppliedError,
+    QuantizedLayer,
+    class_name,
+)
 
 _SCALES = ("weight_scale_inv", "scale", "qscale_weight")
 """Names that transformers reads for the scale of a float8 weight."""
@@ -42,7 +49,7 @@ def _check(contents: Contents, _config: Config) -> None:
             f"{len(codes)} layers"
         )
     if static := [name for name in contents.types if name.endswith("activation_scale")]:
-        raise ValueError(
+        raise NotAppliedError(
             f"{static[0]} is a static scale of activations, as {len(static)} of them, and nothing here applies it: the "
             "weights are dequantized. Measure it on a machine with a GPU, with --quantcheck-device=cuda"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.formats.format import Config, File, Format, Reader
 from pytest_quantcheck.models.formats.gguf_header import ArrayLength, Header, read_header
+from pytest_quantcheck.text import shortened
 
 _FREQUENCIES = "rope_freqs.weight"
 
@@ -134,7 +135,10 @@ def _refuse_leftovers(model: nn.Module, header: Header, path: Path) -> None:
     held = sum(tensor.weights for name, tensor in header.tensors.items() if name != _FREQUENCIES)
     running = sum(parameter.numel() for parameter in model.parameters())
     scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
-    left = f"{held - running:,} of its {held:,} weights" if held != running else f"its rope scaling ({scaling})"
+    known = {header_name for header_name, _ in _modules_of(header, model)}
+    foreign = [name for name in header.tensors if name.rpartition(".")[0] not in known and name != _FREQUENCIES]
+    named = f" ({shortened(foreign)})" if foreign else ""
+    left = f"{held - running:,} of its {held:,} weights{named}" if held != running else f"its rope scaling ({scaling})"
     if held != running or scaling != "none":
         raise ModelError(
             f"{path}: transformers {importlib.metadata.version('transformers')} leaves out {left}, so the model would "
@@ -154,11 +158,16 @@ def _drop_foreign_tokens(tokenizer: Path, n_tokens: int) -> None:
 
 def _stored_types(_types: Mapping[str, str], header: Header, model: nn.Module) -> dict[str, str]:
     """Find the types of quantized weights, such as `Q4_1`, by module name."""
+    tensors = {module: header.tensors.get(f"{name}.weight") for name, module in _modules_of(header, model)}
+    return {module: tensor.type for module, tensor in tensors.items() if tensor and tensor.quantized}
+
+
+def _modules_of(header: Header, model: nn.Module) -> Iterator[tuple[str | None, str]]:
+    """Yield each module's name in a GGUF file, and its own."""
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture)
     modules = [name for name, _ in model.named_modules()]
     names = gguf.get_tensor_name_map(architecture, len(modules))  # more blocks than there are do no harm
-    tensors = {module: header.tensors.get(f"{names.get_name(module)}.weight") for module in modules}
-    return {module: tensor.type for module, tensor in tensors.items() if tensor and tensor.quantized}
+    yield from ((names.get_name(module), module) for module in modules)
 
 
 def _sizes(header: Header) -> tuple[int, int]:
@@ -201,7 +210,7 @@ GGUF = Format(
     file=File(".gguf", _inspect, _unpack, read_header, _sizes, _served_fields),
     packages=("gguf",),
     libraries=("gguf",),
-    load=lambda read, device: read(dtype="auto").to(device),
+    load=lambda read, device, _tensors: read(dtype="auto").to(device),
     stored_types=_stored_types,
     record=_record,
 )
