@@ -135,9 +135,13 @@ def _refuse_leftovers(model: nn.Module, header: Header, path: Path) -> None:
     held = sum(tensor.weights for name, tensor in header.tensors.items() if name != _FREQUENCIES)
     running = sum(parameter.numel() for parameter in model.parameters())
     scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
-    known = {header_name for header_name, _ in _modules_of(header, model)}
-    foreign = [name for name in header.tensors if name.rpartition(".")[0] not in known and name != _FREQUENCIES]
-    named = f" ({shortened(foreign)})" if foreign else ""
+    taken = {
+        f"{name}.{part}"
+        for name, module in _modules_of(header, model)
+        for part, _ in model.get_submodule(module).named_parameters(recurse=False)
+    }
+    foreign = header.tensors.keys() - taken - {_FREQUENCIES}
+    named = f" ({shortened(sorted(foreign))})" if foreign else ""
     left = f"{held - running:,} of its {held:,} weights{named}" if held != running else f"its rope scaling ({scaling})"
     if held != running or scaling != "none":
         raise ModelError(
