@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_quantcheck.serving import Difference, changes_function, configuration_differences
 
 if TYPE_CHECKING:
     from pytest_quantcheck.records import Provenance
 
-Purpose = Literal["comparing", "baseline", "cache", "resuming", "merging"]
+Purpose = Literal["comparing", "baseline", "cache", "merging"]
 """Comparing a candidate with its reference; taking a stored reference in place of one measured now; finding a
-measurement in the cache; resuming an unfinished one; merging shards."""
+measurement in the cache; merging shards."""
 
 
 class Meaning(Enum):
@@ -38,7 +38,6 @@ class Meanings(NamedTuple):
     comparing: Meaning
     baseline: Meaning
     cache: Meaning
-    resuming: Meaning
     merging: Meaning
 
 
@@ -46,34 +45,34 @@ X, NAME, COND, EACH, NO = Meaning.REFUSED, Meaning.NAME, Meaning.CONDITION, Mean
 
 # fmt: off
 TABLE: dict[str, Meanings] = {
-    #                            comparing  baseline  cache  resuming  merging
-    "model":              Meanings(NO,       NO,       NO,    NAME,     NAME),
-    "bits":               Meanings(NO,       X,        X,     X,        X),
-    "revision":           Meanings(NO,       X,        NO,    NAME,     NAME),
-    "content_hash":       Meanings(NO,       X,        X,     X,        X),
-    "dtype":              Meanings(NO,       X,        X,     X,        X),
-    "format":             Meanings(NO,       NO,       NO,    X,        X),
-    "module_types":       Meanings(NO,       NO,       NO,    X,        X),
-    "quantization":       Meanings(NO,       NO,       NO,    X,        X),
-    "quantized_share":    Meanings(NO,       NO,       NO,    X,        X),
-    "outside_text":       Meanings(NO,       NO,       NO,    X,        X),
-    "gradient_path":      Meanings(NO,       NO,       NO,    X,        X),
-    "architecture":       Meanings(NO,       NO,       NO,    X,        X),
-    "n_layers":           Meanings(X,        NO,       NO,    X,        X),
-    "width":              Meanings(X,        NO,       NO,    X,        X),
-    "configuration":      Meanings(EACH,     NO,       NO,    X,        X),
-    "encoding_hash":      Meanings(X,        NO,       NO,    X,        X),
-    "prompt_set":         Meanings(X,        NO,       NO,    NO,       NO),
-    "prompt_hash":        Meanings(X,        X,        X,     X,        X),
-    "template":           Meanings(X,        X,        NO,    X,        X),
-    "readout":            Meanings(X,        X,        X,     X,        X),
-    "layers":             Meanings(X,        X,        X,     X,        X),
-    "redundancy_neurons": Meanings(X,        NO,       X,     X,        X),
-    "attribution":        Meanings(X,        X,        X,     X,        X),
-    "seed":               Meanings(X,        X,        X,     X,        X),
-    "batch_size":         Meanings(COND,     NO,       X,     X,        NO),
-    "device":             Meanings(COND,     NO,       X,     X,        X),
-    "libraries":          Meanings(COND,     NO,       X,     X,        X),
+    #                            comparing  baseline  cache  merging
+    "model":              Meanings(NO,       NO,       NO,    NAME),
+    "bits":               Meanings(NO,       X,        X,     X),
+    "revision":           Meanings(NO,       X,        NO,    NAME),
+    "content_hash":       Meanings(NO,       X,        X,     X),
+    "dtype":              Meanings(NO,       X,        X,     X),
+    "format":             Meanings(NO,       NO,       NO,    X),
+    "module_types":       Meanings(NO,       NO,       NO,    X),
+    "quantization":       Meanings(NO,       NO,       NO,    X),
+    "quantized_share":    Meanings(NO,       NO,       NO,    X),
+    "outside_text":       Meanings(NO,       NO,       NO,    X),
+    "gradient_path":      Meanings(NO,       NO,       NO,    X),
+    "architecture":       Meanings(NO,       NO,       NO,    X),
+    "n_layers":           Meanings(X,        NO,       NO,    X),
+    "width":              Meanings(X,        NO,       NO,    X),
+    "configuration":      Meanings(EACH,     NO,       NO,    X),
+    "encoding_hash":      Meanings(X,        NO,       NO,    X),
+    "prompt_set":         Meanings(X,        NO,       NO,    NO),
+    "prompt_hash":        Meanings(X,        X,        X,     X),
+    "template":           Meanings(X,        X,        NO,    X),
+    "readout":            Meanings(X,        X,        X,     X),
+    "layers":             Meanings(X,        X,        X,     X),
+    "redundancy_neurons": Meanings(X,        NO,       X,     X),
+    "attribution":        Meanings(X,        X,        X,     X),
+    "seed":               Meanings(X,        X,        X,     X),
+    "batch_size":         Meanings(COND,     NO,       X,     NO),
+    "device":             Meanings(COND,     NO,       X,     X),
+    "libraries":          Meanings(COND,     NO,       X,     X),
 }
 # fmt: on
 """Fields that only a loaded model has are not known to the baseline and the cache beforehand: a baseline's are compared
@@ -125,9 +124,3 @@ def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:
         differences += [value for value in values if value.expected != value.obtained]
     for what, expected, obtained in differences:
         yield f"{what} {expected} for the reference, {obtained} for the candidate"
-
-
-def identity(purpose: Purpose, provenance: Provenance) -> dict[str, Any]:
-    """Collect the values that two must share for a purpose. Names are among them only if the content is not known."""
-    names = () if provenance.content_hash is not None else (Meaning.NAME,)
-    return {name: getattr(provenance, name) for name in fields(purpose, Meaning.REFUSED, *names)}

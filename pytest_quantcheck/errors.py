@@ -68,7 +68,3 @@ class ComparisonError(QuantcheckError):
 
 class StorageError(QuantcheckError):
     """A stored record that cannot be written, read or trusted."""
-
-
-class CheckpointError(StorageError):
-    """The state of an unfinished measurement that cannot be read or trusted."""

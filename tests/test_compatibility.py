@@ -14,7 +14,6 @@ from pytest_quantcheck.compatibility import (
     Purpose,
     conditions,
     fields,
-    identity,
     refusals,
 )
 from pytest_quantcheck.records import Provenance
@@ -38,25 +37,21 @@ def test_a_difference_means_what_the_table_says(purpose, name):
     refused = getattr(TABLE[name], purpose) is Meaning.REFUSED
     expected = [(name, getattr(KNOWN, name), "other")] if refused else []
     assert refusals(purpose, KNOWN, other) == expected
-    assert (identity(purpose, KNOWN) != identity(purpose, other)) == refused
 
 
-@pytest.mark.parametrize("purpose", ["resuming", "merging"])
 @pytest.mark.parametrize("name", ["model", "revision"])
-def test_names_count_where_the_content_is_not_known(purpose, name):
+def test_names_count_where_the_content_is_not_known(name):
     """They are all that tells one model from another then; known content of one side alone is refused itself."""
     other = msgspec.structs.replace(ANY, **{name: "other"})
-    assert [one.field for one in refusals(purpose, ANY, other)] == [name]
-    assert identity(purpose, ANY) != identity(purpose, other)
-    assert [one.field for one in refusals(purpose, KNOWN, other)] == sorted(
+    assert [one.field for one in refusals("merging", ANY, other)] == [name]
+    assert [one.field for one in refusals("merging", KNOWN, other)] == sorted(
         [name, "content_hash"], key=list(TABLE).index
     )
 
 
-def test_measurement_found_in_the_cache_can_be_resumed_and_merged():
+def test_shards_of_a_measurement_in_the_cache_can_be_merged():
     """Only the batch size, which merging takes the largest of, is part of the key and free in shards."""
     key = set(fields("cache", Meaning.REFUSED))
-    assert key <= set(fields("resuming", Meaning.REFUSED))
     assert key - set(fields("merging", Meaning.REFUSED)) == {"batch_size"}
 
 

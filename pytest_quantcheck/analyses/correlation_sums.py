@@ -1,7 +1,6 @@
-"""Sums of activations from which Pearson correlations follow: streamed, restored, merged and subtracted."""
+"""Sums of activations from which Pearson correlations follow: streamed, merged and subtracted."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,7 +8,6 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 from torch import Tensor
 
-from pytest_quantcheck.analyses.triangles import pack_triangle, unpack_triangle
 from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.records import Correlations
 
@@ -18,6 +16,8 @@ Matrix = NDArray[np.float32]
 
 TILE = 64
 """Rows of a matrix worked on at a time: a tile stays in cache, and temporary memory is O(neurons)."""
+
+_LOWER = np.tri(TILE, k=-1, dtype=bool)
 
 _BUFFERED = 1024
 """Tokens gathered for one matrix product: fewer make it slower (memory-bound), more only take memory."""
@@ -102,33 +102,6 @@ class CorrelationSums:
         self._clear()
         return correlations
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copy all that `restore` needs; the accumulator does not change.
-
-        `count` () int64, `mean` (d,) float64, `shift` (d,): what is taken off the next tokens; `waiting` (tokens, d):
-        those gathered and not yet multiplied; `comoment` (d * (d + 1) / 2,) float32: the upper triangle, row by row,
-        once there is one.
-        """
-        state = {"count": np.array(self._count), "mean": _copy(self._mean), "shift": _copy(self._shift)}
-        if self._buffer is not None and self._filled:
-            state["waiting"] = _copy(self._buffer[: self._filled])
-        if self._comoment is not None:
-            state["comoment"] = pack_triangle(self._comoment.cpu().numpy())
-        return state
-
-    @torch.inference_mode()
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Continue from what `state` returned, to the last bit."""
-        self._clear()
-        self._count = int(state["count"])
-        self._mean, self._shift = (torch.tensor(state[name], device=self._device) for name in ("mean", "shift"))
-        if "comoment" in state:
-            self._comoment = torch.from_numpy(unpack_triangle(state["comoment"], self._width)).to(self._device)
-        if "waiting" in state:
-            waiting = torch.tensor(state["waiting"], device=self._device)
-            self._filled = len(waiting)
-            self._buffer_for(waiting)[: self._filled] = waiting
-
     def _clear(self) -> None:
         self._count = self._filled = 0
         self._mean = torch.zeros(self._width, dtype=torch.float64, device=self._device)
@@ -162,14 +135,28 @@ class CorrelationSums:
 
 
 def merge_sums(parts: Sequence[Correlations]) -> Correlations:
-    """Add up the sums over the tokens of disjoint parts.
+    """Add up the sums over disjoint parts, one after another.
 
-    They are combined in float64 (Chan, Golub and LeVeque 1983).
+    By Chan, Golub and LeVeque (1983): means in float64. A comoment is a sum of three terms in float32, the last of them
+    an outer product of one vector with itself: it stays symmetric, and each part rounds by some 2^-24 of its size.
 
     Raises:
         ValueError: no parts, or parts of different width.
     """
-    return _combine(parts, [part.count for part in parts])
+    check_width(parts)
+    whole, *others = parts
+    for part in others:
+        whole = _joined(whole, part) if whole.count and part.count else max(whole, part, key=lambda one: one.count)
+    return whole
+
+
+def _joined(one: Correlations, other: Correlations) -> Correlations:
+    count, step = one.count + other.count, other.mean - one.mean
+    between = (step * (one.count * other.count / count) ** 0.5).astype(np.float32)
+    comoment = one.comoment + other.comoment
+    for start in range(0, len(step), TILE):
+        comoment[start : start + TILE] += np.multiply.outer(between[start : start + TILE], between)
+    return Correlations(count, one.mean + step * (other.count / count), comoment)
 
 
 def without(total: Correlations, part: Correlations) -> Correlations:
@@ -183,7 +170,20 @@ def without(total: Correlations, part: Correlations) -> Correlations:
     """
     if part.count > total.count:
         raise ValueError(f"Expected a part of the {total.count} tokens, got one of {part.count} tokens.")
-    return _combine([total, part], [total.count, -part.count])
+    count = total.count - part.count
+    if count == 0:
+        return Correlations(0, np.zeros_like(total.mean), np.zeros_like(total.comoment))
+    mean = (total.count / count) * total.mean - (part.count / count) * part.mean
+    comoment = np.empty_like(total.comoment)
+    for start in range(0, len(mean), TILE):
+        rows = slice(start, start + TILE)
+        tile = total.comoment[rows].astype(np.float64) - part.comoment[rows]
+        for one, sign in ((total, 1), (part, -1)):
+            delta = one.mean - mean
+            tile += np.outer(sign * one.count * delta[rows], delta)
+        comoment[rows] = tile
+    mirror(comoment)  # products in another order are rounded otherwise
+    return Correlations(count, mean, comoment)
 
 
 def _centre(rows: Tensor) -> Tensor:
@@ -227,33 +227,9 @@ def mirror(matrix: Matrix) -> None:
     """Copy the upper triangle onto the lower one, in place."""
     for start in range(0, len(matrix), TILE):
         stop = start + TILE
-        block = np.triu(matrix[start:stop, start:stop])
-        matrix[start:stop, start:stop] = block + np.triu(block, 1).T
+        block = matrix[start:stop, start:stop]
+        np.copyto(block, block.T.copy(), where=_LOWER[: len(block), : len(block)])
         matrix[stop:, start:stop] = matrix[start:stop, stop:].T
-
-
-def _copy(tensor: Tensor) -> NDArray[Any]:
-    return tensor.cpu().numpy().copy()
-
-
-def _combine(parts: Sequence[Correlations], weights: Sequence[int]) -> Correlations:
-    """Sum the parts; a part of negative weight is subtracted."""
-    width = check_width(parts)
-    count = sum(weights)
-    if count == 0:
-        return Correlations(0, np.zeros(width), np.zeros((width, width), dtype=np.float32))
-    mean = sum(((weight / count) * part.mean for part, weight in zip(parts, weights, strict=True)), np.zeros(width))
-    deltas = [part.mean - mean for part in parts]
-    comoment = np.empty((width, width), dtype=np.float32)
-    for start in range(0, width, TILE):
-        rows = slice(start, start + TILE)
-        tile = np.zeros_like(comoment[rows], dtype=np.float64)
-        for part, weight, delta in zip(parts, weights, deltas, strict=True):
-            tile += np.sign(weight) * part.comoment[rows].astype(np.float64)
-            tile += np.outer(weight * delta[rows], delta)
-        comoment[rows] = tile
-    mirror(comoment)  # products in another order are rounded otherwise
-    return Correlations(count, mean, comoment)
 
 
 def check_width(parts: Sequence[Correlations]) -> int:

@@ -1,19 +1,21 @@
-"""Measuring: one model on one prompt set is checked, run in two passes, and recorded."""
+"""Measuring: one model on one prompt set is checked, run shard by shard in two passes, and recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 
 import msgspec
 import numpy as np
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.errors import MeasurementError
+from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.measuring.passes import Passes, is_out_of_memory
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
-from pytest_quantcheck.measuring.resuming import stage_opener
+from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished, Shard
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts, tokenize
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.encoding import encoding_hash
@@ -23,7 +25,6 @@ from pytest_quantcheck.models.pretrained import context_of
 from pytest_quantcheck.options.attribution import covering
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Evidence, Measurement, Provenance
-from pytest_quantcheck.storage import Checkpoint
 
 __all__ = ["NoProgress", "Plan", "ProgressReporter", "measure"]
 
@@ -38,11 +39,12 @@ def measure(
     reference: Measurement | None = None,
     index: Sequence[int] | None = None,
     progress: ProgressReporter | None = None,
-    checkpoint: Checkpoint | None = None,
+    finished: FinishedShards | None = None,
 ) -> Measurement:
     """Measure what a model does on a prompt set.
 
-    Of prompts that are the same tokens, the first of the set is measured.
+    Of prompts that are the same tokens, the first of the set is measured. The set is measured shard by shard, and
+    merged: a shard's batches follow from the settings alone.
 
     Args:
         loaded: the model.
@@ -52,10 +54,10 @@ def measure(
         revision: its revision, for the record.
         reference: the reference's measurement when `loaded` is a candidate: its answers are attributed, and
             log-probabilities are compared at its most probable tokens.
-        index: positions of the prompts to measure, a shard; all by default.
+        index: positions of the prompts to measure; all by default.
         progress: reports how many prompts are done; None for no reports.
-        checkpoint: stores the state of the unfinished measurement. A run that finds a state there resumes it, and the
-            measurement is the same to the last bit. The caller clears it once the measurement is saved.
+        finished: keeps finished shards of this measurement. A run that finds some there measures the others, and the
+            measurement is the same to the last bit.
 
     Raises:
         MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
@@ -63,7 +65,7 @@ def measure(
         ModelError: a layer that the model does not have.
         PromptError: a prompt that the model cannot read, a missing chat template, prompts that are the same tokens and
             have different golds, or fewer than ten distinct inputs of a set with repeats.
-        StorageError: a checkpoint that cannot be written, is damaged, or belongs to another measurement.
+        StorageError: a damaged shard that `finished` cannot set aside.
         ValueError: an `index` that is empty, repeats a position or goes beyond the prompt set.
     """
     positions = _positions(prompts, index)
@@ -74,14 +76,47 @@ def measure(
     _check_covered(reference, wanted)
     passes = Passes(loaded, prompts, plan, reference, tokenized, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
-    open_stage = stage_opener(checkpoint, provenance, plan, wanted, reference)
-    available = max(prompts.available, len(prompts))
     with _memory_errors(plan):
-        answers, activations, experts = passes.forward(wanted, open_stage("forward"))
-        if reference is None:
-            _announce_gaps(evidence_of(answers, prompts.golds, available), passes.progress)
-        saliency = passes.attribution(passes.targets(answers, wanted), open_stage("attribution"))
-    texts = {token: loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
+        # two at a time: all records together would not fit the memory, where layers are wide
+        measured = reduce(
+            lambda one, two: merge((one, two)),
+            _measure_shards(passes, wanted, provenance, finished or NothingFinished()),
+        )
+    names = {name: getattr(provenance, name) for name in ("model", "revision", "prompt_set")}
+    measured = replace(measured, provenance=msgspec.structs.replace(measured.provenance, **names))
+    if reference is None:
+        _announce_gaps(evidence_of(measured.answers, prompts.golds, measured.available), passes.progress)
+    return measured
+
+
+def _measure_shards(
+    passes: Passes, index: Sequence[int], provenance: Provenance, finished: FinishedShards
+) -> Iterator[Measurement]:
+    """Yield each shard's measurement, taken up or made now.
+
+    Which layers attributions are given up at is decided by the first shard that has any, and handed on.
+    """
+    shards = passes.shards(index)
+    hopeless: frozenset[int] | None = None
+    for number, shard in enumerate(shards, 1):
+        measured = finished.load_shard(number, len(shards))
+        if measured is None:
+            where = f"shard {number} of {len(shards)}, " if len(shards) > 1 else ""
+            measured = _measure_shard(passes, shard, provenance, where, hopeless)
+            finished.save_shard(number, len(shards), measured)
+        if hopeless is None and measured.saliency:
+            hopeless = passes.hopeless(measured.saliency, sum(i < passes.plan.samples for part in shard for i in part))
+        yield measured
+
+
+def _measure_shard(
+    passes: Passes, shard: Shard, provenance: Provenance, where: str, hopeless: frozenset[int] | None
+) -> Measurement:
+    answers, activations, experts = passes.forward(shard, where)
+    saliency = passes.attribution(passes.targets(answers), where, hopeless)
+    prompts, decode = passes.prompts, passes.loaded.tokenizer.decode
+    texts = {token: decode(token) for token in np.unique(answers.token).tolist()}
+    available = max(prompts.available, len(prompts))
     measured = Measurement(provenance, answers, activations, saliency, prompts.golds, available, texts, experts)
     widths = [sum(ffn.minimum.shape[1] for ffn in measured.ffns(layer)) for layer in passes.layers]
     correlated = min(passes.correlated, max(widths))
@@ -89,7 +124,7 @@ def measure(
 
 
 def _announce_gaps(evidence: Evidence, progress: ProgressReporter) -> None:
-    """Say what the reference's answers cannot show, before anything is attributed."""
+    """Say what the reference's answers cannot show, before a candidate is measured."""
     for metric, reason in evidence.lacking.items():
         progress.note(f"{METRICS[metric].title} cannot be measured: {reason}")
 

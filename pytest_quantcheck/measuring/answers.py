@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +16,6 @@ from pytest_quantcheck.records import Answers
 
 SUPPORT = 1024
 """Tokens of the reference's answer distribution that are kept; the rest is one number."""
-
-_COLUMNS = ("token", "confidence", "support", "log_probs", "rest", "finite")
 
 
 class AnswerCollector:
@@ -62,27 +59,6 @@ class AnswerCollector:
         finite = torch.isfinite(logits).all(dim=-1)
         self._keep((answer, chosen.double().exp(), support, log_probs, rest, finite))
         self._index.extend(batch.index)
-
-    @property
-    def seen(self) -> frozenset[int]:
-        """Positions of the prompts whose answers were taken."""
-        return frozenset(self._index)
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copy all that `restore` needs; the collector does not change."""
-        done = len(self._index)
-        columns = zip(_COLUMNS, self._columns, strict=bool(self._columns))
-        return {name: column[:done].cpu().numpy().copy() for name, column in columns} | {
-            "index": np.array(self._index, dtype=np.int64),
-            "whole": np.array(self._n_offered),
-        }
-
-    def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """Continue from what `state` returned, to the last bit; the next logits will be on `device`."""
-        self._index, self._columns, self._n_offered = [], (), int(state["whole"])
-        if len(state["index"]):
-            self._keep(tuple(torch.tensor(state[name], device=device) for name in _COLUMNS))
-        self._index = state["index"].tolist()
 
     def result(self) -> Answers:
         """Sort the answers by the order of the prompt set.

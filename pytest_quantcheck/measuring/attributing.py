@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from pytest_quantcheck.analyses.saliency import (
     salient,
 )
 from pytest_quantcheck.measuring.plan import ProgressReporter
-from pytest_quantcheck.measuring.resuming import Stage, flat, under
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.partial_forward import PartialForward
@@ -39,47 +37,6 @@ class _Attributed:
     salient: NDArray[np.bool_]
     error: float
     nodes: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcomes:
-    """Outcomes so far, by layer and prompt. Prompts that are done have no outcome at layers that were given up."""
-
-    outcomes: dict[int, dict[int, _Attributed]]
-    done: set[int]
-
-    @classmethod
-    def of(cls, layers: Sequence[int], state: Mapping[str, NDArray[Any]] | None) -> _Outcomes:
-        """Begin with no outcomes, or with those that `state` returned."""
-        if state is None:
-            return cls({layer: {} for layer in layers}, set())
-        return cls({layer: _to_outcomes(under(state, str(layer))) for layer in layers}, set(state["done"].tolist()))
-
-    def add(self, part: list[int], outcomes_by_layer: dict[int, list[_Attributed]]) -> None:
-        """Add the outcomes of some more prompts."""
-        for layer, outcomes in outcomes_by_layer.items():
-            self.outcomes[layer] |= zip(part, outcomes, strict=True)
-        self.done.update(part)
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Turn all outcomes into arrays."""
-        layers = {str(layer): _to_arrays(outcomes) for layer, outcomes in self.outcomes.items()}
-        return {"done": np.array(sorted(self.done), dtype=np.int64)} | flat(layers)
-
-
-def _to_arrays(outcomes: dict[int, _Attributed]) -> dict[str, NDArray[Any]]:
-    """Turn one layer's outcomes into arrays with a row for each prompt."""
-    return {
-        "index": np.array(list(outcomes), dtype=np.int64),
-        "salient": np.array([outcome.salient for outcome in outcomes.values()], dtype=np.bool_),
-        "error": np.array([outcome.error for outcome in outcomes.values()], dtype=np.float64),
-        "nodes": np.array([outcome.nodes for outcome in outcomes.values()], dtype=np.int64),
-    }
-
-
-def _to_outcomes(arrays: Mapping[str, NDArray[Any]]) -> dict[int, _Attributed]:
-    rows = zip(arrays["salient"], arrays["error"].tolist(), arrays["nodes"].tolist(), strict=True)
-    return {i: _Attributed(*row) for i, row in zip(arrays["index"].tolist(), rows, strict=True)}
 
 
 class Attributor:
@@ -104,31 +61,25 @@ class Attributor:
         self._baseline: dict[int, torch.Tensor] = {}
 
     def attribute(
-        self, layers: Sequence[int], targets: dict[int, int], progress: ProgressReporter, stage: Stage | None = None
+        self, layers: Sequence[int], targets: dict[int, int], progress: ProgressReporter, *, probe: bool = True
     ) -> dict[int, Saliency]:
         """Attribute the log-probability of each prompt's target token.
 
-        `targets` is by position in the prompt set. A layer where too few of the first prompts converge is given up
-        after them. What `stage` has saved is not done again.
+        `targets` is by position in the prompt set. With `probe` a layer where too few of the first prompts converge is
+        given up after them.
         """
-        index, stage = sorted(targets), stage or Stage("attribution")
+        index = sorted(targets)
         self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
-        results = _Outcomes.of(layers, stage.load())
-        progress.start("attributing", len(index), len(results.done))
-        for first, last in pairwise((0, *PROBES, max(len(index), *PROBES))):
-            # leave out the layers that are given up after the first prompts
-            left = [layer for layer in layers if not self._hopeless(results.outcomes[layer], index[:first], len(index))]
+        outcomes: dict[int, dict[int, _Attributed]] = {layer: {} for layer in layers}
+        for first, last in pairwise((0, *(PROBES if probe else ()), max(len(index), *PROBES))):
+            left = [layer for layer in layers if not self._hopeless(outcomes[layer], len(index))]
             for part in self._parts(index[first:last]):
-                if not results.done.issuperset(part):
-                    results.add(part, self._run(left, part, targets))
-                    progress.advance(len(part))
-                    stage.save(results.state)
-        progress.finish()
-        return {layer: _to_saliency(outcomes, targets, self._tolerance) for layer, outcomes in results.outcomes.items()}
-
-    def _run(self, layers: Sequence[int], part: list[int], targets: dict[int, int]) -> dict[int, list[_Attributed]]:
-        passage = self._passage(layers, part, targets) if layers else None
-        return {} if passage is None else {layer: self._outcomes(passage, layer) for layer in layers}
+                if left:
+                    passage = self._passage(left, part, targets)
+                    for layer in left:
+                        outcomes[layer] |= zip(part, self._outcomes(passage, layer), strict=True)
+                progress.advance(len(part))
+        return {layer: _to_saliency(found, targets, self._tolerance) for layer, found in outcomes.items()}
 
     def _parts(self, index: list[int]) -> list[list[int]]:
         """Split prompts by length into parts within the token budget."""
@@ -155,9 +106,9 @@ class Attributor:
         quality = zip(integral.error.tolist(), integral.nodes.tolist(), strict=True)
         return [_Attributed(row, error, nodes) for row, (error, nodes) in zip(sets, quality, strict=True)]
 
-    def _hopeless(self, outcomes: dict[int, _Attributed], first: list[int], planned: int) -> bool:
-        """Say whether a layer is given up after its first prompts; later ones of a resumed run do not count."""
-        converged = [outcomes[i].error <= self._tolerance for i in first if i in outcomes]
+    def _hopeless(self, outcomes: dict[int, _Attributed], planned: int) -> bool:
+        """Say whether a layer is given up after its first prompts."""
+        converged = [outcomes[i].error <= self._tolerance for i in sorted(outcomes)]
         return not self._method.nodes and given_up(np.array(converged), planned)
 
     def _baselines(self, layers: Sequence[int], length: int) -> dict[int, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The two passes of a measurement: one forward pass for everything that streams, and the attribution."""
+"""The two passes over a shard: one forward pass for everything that streams, and the attribution."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TypeVar
 
 import torch
 
-from pytest_quantcheck.analyses.saliency import attributable
+from pytest_quantcheck.analyses.saliency import attributable, given_up
 from pytest_quantcheck.errors import MeasurementError, QuantcheckError
 from pytest_quantcheck.measuring.answers import AnswerCollector
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
-from pytest_quantcheck.measuring.resuming import Arrays, Stage, flat, under
+from pytest_quantcheck.measuring.shards import Shard, cut
 from pytest_quantcheck.measuring.streams import ExpertStreams, LayerStream, RealTokens, affordable_neurons
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
 from pytest_quantcheck.models.encoding import Batch, batches, collate
@@ -61,34 +61,32 @@ class Passes:
             return affordable_neurons(self.loaded.neurons.parameters_per_token, len(self.layers))
         return sys.maxsize if setting == "all" else setting
 
-    def forward(self, index: Sequence[int], stage: Stage) -> tuple[Answers, dict[int, Activations], dict[int, Experts]]:
-        """Run the prompts once, and collect answers and activations."""
-        loaded = self.loaded
-        # take up what an earlier run collected
-        neurons, collected = loaded.neurons, self._new_collected(len(index))
-        collected.restore(stage.load(), loaded.device)
-        # choose the batches that are left
+    def shards(self, index: Sequence[int]) -> list[Shard]:
+        """Cut the prompts into shards."""
         parts = batches(self.tokenized.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
-        before = collected.answers.seen
-        left = [part for part in parts if not before.issuperset(part)]
-        self.progress.start("measuring", len(index), len(before))
+        return cut(parts, self.plan.shard_size)
+
+    def forward(self, shard: Shard, where: str) -> tuple[Answers, dict[int, Activations], dict[int, Experts]]:
+        """Run a shard's prompts once, and collect answers and activations.
+
+        `where`: what progress is called before the name of the phase.
+        """
+        n = sum(map(len, shard))
+        neurons, collected = self.loaded.neurons, self._new_collected(n)
+        self.progress.start(f"{where}measuring", n)
         with torch.no_grad(), ExitStack() as hooks:
-            if not left:  # some quantized layers pack their weights when they first run, and gradients go another way
-                self._logits(self._batch(parts[0]))
             # let each layer's activations flow into its stream
             for layer, stream in collected.streams.items():
                 handle = neurons.activation(layer).register_forward_hook(stream.hook)
                 hooks.callback(handle.remove)
             for layer, streams in collected.experts.items():
                 hooks.enter_context(neurons.mixtures[layer].watch(streams.see, streams.route))
-            # run the batches, and save now and then
-            for part in left:
+            for part in shard:
                 batch = self._batch(part)
                 tokens = RealTokens.of(batch)
                 collected.expect(tokens)
                 collected.answers.add(batch, self._logits(batch))
                 self.progress.advance(len(part))
-                stage.save(collected.state, finished=part is parts[-1])
         self.progress.finish()
         return (
             collected.answers.result(),
@@ -96,21 +94,41 @@ class Passes:
             {layer: _result(layer, streams.result) for layer, streams in collected.experts.items()},
         )
 
-    def targets(self, answers: Answers, index: Sequence[int]) -> dict[int, int]:
-        """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own."""
+    def targets(self, answers: Answers) -> dict[int, int]:
+        """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own.
+
+        `answers`: the model's, to the prompts of a shard.
+        """
         own = self.reference is None or self.plan.attribution.target == "own"
         source = answers if own or self.reference is None else self.reference.answers
         tokens = dict(zip(source.index.tolist(), source.token.tolist(), strict=True))
-        return {i: tokens[i] for i in index if i < self.plan.samples}
+        return {i: tokens[i] for i in answers.index.tolist() if i < self.plan.samples}
 
-    def attribution(self, targets: dict[int, int], stage: Stage) -> dict[int, Saliency]:
-        """Attribute at every layer where the reference could be attributed."""
+    def attribution(self, targets: dict[int, int], where: str, hopeless: frozenset[int] | None) -> dict[int, Saliency]:
+        """Attribute at every layer where the reference could be attributed.
+
+        `hopeless`: the layers that an earlier shard gave up; None where there was no earlier one.
+        """
         if self.plan.attribution.method == "off" or not targets:
             return {}
         attributor = Attributor(self.loaded, self.tokenized.encoded, self.plan.attribution, tokens=self.plan.tokens)
         with float32_gradients(self.loaded.model, int8_kernels=self.int8_kernels):
-            layers = [layer for layer in self.layers if self._defined_at(layer)]
-            return attributor.attribute(layers, targets, self.progress, stage) if layers else {}
+            layers = [layer for layer in self.layers if self._defined_at(layer) and layer not in (hopeless or ())]
+            if not layers:
+                return {}
+            self.progress.start(f"{where}attributing", len(targets))
+            found = attributor.attribute(layers, targets, self.progress, probe=hopeless is None)
+            self.progress.finish()
+            return found
+
+    def hopeless(self, saliency: dict[int, Saliency], planned: int) -> frozenset[int]:
+        """Find the layers that the first attributed shard gave up.
+
+        `planned`: how many prompts it was to attribute.
+        """
+        if self.plan.attribution.nodes:
+            return frozenset()
+        return frozenset(layer for layer, one in saliency.items() if given_up(one.converged, planned))
 
     def _batch(self, part: Sequence[int]) -> Batch:
         return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
@@ -186,25 +204,11 @@ class _Collected:
     streams: dict[int, LayerStream]
     experts: dict[int, ExpertStreams]
 
-    @property
-    def by_name(self) -> dict[str, LayerStream | ExpertStreams]:
-        """All streams, by the names that their states have."""
-        layers = {f"layers/{layer}": stream for layer, stream in self.streams.items()}
-        return {**layers, **{f"experts/{layer}": streams for layer, streams in self.experts.items()}}
-
     def expect(self, tokens: RealTokens) -> None:
-        for stream in self.by_name.values():
+        for stream in self.streams.values():
             stream.expect(tokens)
-
-    def state(self) -> Arrays:
-        return flat({"answers": self.answers.state()} | {name: one.state() for name, one in self.by_name.items()})
-
-    def restore(self, state: Arrays | None, device: torch.device) -> None:
-        if state is None:
-            return
-        self.answers.restore(under(state, "answers"), device)
-        for name, stream in self.by_name.items():
-            stream.restore(under(state, name), device)
+        for streams in self.experts.values():
+            streams.expect(tokens)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,6 +7,9 @@ from typing import Literal, Protocol, Self
 
 from pytest_quantcheck.options.attribution import AttributionMethod
 
+SHARD_SIZE = 64
+"""What is lost when a run is killed, and what one worker measures at a time: at most so many prompts."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -23,6 +26,8 @@ class Plan:
     """Tokens in one evaluation of an attribution, counted over prompts and nodes."""
     batch_size: int = 16
     """Prompts in one forward pass."""
+    shard_size: int = SHARD_SIZE
+    """Prompts in a shard, rounded up to whole batches."""
     shuffle: int | None = None
     """Seed of which prompts meet in a batch, None for those of like length."""
     seed: int = 0
@@ -46,14 +51,8 @@ class ProgressReporter(Protocol):
     def note(self, what: str) -> None:
         """Report something about the measurement that stays to be read."""
 
-    def start(self, label: str, total: int, done: int = 0) -> None:
-        """Begin a phase.
-
-        Args:
-            label: what is done.
-            total: number of prompts.
-            done: prompts that an earlier run did.
-        """
+    def start(self, label: str, total: int) -> None:
+        """Begin a phase: what is done, and with how many prompts."""
 
     def advance(self, n: int = 1) -> None:
         """Count `n` more prompts as done."""
@@ -71,7 +70,7 @@ class NoProgress:
     def note(self, what: str) -> None:
         """Report nothing."""
 
-    def start(self, label: str, total: int, done: int = 0) -> None:
+    def start(self, label: str, total: int) -> None:
         """Report nothing."""
 
     def advance(self, n: int = 1) -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
 from pytest_quantcheck.analyses.draws import neurons_of_each, seeded_neurons
 from pytest_quantcheck.errors import MeasurementError, NonFiniteError
-from pytest_quantcheck.measuring.resuming import flat, under
 from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.options.values import FEWEST_NEURONS
 from pytest_quantcheck.prompts import PromptSet
@@ -121,25 +118,6 @@ class LayerStream:
         """Number of neurons; 0 before any was seen."""
         return self._width
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copy all that `restore` needs; the stream does not change."""
-        if not self._width:
-            return {}
-        extremes = {"minimum": self._minimum, "maximum": self._maximum, "spoilt": self._spoilt}
-        sums = {name: accumulator.state() for name, accumulator in self._sums().items()}
-        return {name: tensor.cpu().numpy().copy() for name, tensor in extremes.items()} | flat(sums)
-
-    def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """Continue from what `state` returned, to the last bit; the next activations will be on `device`."""
-        if not state:
-            return
-        self.begin(state["minimum"].shape[1], device)
-        self._minimum, self._maximum, self._spoilt = (
-            torch.tensor(state[name], device=device) for name in ("minimum", "maximum", "spoilt")
-        )
-        for name, accumulator in self._sums().items():
-            accumulator.restore(under(state, name))
-
     def result(self) -> Activations:
         """Hand over the record of the layer; the stream must not be used afterwards.
 
@@ -168,9 +146,6 @@ class LayerStream:
         self._correlated, self._followed = (torch.from_numpy(chosen).to(device) for chosen in (correlated, followed))
         self._all = CorrelationSums(len(correlated), device)
         self._groups = [CorrelationSums(len(followed), device) for _ in range(GROUPS)]
-
-    def _sums(self) -> dict[str, CorrelationSums]:
-        return {"all": self._all} | {f"groups/{number}": sums for number, sums in enumerate(self._groups)}
 
     def _follow(self, neurons: torch.Tensor, index: Sequence[int], lengths: Sequence[int]) -> None:
         for position, part in zip(index, torch.split(neurons, list(lengths)), strict=True):
@@ -234,19 +209,6 @@ class ExpertStreams:
             owners = self._tokens.owners[places]
             lengths = Counter(owners.tolist())
             self._streams[expert].add(neurons.index_select(0, order), owners, list(lengths), list(lengths.values()))
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Copy all that `restore` needs; the streams do not change."""
-        index = sorted(self._chosen)
-        chosen = {str(i): self._chosen[i].numpy().copy() for i in index}
-        streams = {str(expert): stream.state() for expert, stream in enumerate(self._streams)}
-        return flat(streams) | flat({"chosen": chosen})
-
-    def restore(self, state: Mapping[str, NDArray[Any]], device: torch.device) -> None:
-        """Continue from what `state` returned, to the last bit; the next activations will be on `device`."""
-        self._chosen = {int(i): torch.from_numpy(chosen) for i, chosen in under(state, "chosen").items()}
-        for expert, stream in enumerate(self._streams):
-            stream.restore(under(state, str(expert)), device)
 
     def result(self) -> Experts:
         """Hand over the record of the layer; the streams must not be used afterwards. Errors as of `LayerStream`."""

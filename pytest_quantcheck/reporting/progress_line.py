@@ -38,7 +38,7 @@ class ProgressLine:
         self._sink: Callable[[str], object] | None = write
         self._subject, self._interactive, self._clock, self._width = subject, interactive, clock, width
         self._alone = alone
-        self._label, self._total, self._done, self._before = "", 0, 0, 0
+        self._label, self._total, self._done = "", 0, 0
         self._began = self._written = 0.0
         self._shown = 0
 
@@ -63,10 +63,9 @@ class ProgressLine:
         self._clear()
         self._write(f"{ascii_only(f'{self._subject}: {what}')}\n")
 
-    def start(self, label: str, total: int, done: int = 0) -> None:
-        """Begin a phase: `label` names it, `done` of its `total` prompts are finished already."""
-        self._label, self._total = ascii_only(f"{self._subject}, {label}"), total
-        self._done = self._before = done
+    def start(self, label: str, total: int) -> None:
+        """Begin a phase: `label` names it, `total` is its number of prompts."""
+        self._label, self._total, self._done = ascii_only(f"{self._subject}, {label}"), total, 0
         self._began = self._written = self._clock()
         if self._interactive:
             self._rewrite(self._line())
@@ -88,13 +87,11 @@ class ProgressLine:
         self._clear()
         if not self._interactive and self._clock() - self._began >= REPEAT:
             took = duration(self._clock() - self._began)
-            before = f" ({self._before} of them in an earlier run)" if self._before else ""
-            self._write(f"{self._label}: {self._done} prompts in {took}{before}\n")
+            self._write(f"{self._label}: {self._done} prompts in {took}\n")
 
     def _line(self) -> str:
         spent = self._clock() - self._began
-        fresh = self._done - self._before
-        left = spent * (self._total - self._done) / fresh if fresh else 0.0
+        left = spent * (self._total - self._done) / self._done if self._done else 0.0
         ahead = f", {'about ' if left >= 1 else ''}{duration(left)} left" if left > 0 else ""
         return f"{self._label}: {self._done}/{self._total} prompts{ahead}"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_quantcheck.errors import CheckpointError, StorageError
+from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.models.source import local_path
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
@@ -177,17 +177,13 @@ class Measurements:
 
 
 def _measure_and_save(make: Callable[..., Measurement], entry: Entry) -> Measurement:
-    """Continue and save a measurement.
+    """Take up the finished shards, measure the others, and save the whole.
 
-    A damaged checkpoint is set aside; where nothing can be written the measurement is made without the cache.
+    Where nothing can be written the measurement is made without the cache.
     """
     measurement = None
     try:
-        try:
-            measurement = make(checkpoint=entry.checkpoint)
-        except CheckpointError as problem:
-            entry.set_checkpoint_aside(problem)
-            measurement = make(checkpoint=entry.checkpoint)
+        measurement = make(finished=entry)
         entry.save(measurement)
     except StorageError as problem:
         entry.remarks.append(_without_cache(problem))

@@ -140,9 +140,9 @@ class _TimedProgress:
     def note(self, what: str) -> None:
         self._reporter.note(what)
 
-    def start(self, label: str, total: int, done: int = 0) -> None:
+    def start(self, label: str, total: int) -> None:
         self._phases.append(_Phase(self._subject, label))
-        self._reporter.start(label, total, done)
+        self._reporter.start(label, total)
 
     def advance(self, n: int = 1) -> None:
         marks = self._phases[-1].marks

@@ -2,7 +2,6 @@
 
 from pytest_quantcheck.storage.atomic import write_atomically, write_directory
 from pytest_quantcheck.storage.cache import Cache, Entry
-from pytest_quantcheck.storage.checkpoints import Checkpoint
 from pytest_quantcheck.storage.measurement_files import (
     holds_measurement,
     load_measurement,
@@ -14,7 +13,6 @@ from pytest_quantcheck.storage.thinning import save_baseline
 
 __all__ = [
     "Cache",
-    "Checkpoint",
     "Entry",
     "check_new",
     "check_writable",

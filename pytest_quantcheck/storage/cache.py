@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from filelock import FileLock, Timeout
 from pytest_quantcheck.errors import StorageError
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.storage.atomic import remove_unfinished, write_atomically
-from pytest_quantcheck.storage.checkpoints import Checkpoint
 from pytest_quantcheck.storage.measurement_files import FILE, holds_measurement, load_measurement, save_measurement
 from pytest_quantcheck.storage.places import find_target
 from pytest_quantcheck.user_files import read_file
@@ -68,11 +68,11 @@ class Cache:
 class Entry:
     """One measurement's place in a cache.
 
-    The folder holds `key.json`, `measurement.safetensors`, and `checkpoint/` while the measurement is made.
+    The folder holds `key.json`, `measurement.safetensors`, and `shards/` while the measurement is made.
 
         with entry.locked():
             if (measurement := entry.load_or_set_aside()) is None:
-                measurement = measure(..., checkpoint=entry.checkpoint)
+                measurement = measure(..., finished=entry)
                 entry.save(measurement)
 
     What is damaged or belongs to another key is set aside under another name, which `remarks` say, and measured again.
@@ -86,9 +86,9 @@ class Entry:
         self.remarks: list[str] = []
 
     @property
-    def checkpoint(self) -> Checkpoint:
-        """Where the state of an unfinished measurement is kept; only for the process that holds the lock."""
-        return Checkpoint(self.directory / "checkpoint")
+    def shards(self) -> Path:
+        """Where finished shards of an unfinished measurement lie."""
+        return self.directory / "shards"
 
     @contextmanager
     def locked(self, waiting: Callable[[], object] | None = None) -> Iterator[None]:
@@ -97,7 +97,7 @@ class Entry:
         Raises:
             StorageError: the entry cannot be written to, or a link in its place leads out of the cache.
         """
-        for folder in (self.directory, self.checkpoint.directory):
+        for folder in (self.directory, self.shards):
             find_target(folder, folder=True)
         lock = FileLock(find_target(self.directory.with_suffix(".lock")))
         with _acquired(lock, waiting):
@@ -113,14 +113,7 @@ class Entry:
         if not holds_measurement(self.directory):
             return None
         self._check_key()
-        measurement = load_measurement(self.directory)
-        for name, expected in self._origin.items():
-            if (obtained := getattr(measurement.provenance, name)) != expected:
-                raise StorageError(
-                    f"{self.directory / FILE} is another measurement: expected {name} {expected!r}, found "
-                    f"{obtained!r}; delete {self.directory}."
-                )
-        return measurement
+        return self._load(self.directory)
 
     def load_or_set_aside(self) -> Measurement | None:
         """Load the measurement; None where there is none, or a damaged one, which is set aside.
@@ -140,28 +133,64 @@ class Entry:
             find_target(self.directory / FILE)
         return measurement
 
-    def set_checkpoint_aside(self, problem: StorageError) -> None:
-        """Set aside the state of an unfinished measurement; the process must hold the lock.
+    def load_shard(self, number: int, count: int) -> Measurement | None:
+        """Load a finished shard; None where there is none, or a damaged one, which is set aside.
+
+        The process must hold the lock.
 
         Raises:
-            StorageError: it cannot be renamed.
+            StorageError: a damaged one cannot be renamed.
         """
-        self._set_aside(self.checkpoint.directory, problem)
+        place = self._place(number, count)
+        if not holds_measurement(place):
+            return None
+        try:
+            return self._load(place)
+        except StorageError as problem:
+            self._set_aside(place, problem)
+            return None
+
+    def save_shard(self, number: int, count: int, shard: Measurement) -> None:
+        """Keep a finished shard, whole or not at all; the process must hold the lock.
+
+        Where it cannot be written a run that is killed loses it; saving the whole says why.
+        """
+        with suppress(StorageError):
+            save_measurement(shard, self._place(number, count))
 
     def save(self, measurement: Measurement) -> None:
-        """Save the measurement, whole or not at all, and clear the checkpoint; the process must hold the lock.
+        """Save the measurement, whole or not at all, and remove its shards; the process must hold the lock.
 
         Raises:
-            StorageError: it cannot be written; the checkpoint stays.
+            StorageError: it cannot be written, or its shards cannot be removed.
         """
         self._claim()
         save_measurement(measurement, self.directory)
-        self.checkpoint.clear()
+        try:
+            shutil.rmtree(self.shards)
+        except FileNotFoundError:
+            pass
+        except OSError as problem:
+            raise StorageError(f"cannot remove {self.shards}: {problem.strerror}; check the permissions.") from problem
         remove_unfinished(self.directory)
 
+    def _place(self, number: int, count: int) -> Path:
+        return self.shards / f"{number}-of-{count}"
+
+    def _load(self, place: Path) -> Measurement:
+        """Load a measurement or a shard; one of another key is an error."""
+        measurement = load_measurement(place)
+        for name, expected in self._origin.items():
+            if (obtained := getattr(measurement.provenance, name)) != expected:
+                raise StorageError(
+                    f"{place / FILE} is another measurement: expected {name} {expected!r}, found {obtained!r}; delete "
+                    f"{place}."
+                )
+        return measurement
+
     def _claim(self) -> None:
-        """Write the key, or check the one that is there: no other key's measurement or checkpoint is used."""
-        claimed = (self.directory / KEY).exists() or self.checkpoint.directory.exists()
+        """Write the key, or check the one that is there: no other key's measurement or shard is used."""
+        claimed = (self.directory / KEY).exists() or self.shards.exists()
         if claimed or holds_measurement(self.directory):
             try:
                 self._check_key()

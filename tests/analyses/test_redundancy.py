@@ -61,39 +61,6 @@ def exact(activations):
     return matrix, varies
 
 
-@fresh
-@given(layers(), st.sampled_from([3, 16, 1024]), st.sampled_from([1, 192]), st.sampled_from([1, 4096]))
-def test_restored_sums_go_on_to_the_last_bit(layer, buffered, panel, wide):
-    """Saved and restored between any two batches, with tokens waiting or not, by any of the products: the same bits."""
-    activations, cuts = layer
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_BUFFERED", buffered), ("_PANEL", panel), ("_WIDE", wide)):
-            patch.setattr(correlation_sums, name, value)
-        expected, accumulator = sums(activations, cuts), CorrelationSums(activations.shape[1])
-        for start, stop in pairwise(cuts):
-            accumulator.update(activations[start:stop])
-            before = accumulator.state()
-            accumulator = CorrelationSums(activations.shape[1])
-            accumulator.restore(before)
-            assert repr(accumulator.state()) == repr(before)
-        obtained = accumulator.result()
-    assert obtained.count == expected.count
-    assert obtained.mean.tobytes() == expected.mean.tobytes()
-    assert obtained.comoment.tobytes() == expected.comoment.tobytes()
-
-
-def test_a_state_is_a_copy_of_half_the_matrix():
-    """What was saved does not change with what comes after; of the symmetric matrix one triangle is enough."""
-    accumulator = CorrelationSums(30)
-    accumulator.update(torch.randn(2000, 30))
-    state = accumulator.state()
-    before = {name: array.copy() for name, array in state.items()}
-    accumulator.update(torch.randn(2000, 30))
-    assert all(np.array_equal(state[name], array) for name, array in before.items())
-    assert state["comoment"].shape == (30 * 31 / 2,)
-    assert state["waiting"].shape == (2000 - 1024, 30)
-
-
 def exact_pairs(activations, varies):
     """Return r of the pairs i < j of varying neurons."""
     matrix = exact(activations)[0][np.ix_(varies, varies)]

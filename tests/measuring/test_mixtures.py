@@ -9,7 +9,7 @@ from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
-from pytest_quantcheck.storage import Checkpoint, load_measurement, save_baseline, save_measurement
+from pytest_quantcheck.storage import load_measurement, save_baseline, save_measurement
 from tests.upcycled import upcycle
 
 LAYERS = (0, 5)
@@ -144,7 +144,7 @@ def test_it_is_stored(measured, tmp_path):
             assert getattr(found.experts[layer], name).dtype == getattr(measured.experts[layer], name).dtype
         for one, other in zip(found.experts[layer].neurons, measured.experts[layer].neurons, strict=True):
             assert np.array_equal(one.minimum, other.minimum)
-            assert np.array_equal(one.correlations.comoment, other.correlations.comoment)
+            np.testing.assert_allclose(one.correlations.comoment, other.correlations.comoment, rtol=1e-4, atol=1e-4)
             assert [part.count for part in one.groups] == [part.count for part in other.groups]
     save_baseline(measured, tmp_path / "baseline", budget=4_000_000)
     thinned = load_measurement(tmp_path / "baseline")
@@ -152,27 +152,13 @@ def test_it_is_stored(measured, tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "baseline").iterdir()) <= 4_000_000
 
 
-class Fatal(Checkpoint):
-    """Saves once in each stage, and breaks off."""
-
-    def save(self, stage, arrays):
-        """Save, and break off in the middle of the forward pass."""
-        super().save(stage, arrays)
-        if stage == "forward":
-            raise KeyboardInterrupt
-
-
 @pytest.mark.ci
-def test_it_is_resumed(run, mixture, prompts, tmp_path, monkeypatch):
-    """To the last bit."""
-    monkeypatch.setattr("pytest_quantcheck.measuring.resuming.SHARE", 0.0)
-    monkeypatch.setattr("pytest_quantcheck.measuring.resuming.FIRST", 0.0)
+def test_shards_give_the_whole(run, mixture, prompts):
+    """The same routes and extremes; correlations to float32 rounding."""
     plan = {"layers": (0,), "samples": 1, "batch_size": 8}
     expected = run(mixture, prompts, **plan)
-    with pytest.raises(KeyboardInterrupt):
-        run(mixture, prompts, checkpoint=Fatal(tmp_path / "stopped"), **plan)
-    found = run(mixture, prompts, checkpoint=Checkpoint(tmp_path / "stopped"), **plan)
+    found = run(mixture, prompts, shard_size=8, **plan)
     assert np.array_equal(found.experts[0].chosen, expected.experts[0].chosen)
     for one, other in zip(found.experts[0].neurons, expected.experts[0].neurons, strict=True):
         assert np.array_equal(one.minimum, other.minimum)
-        assert np.array_equal(one.correlations.comoment, other.correlations.comoment)
+        np.testing.assert_allclose(one.correlations.comoment, other.correlations.comoment, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,16 @@
 """However the prompts are split, the measurement is the same."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.errors import MeasurementError
 from pytest_quantcheck.measuring.merging import merge
+from pytest_quantcheck.measuring.shards import cut
 from pytest_quantcheck.options.attribution import AttributionMethod
 
 NOISE = 3e-6
@@ -87,6 +92,33 @@ def test_batches_move_int8_by_no_more_than_its_rounding(run, quantized, prompts,
     for layer, activations in candidates["int8"].activations.items():
         moved = np.abs(obtained.activations[layer].maximum - activations.maximum)
         assert moved.mean() < step * np.abs(activations.maximum).mean()  # one alone may move by several steps
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    shard_size=st.integers(1, 60),
+)
+def test_every_batch_is_in_one_shard(sizes, shard_size):
+    """Whole, in order, and no shard has more than one batch more than another."""
+    batches = [[number] * size for number, size in enumerate(sizes)]
+    shards = cut(batches, shard_size)
+    assert sorted(batch for shard in shards for batch in shard) == batches
+    assert all(list(shard) == sorted(shard) for shard in shards)
+    assert len(shards) == min(len(batches), math.ceil(sum(sizes) / shard_size))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize("shard_size", [4, 12, 39])
+def test_cutting_into_shards_does_not_change_a_measurement(run, loaded, prompts, whole, shard_size):
+    """The batches are the same, and so are answers and extremes, to the last bit; correlations to their rounding."""
+    found = run(loaded, prompts, layers=LAYERS, batch_size=4, shard_size=shard_size)
+    alone = run(loaded, prompts, layers=LAYERS, batch_size=4)
+    for name in ("token", "confidence", "support", "log_probs", "rest"):
+        assert np.array_equal(getattr(found.answers, name), getattr(alone.answers, name)), name
+    for layer in LAYERS:
+        assert np.array_equal(found.activations[layer].minimum, alone.activations[layer].minimum)
+        assert np.array_equal(found.activations[layer].maximum, alone.activations[layer].maximum)
+    assert_same(found, whole)
 
 
 @pytest.mark.parametrize("shards", SPLITS.values(), ids=SPLITS)

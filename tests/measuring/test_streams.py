@@ -32,18 +32,12 @@ def padded_batch(index, lengths, side):
     return Batch(tuple(index), tuple(lengths), torch.zeros_like(mask), mask, mask.cumsum(1) - 1)
 
 
-def stream(prompts, width=None, *, side="left", size=3, restored_at=(), **options):
-    """Feed the activations (tokens, neurons) of each prompt, in batches of `size`, through a stream.
-
-    Before each prompt of `restored_at` another stream goes on from its state.
-    """
+def stream(prompts, width=None, *, side="left", size=3, **options):
+    """Feed the activations (tokens, neurons) of each prompt, in batches of `size`, through a stream."""
     options = {"rectified": False, "seed": 0, "correlated": 10**6} | options
     taken = LayerStream(prompt_set(len(prompts)), **options)
     for start in range(0, len(prompts), size):
         part = prompts[start : start + size]
-        if start in restored_at:
-            state, taken = taken.state(), LayerStream(prompt_set(len(prompts)), **options)
-            taken.restore(state, torch.device("cpu"))
         batch = padded_batch(range(start, start + len(part)), [len(p) for p in part], side)
         output = torch.full((*batch.input_ids.shape, part[0].shape[1]), GARBAGE, dtype=part[0].dtype)
         output[batch.real] = torch.cat(part)
@@ -91,44 +85,6 @@ def test_real_tokens_alone_are_seen_whichever_side_is_padded(shape, dtype, side,
             assert np.array_equal(found.minimum[group], own.amin(0).float().numpy())
             assert np.array_equal(found.maximum[group], own.amax(0).float().numpy())
             np.testing.assert_allclose(correlation(sums)[0], exact(own), atol=CLOSE)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    shape=st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 60)),
-    dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
-    size=st.integers(1, 9),
-    restored_at=st.sets(st.integers(0, 59)),
-    correlated=st.sampled_from([5, 10**6]),
-    seed=st.integers(0, 2**32),
-)
-def test_a_restored_stream_goes_on_to_the_last_bit(shape, dtype, size, restored_at, *, correlated, seed):
-    """However often and wherever it is saved and restored, a stream sees what it would have seen."""
-    prompts = normal_prompts(*shape, dtype, seed)
-    expected = stream(prompts, size=size, correlated=correlated)
-    obtained = stream(prompts, size=size, correlated=correlated, restored_at=restored_at)
-    assert_identical(obtained, expected)
-
-
-def assert_identical(obtained, expected):
-    """Say that two streams saw the same, bit for bit."""
-    for name in ("minimum", "maximum", "correlated", "sample"):
-        assert np.array_equal(getattr(obtained, name), getattr(expected, name)), name
-    pairs = zip((obtained.correlations, *obtained.groups), (expected.correlations, *expected.groups), strict=True)
-    for one, two in pairs:
-        assert (one.count, one.mean.tobytes(), one.comoment.tobytes()) == (
-            two.count,
-            two.mean.tobytes(),
-            two.comoment.tobytes(),
-        )
-
-
-def test_a_restored_stream_remembers_what_overflowed():
-    """A prompt that was spoilt before is named after."""
-    prompts = normal_prompts([3, 1, 4, 2, 5], 6)
-    prompts[1][0, 5] = torch.inf
-    with pytest.raises(MeasurementError, match=r"in 1 prompts of five \(first in rows 101\)"):
-        stream(prompts, restored_at=[3])
 
 
 def test_a_sample_of_neurons_is_correlated_and_all_are_watched():

@@ -132,19 +132,20 @@ def block(path):
     path.mkdir()
 
 
-def leave_checkpoint(entry, _other):
-    """Replace the measurement by the damaged state of one that was interrupted."""
+def leave_shard(entry, _other):
+    """Replace the measurement by a damaged shard of one that was interrupted."""
+    shard = entry / "shards" / "1-of-1"
+    shard.mkdir(parents=True)
+    (entry / FILE).rename(shard / FILE)
+    (shard / FILE).write_bytes((shard / FILE).read_bytes()[:-1000])
+
+
+def leave_others_shard(entry, other):
+    """Replace the measurement by a whole shard of another one."""
     (entry / FILE).unlink()
-    (entry / "checkpoint").mkdir()
-    (entry / "checkpoint" / "forward.safetensors").write_bytes(b"half")
-
-
-def leave_others_checkpoint(entry, _other):
-    """Replace the measurement by the whole state of another measurement."""
-    from pytest_quantcheck.storage import Checkpoint
-
-    (entry / FILE).unlink()
-    Checkpoint(entry / "checkpoint").save("forward", {})
+    shard = entry / "shards" / "1-of-1"
+    shard.mkdir(parents=True)
+    shutil.copy(other / FILE, shard)
 
 
 def take_measurement(entry, other):
@@ -165,8 +166,8 @@ DAMAGE = {
     "no key": lambda entry, _other: (entry / "key.json").unlink(),
     "unreadable": lambda entry, _other: block(entry / FILE),
     "unreadable key": lambda entry, _other: block(entry / "key.json"),
-    "checkpoint": leave_checkpoint,
-    "another's checkpoint": leave_others_checkpoint,
+    "shard": leave_shard,
+    "another's shard": leave_others_shard,
 }
 
 
@@ -272,7 +273,7 @@ def test_disk_that_is_full_when_an_entry_is_saved(cache, filled, monkeypatch):
     assert any("measured without the cache" in note and "No space left" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another entry", "checkpoint", "another's measurement"])
+@pytest.mark.parametrize("damage", ["truncated", "another entry", "shard", "another's measurement"])
 def test_numbers_are_those_of_a_cache_without_damage(cache, filled, damage):
     """Bit for bit, and nothing of the damaged entry is lost."""
     place, entry, other = cache

@@ -131,15 +131,6 @@ def test_second_phase_starts_anew(log):
     assert log.written[-1] == "int8 on boolq, attributing: 64 prompts in 40 s\n"
 
 
-def test_prompts_of_an_earlier_run_do_not_count_for_the_pace(log):
-    """A resumed phase starts from what was done before: the rest takes as long as what this run did."""
-    log.progress.start("measuring", 512, 256)
-    assert log.advance(64, after=30.0) == ["int8 on boolq, measuring: 320/512 prompts, about 90 s left\n"]
-    log.advance(192, after=15.0)
-    log.progress.finish()
-    assert log.written[-1] == "int8 on boolq, measuring: 512 prompts in 45 s (256 of them in an earlier run)\n"
-
-
 def test_error_in_a_log_claims_no_success(log):
     """A phase that failed has no line that says it took so long."""
     with pytest.raises(ValueError, match="broken"), log.progress:

@@ -18,6 +18,7 @@ PLANS = {
     "samples": 5,
     "tokens": 512,
     "batch_size": 4,
+    "shard_size": 8,
     "shuffle": 1,
     "seed": 1,
     "redundancy_neurons": 64,

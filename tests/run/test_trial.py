@@ -71,8 +71,8 @@ def test_progress_goes_on_to_the_terminal():
         def note(self, what):
             seen.append(what)
 
-        def start(self, label, total, done=0):
-            seen.append((label, total, done))
+        def start(self, label, total):
+            seen.append((label, total))
 
         def advance(self, n=1):
             seen.append(n)
@@ -82,11 +82,11 @@ def test_progress_goes_on_to_the_terminal():
 
     timed = trial._TimedProgress(Reporter(), "int8 on builtin", [])
     timed.say("loading", log=True)
-    timed.start("measuring", 9, 1)
+    timed.start("measuring", 9)
     timed.advance(8)
     timed.note("weak")
     timed.finish()
-    assert seen == [("loading", True), ("measuring", 9, 1), 8, "weak", "end"]
+    assert seen == [("loading", True), ("measuring", 9), 8, "weak", "end"]
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 
-import numpy as np
 import pytest
 
 from pytest_quantcheck.errors import StorageError
@@ -29,7 +28,7 @@ sys.stdin.readline()
 with entry.locked(lambda: print("waits", flush=True)):
     if entry.load() is None:
         print("measures", flush=True)
-        entry.checkpoint.save("forward", {})
+        entry.save_shard(1, 2, load_measurement(source))
         sys.stdin.readline()
         if dies:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -61,22 +60,48 @@ def test_a_measurement_is_found_again_by_its_key(cache, entry, measurement, same
     assert same(measurement, again.load())
 
 
-def test_nothing_is_there_before_it_is_saved(cache):
-    """Neither loading nor locking makes a measurement; a checkpoint under way is none."""
+def test_nothing_is_there_before_it_is_saved(cache, measurement, same):
+    """Neither loading nor locking makes a measurement; a shard is none, and one of how many it is, it is for good."""
     entry = cache.entry(KEY)
     assert entry.load() is None
     with entry.locked():
-        entry.checkpoint.save("forward", {"x": np.ones(2)})
+        entry.save_shard(1, 2, measurement)
         assert entry.load() is None
+        assert same(measurement, entry.load_shard(1, 2))
+        assert entry.load_shard(2, 2) is None
+        assert entry.load_shard(1, 3) is None
 
 
-def test_saving_clears_the_checkpoint(cache, measurement):
+@pytest.mark.parametrize("damage", ["truncated", "another's"])
+def test_damaged_shard_is_set_aside(cache, measurement, damage):
+    """It is measured again, and the line is kept; the next run finds the new one."""
+    entry = cache.entry(KEY, {"bits": measurement.provenance.bits if damage == "truncated" else "other"})
+    with entry.locked():
+        entry.save_shard(1, 2, measurement)
+        if damage == "truncated":
+            file = entry.directory / "shards" / "1-of-2" / FILE
+            file.write_bytes(file.read_bytes()[:-1])
+        assert entry.load_shard(1, 2) is None
+        assert not (entry.directory / "shards" / "1-of-2").exists()
+    assert "set aside as 1-of-2.damaged and measured again" in entry.remarks[0]
+
+
+def test_shard_that_cannot_be_kept_is_lost_alone(cache, measurement):
+    """The run goes on; what the whole meets is told."""
+    entry = cache.entry(KEY)
+    with entry.locked():
+        (entry.directory / "shards").write_text("in the way")
+        entry.save_shard(1, 2, measurement)
+        assert entry.load_shard(1, 2) is None
+
+
+def test_saving_removes_the_shards(cache, measurement):
     """What was kept of the work, and what killed processes have left half written, is not needed once it is done."""
     entry = cache.entry(KEY)
     with entry.locked():
         (entry.directory / f".{FILE}.0123abcd.tmp").touch()
         (entry.directory / ".key.json.0123abcd.tmp").touch()
-        entry.checkpoint.save("forward", {"x": np.ones(2)})
+        entry.save_shard(1, 2, measurement)
         entry.save(measurement)
     assert sorted(path.name for path in entry.directory.iterdir()) == ["key.json", FILE]
 
@@ -116,12 +141,12 @@ def test_a_tampered_key_is_refused(entry, measurement, content, same):
     assert (aside / FILE).exists()
 
 
-@pytest.mark.parametrize("left", ["measurement", "checkpoint"])
+@pytest.mark.parametrize("left", ["measurement", "shards"])
 def test_an_entry_without_its_key_is_set_aside(entry, left):
-    """What lies there may be anyone's: neither a measurement nor a checkpoint is used without its key."""
-    if left == "checkpoint":
+    """What lies there may be anyone's: neither a measurement nor a shard is used without its key."""
+    if left == "shards":
         (entry.directory / FILE).unlink()
-        (entry.directory / "checkpoint").mkdir()
+        (entry.directory / "shards").mkdir()
     (entry.directory / "key.json").unlink()
     with entry.locked():
         assert sorted(path.name for path in entry.directory.iterdir()) == ["key.json"]
@@ -270,4 +295,4 @@ def test_one_of_several_processes_measures_and_the_others_wait(cache, measuremen
     assert said == [(["done"], 0), (["measures", "done"], 0)]
     found = cache.entry({"model": "shared"})
     assert same(measurement, found.load())
-    assert not found.checkpoint.directory.exists()
+    assert not found.shards.exists()

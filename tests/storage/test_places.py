@@ -141,7 +141,7 @@ def test_lock_of_the_cache_is_a_file(put, named, tmp_path, obstacle):
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("ours", ["", "checkpoint"])
+@pytest.mark.parametrize("ours", ["", "shards"])
 def test_folders_of_the_cache_are_in_it(elsewhere, named, ours):
     """Users name the cache, and never the folders in it: a link there is no place that was named."""
     place = Cache(named).entry(KEY).directory / ours

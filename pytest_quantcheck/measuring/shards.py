@@ -1,0 +1,41 @@
+"""Shards: the parts of a prompt set that are measured one by one, cached, resumed and distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pytest_quantcheck.records import Measurement
+
+Shard = tuple[list[int], ...]
+"""Batches of positions in the prompt set."""
+
+
+class FinishedShards(Protocol):
+    """Keeper of one measurement's finished shards, by number, from 1, and count."""
+
+    def load_shard(self, number: int, count: int) -> Measurement | None:
+        """Load a shard; None where it was not kept, or was damaged."""
+
+    def save_shard(self, number: int, count: int, shard: Measurement) -> None:
+        """Keep a shard."""
+
+
+class NothingFinished:
+    """A keeper of shards that keeps none."""
+
+    def load_shard(self, number: int, count: int) -> Measurement | None:
+        """Find nothing."""
+
+    def save_shard(self, number: int, count: int, shard: Measurement) -> None:
+        """Keep nothing."""
+
+
+def cut(batches: Sequence[list[int]], shard_size: int) -> list[Shard]:
+    """Deal batches out to shards of about `shard_size` prompts.
+
+    Neighbours go to different shards: batches come sorted by length, and so each shard takes about as long.
+    """
+    count = max(-(-sum(map(len, batches)) // shard_size), 1)
+    count = min(count, len(batches))
+    return [tuple(batches[number::count]) for number in range(count)]
