@@ -154,7 +154,8 @@ def find_file_format(files: ModelFiles) -> tuple[Format, File] | None:
 
 def _told(error: Exception) -> str:
     """Write an error's text, after its kind where it is another's."""
-    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    ours = type(error) in {ValueError, NotAppliedError}
+    return str(error) if ours else f"{type(error).__name__}: {error}"
 
 
 def _quantization(files: ModelFiles) -> Config:
