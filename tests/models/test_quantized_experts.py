@@ -71,7 +71,9 @@ def _quantized(stored):
 def test_experts_that_nothing_reads_are_refused(name, mixtral, tmp_path):
     """Zero points of experts would be left out; experts beside quantized layers fail in torch's own words."""
     write(RELEASES[name], mixtral, tmp_path)
-    with pytest.raises(ModelError, match=r"^\S+: model\S+experts\.0\.w1\.weight\w* is of an expert.* or another format$"):
+    with pytest.raises(
+        ModelError, match=r"^\S+: model\S+experts\.0\.w1\.weight\w* is of an expert.* or another format$"
+    ):
         load(Source(str(tmp_path), device="cpu"), "released")
 
 
