@@ -147,7 +147,7 @@ class Entry:
         try:
             return self._load(place)
         except StorageError as problem:
-            self._set_aside(place, problem)
+            self._set_aside(place, problem, self.directory / f"shard-{place.name}")
             return None
 
     def save_shard(self, number: int, count: int, shard: Measurement) -> None:
@@ -200,10 +200,11 @@ class Entry:
                 return
         write_atomically(self.directory / KEY, self._key)
 
-    def _set_aside(self, path: Path, problem: StorageError) -> None:
-        """Rename a folder of the entry to a name that nothing reads."""
+    def _set_aside(self, path: Path, problem: StorageError, called: Path | None = None) -> None:
+        """Rename a folder of the entry to a name that nothing reads; `called`: what it begins with."""
         endings = chain([""], (f"-{n}" for n in count(2)))
-        names = (path.with_name(f"{path.name}.damaged{ending}") for ending in endings)
+        called = called or path
+        names = (called.with_name(f"{called.name}.damaged{ending}") for ending in endings)
         place = next(name for name in names if not name.exists())
         try:
             path.rename(place)

@@ -64,7 +64,7 @@ class TrialLinear(nn.Linear):
         return nn.functional.linear(x, (self.weight * self.scale).to(x.dtype))
 
 
-def load(read, device):
+def load(read, device, _tensors):
     model = read(dtype="auto", device_map={"": device})
     for module in [module for name, module in model.named_modules() if name.endswith("_proj")]:
         module.scale = module.weight.data.abs().max() / 127

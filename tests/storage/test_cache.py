@@ -83,7 +83,7 @@ def test_damaged_shard_is_set_aside(cache, measurement, damage):
             file.write_bytes(file.read_bytes()[:-1])
         assert entry.load_shard(1, 2) is None
         assert not (entry.directory / "shards" / "1-of-2").exists()
-    assert "set aside as 1-of-2.damaged and measured again" in entry.remarks[0]
+    assert "set aside as shard-1-of-2.damaged and measured again" in entry.remarks[0]
 
 
 def test_shard_that_cannot_be_kept_is_lost_alone(cache, measurement):
