@@ -94,18 +94,19 @@ def _measure_shards(
 ) -> Iterator[Measurement]:
     """Yield each shard's measurement, taken up or made now.
 
-    Which layers attributions are given up at is decided by the first shard that has any, and handed on.
+    At which layers attribution is given up is decided by the first shard that attributes, and handed on.
     """
     shards = passes.shards(index)
     hopeless: frozenset[int] | None = None
     for number, shard in enumerate(shards, 1):
+        prompts = sorted(position for part in shard for position in part)
         measured = finished.load_shard(number, len(shards))
-        if measured is None:
+        if measured is None or measured.answers.index.tolist() != prompts:  # another shard lies in its place
             where = f"shard {number} of {len(shards)}, " if len(shards) > 1 else ""
             measured = _measure_shard(passes, shard, provenance, where, hopeless)
             finished.save_shard(number, len(shards), measured)
         if hopeless is None and measured.saliency:
-            hopeless = passes.hopeless(measured.saliency, sum(i < passes.plan.samples for part in shard for i in part))
+            hopeless = passes.hopeless(measured.saliency, sum(i < passes.plan.samples for i in prompts))
         yield measured
 
 

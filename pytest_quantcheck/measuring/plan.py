@@ -7,9 +7,6 @@ from typing import Literal, Protocol, Self
 
 from pytest_quantcheck.options.attribution import AttributionMethod
 
-SHARD_SIZE = 64
-"""What is lost when a run is killed, and what one worker measures at a time: at most so many prompts."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,8 +23,8 @@ class Plan:
     """Tokens in one evaluation of an attribution, counted over prompts and nodes."""
     batch_size: int = 16
     """Prompts in one forward pass."""
-    shard_size: int = SHARD_SIZE
-    """Prompts in a shard, rounded up to whole batches."""
+    shard_size: int = 64
+    """Prompts in a shard, about: it has whole batches. A run that is killed loses no more than the shard it was in."""
     shuffle: int | None = None
     """Seed of which prompts meet in a batch, None for those of like length."""
     seed: int = 0

@@ -36,6 +36,5 @@ def cut(batches: Sequence[list[int]], shard_size: int) -> list[Shard]:
 
     Neighbours go to different shards: batches come sorted by length, and so each shard takes about as long.
     """
-    count = max(-(-sum(map(len, batches)) // shard_size), 1)
-    count = min(count, len(batches))
+    count = min(-(-sum(map(len, batches)) // shard_size), len(batches))
     return [tuple(batches[number::count]) for number in range(count)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -49,8 +49,8 @@ _TORCH_DTYPES: dict[str, torch.dtype] = {
 }
 """Types of tensors by the names of safetensors; others are read as bytes here."""
 
-_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)\.([^.]+)")
-"""A tensor of one expert: the experts of a block, its number, its layer and what it is of that layer."""
+_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(.+)")
+"""A tensor of one expert: the experts of a block, its number, and what it is of that expert."""
 
 _UNQUANTIZED = {"F16", "BF16", "F32", "F64"}
 
@@ -161,28 +161,23 @@ def _check_size(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
 
 
 def _check_experts(files: ModelFiles, stored: Mapping[str, Tensor]) -> None:
-    """Refuse experts of a block that do not hold the same tensors: they become one, and torch would say that."""
-    found = [match for match in map(_EXPERT.fullmatch, stored) if match]
-    numbers: dict[str, set[str]] = {}
-    holders: dict[tuple[str, str], dict[str, str]] = {}
-    shapes: dict[tuple[str, ...], Counter[tuple[int, ...]]] = {}
-    for name in found:
-        experts, number, layer, part = name.groups()
-        numbers.setdefault(experts, set()).add(number)
-        holders.setdefault((experts, layer), {})[number] = part
-        shapes.setdefault((experts, layer, part, stored[name[0]].dtype), Counter())[stored[name[0]].shape] += 1
-    for (experts, layer), held in holders.items():
-        if lacking := numbers[experts] - held.keys():
-            missing = [f"{experts}.{number}.{layer}.{next(iter(held.values()))}" for number in sorted(lacking)]
+    """Refuse experts of a block that hold other tensors than most: they become one, and torch would say so."""
+    numbers: defaultdict[str, set[str]] = defaultdict(set)
+    alike: defaultdict[tuple[str, str], dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for match in filter(None, map(_EXPERT.fullmatch, stored)):
+        experts, number, rest = match.groups()
+        numbers[experts].add(number)
+        alike[experts, rest][number] = stored[match[0]].shape
+    for (experts, rest), shapes in alike.items():
+        lacking = sorted(numbers[experts] - shapes.keys())
+        if 0 < len(lacking) <= len(shapes):
+            missing = shortened([f"{experts}.{number}.{rest}" for number in lacking])
+            raise ModelError(f"{files.name}: the files lack {missing}, which other experts have. {CHECK_THE_FILES}")
+        (usual, _), *_ = Counter(shapes.values()).most_common()
+        if odd := next((number for number, shape in shapes.items() if shape != usual), None):
             raise ModelError(
-                f"{files.name}: the files lack {shortened(missing)}, which other experts have. {CHECK_THE_FILES}"
-            )
-    for name in found:
-        tensor = stored[name[0]]
-        usual, _ = shapes[(*name.group(1, 3, 4), tensor.dtype)].most_common(1)[0]
-        if tensor.shape != usual:
-            raise ModelError(
-                f"{files.name}: {name[0]} is of shape {tensor.shape}, and of other experts {usual}. {CHECK_THE_FILES}"
+                f"{files.name}: {experts}.{odd}.{rest} is of shape {shapes[odd]}, and of other experts {usual}. "
+                f"{CHECK_THE_FILES}"
             )
 
 

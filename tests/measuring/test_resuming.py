@@ -1,6 +1,7 @@
 """A measurement whose run was killed goes on at the first shard that is missing, and not a bit differs."""
 
 import dataclasses
+import shutil
 
 import msgspec
 import numpy as np
@@ -101,6 +102,14 @@ def test_same_files_under_other_names_are_resumed(run, loaded, prompts, same, en
     names = {"prompt_set": "moved", "revision": "2"}
     expected = dataclasses.replace(expected, provenance=msgspec.structs.replace(expected.provenance, **names))
     assert same(resumed, expected)
+
+
+def test_another_shard_in_its_place_is_measured_again(run, loaded, prompts, same, entry):
+    """A shard is known by its prompts: one that was copied is not merged twice."""
+    with pytest.raises(Killed):
+        run(loaded, prompts, finished=Fragile(entry, 2, "after"), **SHARDS)
+    shutil.copytree(entry.shards / "1-of-4", entry.shards / "2-of-4", dirs_exist_ok=True)
+    assert same(run(loaded, prompts, finished=entry, **SHARDS), run(loaded, prompts, **SHARDS))
 
 
 def test_the_first_shard_gives_up_a_layer_for_all(run, loaded, prompts):

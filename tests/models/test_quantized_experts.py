@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig, Qw
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.file_checks import CHECKS
 from pytest_quantcheck.models.files import resolve_files
+from pytest_quantcheck.models.formats.compressed_tensors import COMPRESSED_TENSORS
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from tests.models.releases import RELEASES, needs, read_tensors, write
@@ -77,6 +78,33 @@ def test_experts_that_nothing_reads_are_refused(name, mixtral, tmp_path):
         load(Source(str(tmp_path), device="cpu"), "released")
 
 
+@pytest.mark.parametrize("name", ["fp8", needs("W4A16")])
+def test_a_scale_that_one_expert_lacks_is_named(name, mixtral, tmp_path):
+    """Transformers pairs codes with scales in their order: all behind it would be scaled by another's."""
+    write(RELEASES[name], mixtral, tmp_path)
+    stored = read_stored(tmp_path)
+    scale = next(one for one in stored if re.search(r"layers\.1\..*experts\.2\.w3\.weight_scale", one))
+    write_stored(tmp_path, {one: tensor for one, tensor in stored.items() if one != scale})
+    with pytest.raises(ModelError, match=f"the files lack {re.escape(scale)}, which other experts have"):
+        _against_the_weights(tmp_path, "released")
+
+
+def test_schemes_without_a_packed_weight_say_nothing_of_a_model():
+    """Of however many schemes, for the error that says so."""
+    groups = {"one": {"weights": {"num_bits": 4}}, "two": {"weights": {"num_bits": 8}}}
+    for found in ({}, groups):
+        assert COMPRESSED_TENSORS.stored_types({"a.weight": "F32"}, {"config_groups": found}, None) == {}
+    assert COMPRESSED_TENSORS.stored_types({"a.weight_packed": "I32"}, {"config_groups": groups}, None) == {
+        "a": "W4A16 and W8A16"
+    }
+
+
+def _against_the_weights(folder, load_as):
+    """Run the check of the configuration against the weights."""
+    check = next(check for check in CHECKS if check.title == "configuration against the weights")
+    check.run(resolve_files(Source(str(folder))), load_as)
+
+
 LACKS = r"the files lack model\.layers\.1\.\S+\.experts\.2\.w3\.weight"
 SHAPE = r"experts\.2\.w3\.weight\S* is of shape \(\d+, \d+\), and of other experts \(\d+, \d+\)"
 
@@ -96,6 +124,5 @@ def test_expert_unlike_the_others_is_named(name, message, mixtral, tmp_path):
     else:
         layer = weight.rpartition(".")[0]
         write_stored(tmp_path, {one: tensor for one, tensor in stored.items() if not one.startswith(f"{layer}.")})
-    check = next(check for check in CHECKS if check.title == "configuration against the weights")
     with pytest.raises(ModelError, match=message):
-        check.run(resolve_files(Source(str(tmp_path))), "reference" if name == "plain" else "released")
+        _against_the_weights(tmp_path, "reference" if name == "plain" else "released")

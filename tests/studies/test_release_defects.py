@@ -65,7 +65,7 @@ def test_defect_in_a_format(study, name, release, expected):
 
 @pytest.mark.slow
 def test_every_defect_in_every_format(study):
-    """The table of `docs/evidence/release-defects.md`: what is in the files is refused, in whichever format it comes."""
+    """The table of `docs/evidence/release-defects.md`: what is in the files is refused, in whichever format."""
     for defect in DEFECTS:
         for name in available():
             found, gated = study.play(defect, name)

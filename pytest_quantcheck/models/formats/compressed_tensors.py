@@ -24,12 +24,10 @@ from pytest_quantcheck.models.formats.format import (
 )
 
 _CODES = ".weight_packed"
-_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def _describe(config: Config) -> str:
-    groups = (config.get("config_groups") or {}).values()
-    return f"compressed-tensors {' and '.join(dict.fromkeys(map(_scheme_name, groups)))}"
+    return f"compressed-tensors {_scheme_names(config)}"
 
 
 def _check(contents: Contents, config: Config) -> None:
@@ -37,10 +35,10 @@ def _check(contents: Contents, config: Config) -> None:
 
     It reads some experts as something else, and does not always look at the shape of a packed weight.
     """
-    expert = next((name for name in contents.types if _EXPERT.search(name)), None)
-    if expert and not (_quantized_expert(contents.types) and _reads_experts(config)):
+    experts = _experts(contents.types)
+    if experts and (any(name.endswith(".weight") for name in experts) or not _reads_experts(config)):
         raise NotAppliedError(
-            f"{expert} is of an expert. transformers reads experts of this format whose weights are packed without "
+            f"{experts[0]} is of an expert. transformers reads experts of this format whose weights are packed without "
             "zero points, by one scheme for the whole model, and whose activations are not quantized; no others. "
             "Measure the checkpoint that it was made from, or another format"
         )
@@ -56,17 +54,17 @@ def _check(contents: Contents, config: Config) -> None:
             raise ValueError(f"{name} says {declared}, and {codes} is of shape {packed}")
 
 
-def _quantized_expert(tensors: Iterable[str]) -> str | None:
-    """Find a tensor of a quantized expert; in the files each is a layer."""
-    return next((name for name in tensors if _EXPERT.search(name) and name.endswith((_CODES, "_scale"))), None)
+def _experts(tensors: Iterable[str]) -> list[str]:
+    """Select the tensors of experts that the files hold one by one."""
+    return [name for name in tensors if re.search(r"\.experts\.\d+\.", name)]
 
 
 def _reads_experts(config: Config) -> bool:
     """Say whether transformers dequantizes experts right: zero points are left out, activations are not rounded."""
     groups = list((config.get("config_groups") or {}).values())
-    weights = groups[0].get("weights") or {} if len(groups) == 1 else {}
-    packed = (groups[0].get("format") or config.get("format")) == "pack-quantized" if groups else False
-    return bool(packed and weights.get("symmetric") and not groups[0].get("input_activations"))
+    if len(groups) != 1 or (groups[0].get("format") or config.get("format")) != "pack-quantized":
+        return False
+    return bool((groups[0].get("weights") or {}).get("symmetric")) and not groups[0].get("input_activations")
 
 
 def _words(codes: int, bits: int) -> int:
@@ -79,7 +77,7 @@ def _load(read: Reader, device: torch.device, tensors: Collection[str]) -> Any:
 
     Those of experts are one parameter in the model, and only transformers' own dequantizing makes it of their parts.
     """
-    if _quantized_expert(tensors):
+    if _experts(tensors):
         from transformers import CompressedTensorsConfig  # noqa: PLC0415 - heavy
 
         with warnings.catch_warnings():
@@ -132,6 +130,10 @@ def _label(module: Any) -> str:
     return f"{class_name(module)}[{_scheme_name(module.quantization_scheme.model_dump())}]"
 
 
+def _scheme_names(config: Config) -> str:
+    return " and ".join(dict.fromkeys(map(_scheme_name, (config.get("config_groups") or {}).values())))
+
+
 def _scheme_name(scheme: dict[str, Any]) -> str:
     """Name the bits of weights and activations, such as `W4A16`."""
     weights, activations = scheme.get("weights") or {}, scheme.get("input_activations") or {}
@@ -153,8 +155,8 @@ def _weight(module: Any) -> torch.Tensor:
 
 def _stored_types(types: Mapping[str, str], config: Config, _model: nn.Module) -> dict[str, str]:
     """The scheme of each packed weight, such as `W4A16`."""
-    (scheme,) = map(_scheme_name, (config.get("config_groups") or {}).values())
-    return {name.removesuffix(_CODES): scheme for name in types if name.endswith(_CODES)}
+    schemes = _scheme_names(config)
+    return {name.removesuffix(_CODES): schemes for name in types if name.endswith(_CODES)}
 
 
 COMPRESSED_TENSORS = Format(
