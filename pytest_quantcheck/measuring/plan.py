@@ -23,7 +23,7 @@ class Plan:
     """Tokens in one evaluation of an attribution, counted over prompts and nodes."""
     batch_size: int = 16
     """Prompts in one forward pass."""
-    shard_size: int = 64
+    shard_size: int = 128
     """Prompts in a shard, about: it has whole batches. A run that is killed loses no more than the shard it was in."""
     shuffle: int | None = None
     """Seed of which prompts meet in a batch, None for those of like length."""

@@ -214,10 +214,8 @@ def parse(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[
     parser.add_argument("--formats", nargs="*", choices=FORMATS)
     parser.add_argument("--defects", nargs="*", choices=[one.name for one in every_defect()])
     asked, options = parser.parse_known_args(words)
-    possible = [name for name in available() if asked.shape == "llama" or name not in GGUF]
-    asked.formats = asked.formats or possible
-    if impossible := set(asked.formats) - set(possible):
-        parser.error(f"not of this shape, or its package is not installed: {', '.join(sorted(impossible))}")
+    if asked.shape != "llama" and (files := set(asked.formats or ()) & set(GGUF)):
+        parser.error(f"a GGUF file is of a llama: {', '.join(sorted(files))}")
     measuring_parser().parse_args(["measure", *options])  # a misspelled one is seen before anything is measured
     return asked, options
 
@@ -225,10 +223,13 @@ def parse(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[
 def main() -> None:
     """Play every defect in every format and print what a gate makes of it."""
     asked, options = parse()
+    possible = [name for name in available() if asked.shape == "llama" or name not in GGUF]
+    if absent := set(asked.formats or ()) - set(possible):
+        raise SystemExit(f"the package is not installed that these formats need: {', '.join(sorted(absent))}")
     asked.folder.mkdir(parents=True)
     study = Study(asked.folder.resolve(), asked.model, asked.dtype, options, asked.shape)
     chosen = [one for one in every_defect() if not asked.defects or one.name in asked.defects]
-    for line in table(study, chosen, asked.formats):
+    for line in table(study, chosen, asked.formats or possible):
         print(line, flush=True)
 
 
