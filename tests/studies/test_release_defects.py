@@ -7,6 +7,7 @@ from tests.studies.release import Gated
 from tests.studies.release_defects import Study, available, every_defect, outcome
 
 QUICK = ("--samples", "64", "--attribution-samples", "8")
+CHAT = "chat:Answer with one word.\n{prompt}\nAnswer:"
 BY_NAME = {one.name: one for one in every_defect()}
 REFUSED = {
     "two sets of weights",
@@ -71,3 +72,20 @@ def test_every_defect_in_every_format(study):
             found, gated = study.play(defect, name)
             word = found.partition(" (")[0]
             assert word in {"refused", "-"} if defect.name in REFUSED else word != "missed", (defect.name, name, gated)
+
+
+@pytest.fixture(scope="module")
+def real_study(smollm2_file, tmp_path_factory):
+    """The 135M model with its baseline on the built-in prompts."""
+    folder = tmp_path_factory.mktemp("study") / "study"
+    return Study(folder, str(smollm2_file), "bf16", (*QUICK, "--template", CHAT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["int8", "Q8_0"])
+@pytest.mark.parametrize("defect", every_defect(), ids=lambda one: one.name)
+def test_every_defect_of_a_real_model(real_study, defect, name):
+    """The healthy release passes; of the others each that the format can carry is refused or measured."""
+    found, gated = real_study.play(defect, name)
+    word = found.partition(" (")[0]
+    assert word in ({"passes"} if defect.name == "healthy" else {"refused", "measured", "-"}), gated
