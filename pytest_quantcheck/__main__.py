@@ -1,4 +1,4 @@
-"""`python -m pytest_quantcheck measure|compare|dequantize|profiles|doctor …`: what can be done without pytest."""
+"""`python -m pytest_quantcheck measure|merge|compare|dequantize|profiles|doctor …`: what can be done without pytest."""
 
 import sys
 

@@ -70,7 +70,8 @@ TABLE: dict[str, Meanings] = {
     "redundancy_neurons": Meanings(X,        NO,       X,     X),
     "attribution":        Meanings(X,        X,        X,     X),
     "seed":               Meanings(X,        X,        X,     X),
-    "batch_size":         Meanings(COND,     NO,       X,     NO),
+    "batch_size":         Meanings(COND,     NO,       X,     X),
+    "shard":              Meanings(X,        X,        X,     NO),
     "device":             Meanings(COND,     NO,       X,     X),
     "libraries":          Meanings(COND,     NO,       X,     X),
 }
@@ -104,7 +105,17 @@ def refusals(purpose: Purpose, expected: object, obtained: object) -> list[Diffe
         for difference in configuration_differences(getattr(expected, name), getattr(obtained, name))
         if changes_function(difference.field)
     ]
-    return [Difference(*value) for value in values if value[1] != value[2]] + by_name
+    return [part for value in values if value[1] != value[2] for part in _by_key(*value)] + by_name
+
+
+def _by_key(name: str, expected: object, obtained: object) -> Iterator[Difference]:
+    """Yield a difference; of two dictionaries, one for each key."""
+    if isinstance(expected, dict) and isinstance(obtained, dict):
+        for key in sorted(expected.keys() | obtained.keys()):
+            if expected.get(key) != obtained.get(key):
+                yield Difference(f"{name}.{key}", expected.get(key), obtained.get(key))
+    else:
+        yield Difference(name, expected, obtained)
 
 
 def conditions(reference: Provenance, candidate: Provenance) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 7
+SCHEMA = 8
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
@@ -56,7 +56,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     vision tower; `width`: of the hidden states; `configuration`: what decides how the model is
     computed and served, by names such as `config.rms_norm_eps`, of vocabulary, added tokens and chat template the
     SHA-256; `content_hash`: SHA-256 over the model's files; `encoding_hash`: over the token ids of every prompt of the
-    set as the model reads it.
+    set as the model reads it; `shard`: number and count of the shard that was measured alone, None for a whole set.
     """
 
     model: str
@@ -84,6 +84,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     attribution: str
     seed: int
     batch_size: int
+    shard: tuple[int, int] | None
     device: str
     libraries: dict[str, str]
 

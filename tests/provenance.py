@@ -28,6 +28,7 @@ ANY = Provenance(
     attribution="adaptive",
     seed=0,
     batch_size=16,
+    shard=None,
     device="cpu",
     libraries={},
 )

@@ -39,6 +39,12 @@ def test_a_difference_means_what_the_table_says(purpose, name):
     assert refusals(purpose, KNOWN, other) == expected
 
 
+def test_of_dictionaries_the_parts_that_differ_are_named():
+    """Of two with other libraries, the versions that differ; a dictionary against none is named as it is."""
+    other = msgspec.structs.replace(KNOWN, libraries={"numpy": "2"}, quantization={})
+    assert refusals("merging", KNOWN, other) == [("quantization", None, {}), ("libraries.numpy", None, "2")]
+
+
 @pytest.mark.parametrize("name", ["model", "revision"])
 def test_names_count_where_the_content_is_not_known(name):
     """They are all that tells one model from another then; known content of one side alone is refused itself."""
@@ -50,9 +56,9 @@ def test_names_count_where_the_content_is_not_known(name):
 
 
 def test_shards_of_a_measurement_in_the_cache_can_be_merged():
-    """Only the batch size, which merging takes the largest of, is part of the key and free in shards."""
+    """Only which shard it is, is part of the key and free in shards."""
     key = set(fields("cache", Meaning.REFUSED))
-    assert key - set(fields("merging", Meaning.REFUSED)) == {"batch_size"}
+    assert key - set(fields("merging", Meaning.REFUSED)) == {"shard"}
 
 
 def test_conditions_name_both_values():

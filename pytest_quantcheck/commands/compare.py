@@ -21,6 +21,7 @@ from pytest_quantcheck.records import REFERENCE, RELEASED, Comparison, Provenanc
 from pytest_quantcheck.reporting import WIDEST, Report, nothing_judged, summary_lines
 from pytest_quantcheck.reporting.publishing import publish
 from pytest_quantcheck.reporting.publishing.directory import remove_report
+from pytest_quantcheck.run.baselines import refuse_shard
 from pytest_quantcheck.storage import load_measurement
 
 
@@ -71,6 +72,8 @@ def _comparisons(reference: Path, candidate: Path, profile: Profile) -> Iterator
 
 def _comparison(reference: Path, candidate: Path, profile: Profile) -> Comparison:
     before, after = load_measurement(reference), load_measurement(candidate)
+    refuse_shard(reference, before.provenance)
+    refuse_shard(candidate, after.provenance)
     if before.provenance.bits != REFERENCE:
         raise ComparisonError(
             f"{reference}: expected the reference's measurement, got one of {_candidate_name(before.provenance)}; REF "

@@ -1,6 +1,7 @@
 """`measure`: what a model does, stored where it can be compared later and elsewhere."""
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -11,11 +12,11 @@ from typing import Any
 
 from pytest_quantcheck.commands.options import MEASURE, read, to_settings
 from pytest_quantcheck.commands.output import FINE, say
-from pytest_quantcheck.commands.stored import check_free, size
+from pytest_quantcheck.commands.stored import check_free, written
 from pytest_quantcheck.errors import SettingsError
 from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.options import Settings
-from pytest_quantcheck.records import REFERENCE, Measurement, Provenance
+from pytest_quantcheck.records import REFERENCE, Measurement
 from pytest_quantcheck.reporting import ProgressLine
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.storage import save_measurement
@@ -32,12 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
     _check_together(given)
     began, out = time.monotonic(), Path(given["out"])
     with ignore_library_warnings():
-        gate = Gate(_settings(given), _progress())
+        gate = Gate(_settings(given), _progress(), shard=given["shard"])
+        _check_shard(given["shard"], gate)
         check_free(out, gate.prompt_sets, force=given["force"])
         gate.check_prompts()
         for name, measurement in _stored(gate, out):
-            written = _written(out / name, measurement.provenance, len(measurement.answers.index))
-            say([written, *gate.remarks(next(iter(gate.candidates), REFERENCE), name)])
+            what = written(out / name, measurement.provenance, len(measurement.answers.index))
+            say([what, *gate.remarks(next(iter(gate.candidates), REFERENCE), name)])
     say([f"measured and written in {duration(time.monotonic() - began)}"])
     return FINE
 
@@ -62,19 +64,32 @@ def _check_together(given: dict[str, Any]) -> None:
         raise SettingsError(f"--out={given['out']} is the directory of --reference; give the candidate its own")
 
 
+def _check_shard(shard: tuple[int, int] | None, gate: Gate) -> None:
+    """Refuse more shards than a prompt set has batches."""
+    for name, prompts in gate.prompt_sets.items() if shard else ():
+        batch_size = gate.settings.batch_size
+        most = math.ceil(len(prompts) / batch_size)
+        if shard and shard[1] > most:
+            raise SettingsError(
+                f"--shard={shard[0]}/{shard[1]}: expected at most {most} shards of {name}, whose {len(prompts)} "
+                f"prompts are {most} batches of {batch_size}; ask for fewer, or for a smaller --batch-size"
+            )
+
+
 def _settings(given: dict[str, Any]) -> Settings:
-    """Make settings of a gate with a new baseline or one candidate."""
-    baseline, update = (given["reference"], False) if given["reference"] else (given["out"], True)
+    """Make settings of a gate with a new reference or one candidate."""
+    new = not given["reference"] and not given["shard"]
+    baseline, update = (given["out"], True) if new else (given["reference"], False)
     candidates = {"bits": given["bits"] or (), "candidate": (given["candidate"],) if given["candidate"] else ()}
     return to_settings(given | candidates | {"baseline": baseline, "update_baseline": update})
 
 
 def _stored(gate: Gate, out: Path) -> Iterator[tuple[str, Measurement]]:
-    """Yield each prompt set's name and measurement, once it is written; the gate itself writes its baseline."""
+    """Yield each prompt set's name and measurement, once it is written; the gate itself writes a whole baseline."""
     (subject,) = gate.candidates or (REFERENCE,)
     for name in gate.prompt_sets:
         measurement = gate.measure(subject, name)
-        if subject != REFERENCE:
+        if subject != REFERENCE or measurement.provenance.shard:
             save_measurement(measurement, out / name)
         yield name, measurement
 
@@ -91,8 +106,3 @@ def _on_terminal(label: str) -> ProgressLine:
 def _write(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
-
-
-def _written(directory: Path, provenance: Provenance, n_prompts: int) -> str:
-    subject = f"{provenance.model} as {provenance.bits}"
-    return f"{directory}: {subject} on {provenance.prompt_set}, {n_prompts:,} prompts, {size(directory)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantcheck.bit_widths import SPELLINGS
 from pytest_quantcheck.errors import SettingsError
-from pytest_quantcheck.options.table import OPTIONS, Option
+from pytest_quantcheck.options.table import OPTIONS, Option, late
 
 if TYPE_CHECKING:
     from pytest_quantcheck.options import Settings
@@ -37,6 +37,13 @@ MEASURE: tuple[Option, ...] = (
     _TABLE["candidate"]._replace(
         summary="the candidate is this quantized checkpoint: a directory, a .gguf file or a hub id", kind="text"
     ),
+    Option(
+        "shard",
+        "measure one shard of each prompt set alone, such as 3/8; `merge` makes the whole of all",
+        None,
+        late("values.parse_shard"),
+        "K/N",
+    ),
     *_pytest_options(
         "dtype",
         "prompts",
@@ -58,6 +65,10 @@ MEASURE: tuple[Option, ...] = (
         "trust-remote-code",
         "allow-pickle",
     ),
+)
+MERGE: tuple[Option, ...] = (
+    _TABLE["baseline"]._replace(name="out", summary="write into this directory, one directory for each prompt set"),
+    Option("force", "replace a measurement that is there", kind="flag"),
 )
 DEQUANTIZE: tuple[Option, ...] = (
     _TABLE["baseline"]._replace(name="out", summary="write the checkpoint as this directory, which is new or empty"),

@@ -3,7 +3,7 @@
 import argparse
 from functools import partial
 
-from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, add_options
+from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, MERGE, add_options
 
 _SPEC = "NAME@VERSION of a published profile, or the path of a .toml file"
 
@@ -18,6 +18,11 @@ _COMPARE = """\
 Compare a candidate's stored measurements with its reference's, judge them by a profile, and print what a gate would.
 No model is loaded. Options mean what those of pytest with the same name behind --quantcheck- mean. Ini files play no
 part. Exit status 1 where the candidate is not fit for release, 2 where it could not be judged."""
+
+_MERGE = """\
+Merge the shards of a measurement, each measured by `measure --shard=K/N` on whichever machine: --out gets one
+directory for each prompt set, as if it had been measured at once. No model is loaded. Ini files play no part. Exit
+status 2 where shards are missing, occur twice or do not belong together."""
 
 _DEQUANTIZE = """\
 Write a GGUF file as a plain checkpoint: configuration, weights, tokenizer and chat template, as the gate reads them
@@ -59,6 +64,15 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("reference", metavar="REF", help=f"the reference's: {_WHERE}")
     compare.add_argument("candidate", metavar="CAND", help="the candidate's, likewise, on the same prompt sets")
     add_options(compare, COMPARE)
+
+    merge = add(
+        "merge",
+        help="merge shards that were measured one by one",
+        usage="%(prog)s SHARD SHARD ... --out DIR [--force]",
+        description=_MERGE,
+    )
+    merge.add_argument("shards", metavar="SHARD", nargs="+", help="the directory of one shard, as `measure` writes it")
+    add_options(merge, MERGE)
 
     dequantize = add(
         "dequantize",

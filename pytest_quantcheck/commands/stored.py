@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pytest_quantcheck.errors import SettingsError, StorageError
+from pytest_quantcheck.records import Provenance
 from pytest_quantcheck.storage import check_writable, holds_measurement, load_provenance
 from pytest_quantcheck.storage.measurement_files import FILE
 
@@ -29,6 +30,13 @@ def find_measurements(directory: Path) -> dict[str, Path]:
             )
         measurements[name] = folder
     return measurements
+
+
+def written(directory: Path, provenance: Provenance, n_prompts: int) -> str:
+    """Say what a directory's measurement is of, and how large it is."""
+    shard = "shard {} of {}, ".format(*provenance.shard) if provenance.shard else ""
+    subject = f"{provenance.model} as {provenance.bits} on {provenance.prompt_set}"
+    return f"{directory}: {subject}, {shard}{n_prompts:,} prompts, {size(directory)}"
 
 
 def size(directory: Path) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import reduce
 
 import msgspec
 import numpy as np
 
 from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.errors import MeasurementError
-from pytest_quantcheck.measuring.merging import merge
+from pytest_quantcheck.measuring.merging import merge_in_order
 from pytest_quantcheck.measuring.passes import Passes, is_out_of_memory
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished, Shard
@@ -60,8 +59,8 @@ def measure(
             measurement is the same to the last bit.
 
     Raises:
-        MeasurementError: non-finite logits or activations, not enough memory, or a reference that was not
-            measured on these prompts, or reads them as other tokens.
+        MeasurementError: non-finite logits or activations, not enough memory, more shards than batches, or a reference
+            that was not measured on these prompts, or reads them as other tokens.
         ModelError: a layer that the model does not have.
         PromptError: a prompt that the model cannot read, a missing chat template, prompts that are the same tokens and
             have different golds, or fewer than ten distinct inputs of a set with repeats.
@@ -77,14 +76,10 @@ def measure(
     passes = Passes(loaded, prompts, plan, reference, tokenized, progress or NoProgress())
     provenance = _provenance(passes, model, revision)
     with _memory_errors(plan):
-        # two at a time: all records together would not fit the memory, where layers are wide
-        measured = reduce(
-            lambda one, two: merge((one, two)),
-            _measure_shards(passes, wanted, provenance, finished or NothingFinished()),
-        )
+        measured = merge_in_order(_measure_shards(passes, wanted, provenance, finished or NothingFinished()))
     names = {name: getattr(provenance, name) for name in ("model", "revision", "prompt_set")}
     measured = replace(measured, provenance=msgspec.structs.replace(measured.provenance, **names))
-    if reference is None:
+    if reference is None and plan.shard is None:
         _announce_gaps(evidence_of(measured.answers, prompts.golds, measured.available), passes.progress)
     return measured
 
@@ -96,9 +91,10 @@ def _measure_shards(
 
     At which layers attribution is given up is decided by the first shard that attributes, and handed on.
     """
-    shards = passes.shards(index)
+    shards, alone = passes.shards(index), passes.plan.shard
     hopeless: frozenset[int] | None = None
-    for number, shard in enumerate(shards, 1):
+    for number in range(1, len(shards) + 1) if alone is None else alone[:1]:
+        shard = shards[number - 1]
         prompts = sorted(position for part in shard for position in part)
         measured = finished.load_shard(number, len(shards))
         if measured is None or measured.answers.index.tolist() != prompts:  # another shard lies in its place
@@ -159,6 +155,7 @@ def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
         attribution=covering(plan.attribution, plan.samples),
         seed=plan.seed,
         batch_size=plan.batch_size,
+        shard=plan.shard,
         device=str(loaded.device),
         libraries=loaded.libraries,
     )

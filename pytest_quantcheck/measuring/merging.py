@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,7 +25,7 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
 
     The order of the parts does not matter. Nor does it matter which are merged first: answers, extremes and
     saliency are the same bit for bit, correlation sums to float32 rounding. The provenance is that of the first
-    shard, with the largest of the batch sizes. A part without attributed prompts may lack saliency.
+    shard, which is a shard no more. A part without attributed prompts may lack saliency.
 
     Raises:
         ComparisonError: parts whose provenance differs in what `compatibility.py` refuses for merging, that share a
@@ -48,11 +49,16 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
     )
 
 
+def merge_in_order(shards: Iterable[Measurement]) -> Measurement:
+    """Merge shards one after another: all records together would not fit the memory, where layers are wide."""
+    return reduce(lambda one, two: merge((one, two)), shards)
+
+
 def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
     first, *others = parts
     for provenance in others:
         _check_same_origin(first, provenance)
-    return msgspec.structs.replace(first, batch_size=max(part.batch_size for part in parts))
+    return msgspec.structs.replace(first, shard=None)
 
 
 def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:

@@ -16,7 +16,7 @@ from pytest_quantcheck.errors import MeasurementError, QuantcheckError
 from pytest_quantcheck.measuring.answers import AnswerCollector
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
-from pytest_quantcheck.measuring.shards import Shard, cut
+from pytest_quantcheck.measuring.shards import Shard, count_for, cut
 from pytest_quantcheck.measuring.streams import ExpertStreams, LayerStream, RealTokens, affordable_neurons
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
 from pytest_quantcheck.models.encoding import Batch, batches, collate
@@ -62,9 +62,19 @@ class Passes:
         return sys.maxsize if setting == "all" else setting
 
     def shards(self, index: Sequence[int]) -> list[Shard]:
-        """Cut the prompts into shards."""
+        """Cut the prompts into shards.
+
+        Raises:
+            MeasurementError: more shards are asked for than there are batches.
+        """
         parts = batches(self.tokenized.encoded, index, self.plan.batch_size, shuffle=self.plan.shuffle)
-        return cut(parts, self.plan.shard_size)
+        count = self.plan.shard[1] if self.plan.shard else count_for(parts, self.plan.shard_size)
+        if count > len(parts):
+            raise MeasurementError(
+                f"expected at most {len(parts)} shards of {self.prompts.name}, got {count}: its {len(index)} inputs "
+                f"are {len(parts)} batches of {self.plan.batch_size}, and a shard has whole batches"
+            )
+        return cut(parts, count)
 
     def forward(self, shard: Shard, where: str) -> tuple[Answers, dict[int, Activations], dict[int, Experts]]:
         """Run a shard's prompts once, and collect answers and activations.

@@ -25,6 +25,8 @@ class Plan:
     """Prompts in one forward pass."""
     shard_size: int = 128
     """Prompts in a shard, about: it has whole batches. A run that is killed loses no more than the shard it was in."""
+    shard: tuple[int, int] | None = None
+    """Number, from 1, and count of the shard to measure alone, of any size; None for all shards."""
     shuffle: int | None = None
     """Seed of which prompts meet in a batch, None for those of like length."""
     seed: int = 0

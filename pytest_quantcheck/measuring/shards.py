@@ -31,10 +31,14 @@ class NothingFinished:
         """Keep nothing."""
 
 
-def cut(batches: Sequence[list[int]], shard_size: int) -> list[Shard]:
-    """Deal batches out to shards of about `shard_size` prompts.
+def count_for(batches: Sequence[list[int]], shard_size: int) -> int:
+    """Choose a number of shards, so that each has about `shard_size` prompts."""
+    return min(-(-sum(map(len, batches)) // shard_size), len(batches))
+
+
+def cut(batches: Sequence[list[int]], count: int) -> list[Shard]:
+    """Deal batches out to shards, at most one for each batch.
 
     Neighbours go to different shards: batches come sorted by length, and so each shard takes about as long.
     """
-    count = min(-(-sum(map(len, batches)) // shard_size), len(batches))
     return [tuple(batches[number::count]) for number in range(count)]

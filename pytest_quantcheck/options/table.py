@@ -29,7 +29,7 @@ _ALIKE = 0.9
 """Similarity of that word to itself with one letter left out, doubled or replaced, or with two exchanged."""
 
 
-def _late(name: str, *arguments: Any) -> Callable[[str], Any]:
+def late(name: str, *arguments: Any) -> Callable[[str], Any]:
     """Make a parser that imports its function when first used.
 
     `name` is `module.function` in this package; with `arguments`, that function makes the parser.
@@ -54,7 +54,7 @@ class Option(NamedTuple):
     name: str
     summary: str
     default: str | None = None
-    parse: Callable[[str], Any] = _late("values.parse_text")
+    parse: Callable[[str], Any] = late("values.parse_text")
     metavar: str | None = None
     kind: Literal["text", "list", "flag"] = "text"
 
@@ -131,7 +131,7 @@ OPTIONS: tuple[Option, ...] = (
         "candidate",
         "gate this quantized checkpoint: a directory, a .gguf file or a hub id",
         None,
-        _late("candidate.parse_candidate"),
+        late("candidate.parse_candidate"),
         "PATH_OR_ID[@REVISION]",
         "list",
     ),
@@ -140,10 +140,10 @@ OPTIONS: tuple[Option, ...] = (
         f"gate the model quantized at these bit-widths: {', '.join(SPELLINGS)}; none where "
         "--quantcheck-candidate is given alone",
         "8,4",
-        _late("values.parse_bits"),
+        late("values.parse_bits"),
     ),
     Option(
-        "dtype", "precision of the reference: bf16, fp16, fp32 or the checkpoint's", "auto", _late("values.parse_dtype")
+        "dtype", "precision of the reference: bf16, fp16, fp32 or the checkpoint's", "auto", late("values.parse_dtype")
     ),
     Option(
         "prompts",
@@ -156,49 +156,49 @@ OPTIONS: tuple[Option, ...] = (
         "columns",
         "columns that have prompt and gold in CSV and JSONL files, such as prompt=question,gold=answer",
         "prompt=prompt,gold=gold",
-        _late("columns.parse_columns"),
+        late("columns.parse_columns"),
         "prompt=COLUMN,gold=COLUMN",
     ),
     Option(
         "template",
         "how prompts are put to the model: auto, chat, raw or a format with {prompt}",
         "auto",
-        _late("values.parse_template_text"),
+        late("values.parse_template_text"),
     ),
     Option(
         "samples",
         "measure at most so many prompts of each set",
         "1000",
-        _late("values.parse_whole", 10, "ten calibration bins need ten prompts"),
+        late("values.parse_whole", 10, "ten calibration bins need ten prompts"),
         "N",
     ),
-    Option("seed", "seed of the order and choice of prompts", "0", _late("values.parse_whole", 0), "N"),
+    Option("seed", "seed of the order and choice of prompts", "0", late("values.parse_whole", 0), "N"),
     Option(
         "layers",
         "blocks to look into: paper (first, middle, last), all, or numbers",
         "paper",
-        _late("values.parse_layers"),
+        late("values.parse_layers"),
     ),
-    Option("readout", "how an answer is read: token, choices or substring", "token", _late("values.parse_readout")),
+    Option("readout", "how an answer is read: token, choices or substring", "token", late("values.parse_readout")),
     Option(
         "attribution",
         "how answers are attributed to neurons: adaptive, paper, off or nodes=N, then baseline=token|zero and "
         "target=reference|own behind commas",
         "adaptive",
-        _late("attribution.parse_attribution"),
+        late("attribution.parse_attribution"),
     ),
     Option(
         "attribution-samples",
         "attribute the answers of so many prompts",
         "64",
-        _late("values.parse_whole", 1, "--quantcheck-attribution=off attributes none"),
+        late("values.parse_whole", 1, "--quantcheck-attribution=off attributes none"),
         "N",
     ),
     Option(
         "attribution-tokens",
         "tokens, over prompts and nodes, that attribution evaluates at once: bounds its memory",
         "1024",
-        _late("values.parse_whole", 1),
+        late("values.parse_whole", 1),
         "N",
     ),
     Option(
@@ -206,7 +206,7 @@ OPTIONS: tuple[Option, ...] = (
         "correlate so many neurons of a layer, a seeded sample: all, a number, or auto: all where that takes at most a "
         "tenth of the forward pass, else as many as do",
         "auto",
-        _late("values.parse_neurons"),
+        late("values.parse_neurons"),
         "N",
     ),
     Option("profile", "threshold profile: NAME@VERSION or a .toml file", DEFAULT_PROFILE),
@@ -214,7 +214,7 @@ OPTIONS: tuple[Option, ...] = (
         "fail",
         "replace one limit of the profile, such as ace_drift:0.05",
         None,
-        _late("values.parse_limit"),
+        late("values.parse_limit"),
         "METRIC:VALUE",
         "list",
     ),
@@ -222,7 +222,7 @@ OPTIONS: tuple[Option, ...] = (
         "allow-unmeasured",
         "let a metric pass that could not be measured, such as salient_overlap",
         None,
-        _late("values.parse_metric"),
+        late("values.parse_metric"),
         "METRIC",
         "list",
     ),
@@ -231,7 +231,7 @@ OPTIONS: tuple[Option, ...] = (
         "let a released candidate be served otherwise than the reference in this field, such as "
         "generation_config.eos_token_id; the verdict says so",
         None,
-        _late("values.parse_served_field"),
+        late("values.parse_served_field"),
         "FIELD",
         "list",
     ),
@@ -240,28 +240,28 @@ OPTIONS: tuple[Option, ...] = (
         "measure harmless and damaged copies of the model, and write a new version of the profile of that name with "
         "limits between the two",
         None,
-        _late("values.parse_new_profile"),
+        late("values.parse_new_profile"),
         "NAME[@VERSION]",
     ),
     Option(
         "calibrate-rate",
         "share of harmless candidates that the new profile may fail",
         "0.01",
-        _late("values.parse_rate"),
+        late("values.parse_rate"),
         "RATE",
     ),
     Option(
         "calibrate-directory",
         "directory of profiles that the new one is written into",
         "thresholds",
-        _late("values.parse_directory"),
+        late("values.parse_directory"),
         "DIR",
     ),
     Option(
         "baseline",
         "take the reference's measurement from this directory, and leave the reference alone",
         None,
-        _late("values.parse_directory"),
+        late("values.parse_directory"),
         "DIR",
     ),
     Option("update-baseline", "measure the reference, and write that into the directory of the baseline", kind="flag"),
@@ -269,16 +269,16 @@ OPTIONS: tuple[Option, ...] = (
         "cache",
         "keep measurements in this directory, take from it what was measured before, and go on where a run stopped",
         None,
-        _late("values.parse_directory"),
+        late("values.parse_directory"),
         "DIR",
     ),
-    Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", _late("values.parse_device")),
-    Option("batch-size", "prompts in one forward pass", "16", _late("values.parse_whole", 1), "N"),
+    Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", late("values.parse_device")),
+    Option("batch-size", "prompts in one forward pass", "16", late("values.parse_whole", 1), "N"),
     Option(
         "report",
         "write report.json and, with the extra 'report', report.html into this directory",
         None,
-        _late("values.parse_directory"),
+        late("values.parse_directory"),
         "DIR",
     ),
     Option(

@@ -117,6 +117,19 @@ def parse_whole(minimum: int, why: str = "") -> Callable[[str], int]:
     return parse
 
 
+def parse_shard(raw: str) -> tuple[int, int]:
+    """Parse number and count of a shard.
+
+    >>> parse_shard("3/8")
+    (3, 8)
+    """
+    words = [word.strip() for word in raw.split("/")]
+    number, count = map(int, words) if len(words) == 2 and all(map(is_whole, words)) else (0, 0)
+    if not (1 <= number <= count and count > 1):
+        raise ValueError(f"expected one of at least two shards, counted from 1, such as 3/8, got {raw!r:.100}")
+    return number, count
+
+
 def parse_layers(raw: str) -> Literal["paper", "all"] | tuple[int, ...]:
     """Parse `paper` (first, middle, last), `all`, or block numbers, ascending.
 

@@ -75,10 +75,25 @@ def find_baseline(directory: Path, prompt_sets: Mapping[str, PromptSet], setting
     """
     provenances = {name: load_provenance(directory / name, verify=True) for name in prompt_sets}
     for name, provenance in provenances.items():
+        refuse_shard(directory / name, provenance)
         unlike = list(_differences(provenance, prompt_sets[name], settings))
         if unlike:
             raise StorageError(f"{directory / name} was measured otherwise: {'; '.join(unlike)}; {_AGAIN}")
     return Baseline(directory, provenances)
+
+
+def refuse_shard(directory: Path, provenance: Provenance) -> None:
+    """Refuse a measurement of one shard.
+
+    Raises:
+        StorageError: it is one; says what to do.
+    """
+    if provenance.shard is not None:
+        number, count = provenance.shard
+        raise StorageError(
+            f"{directory} is shard {number} of {count} alone: merge all {count} with `python -m pytest_quantcheck "
+            "merge`, and take that"
+        )
 
 
 def store_baseline(directory: Path, measurements: Mapping[str, Measurement]) -> Baseline:
@@ -117,4 +132,5 @@ def _allowed(provenance: Provenance, prompts: PromptSet, settings: Settings) -> 
         "layers": (choose_layers(settings.layers, provenance.n_layers),),
         "attribution": (covering(settings.attribution, settings.attribution_samples),),
         "seed": (settings.seed,),
+        "shard": (None,),
     }

@@ -36,7 +36,8 @@ class Gate:
     """All that one run measures and judges.
 
     Making it reads and checks the profile and the prompts, and loads no model. A model is loaded when a test first
-    needs its measurement, measured on every prompt set, and freed: there is never more than one in memory.
+    needs its measurement, measured on every prompt set, and freed: there is never more than one in memory. With `shard`
+    only that one of each set is measured, by number and count.
 
     Raises:
         SettingsError: two prompt sets of one name, or a candidate that would be equal to the reference.
@@ -47,9 +48,14 @@ class Gate:
     """
 
     def __init__(
-        self, settings: Settings, progress: Progress | None = None, *, models: LocalModels | None = None
+        self,
+        settings: Settings,
+        progress: Progress | None = None,
+        *,
+        models: LocalModels | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self._shard = settings, shard
         self.profile: Profile = (
             load_profile(settings.profile).with_limits(settings.fail).allowing(settings.allow_unmeasured)
         )
@@ -266,6 +272,7 @@ class Gate:
             self.prompt_sets,
             baseline=self._baseline,
             cache=self._cache,
+            shard=self._shard,
             progress=self._progress,
         )
 

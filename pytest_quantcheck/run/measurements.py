@@ -50,10 +50,12 @@ class Measurements:
         *,
         baseline: Baseline | None,
         cache: Cache | None,
+        shard: tuple[int, int] | None,
         progress: Progress | None,
     ) -> None:
         self._settings, self._models, self._prompt_sets = settings, models, prompt_sets
         self._baseline, self._cache, self._progress = baseline, cache, progress
+        self._plan = replace(plan_of(settings), shard=shard)
         self.applied: dict[str, str] = {}
         self.remarks: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -142,7 +144,7 @@ class Measurements:
 
     def _prepare(self, target: Target, loaded: LoadedModel, references: References) -> Plan:
         """Make a control of the model, or check a candidate; return the plan."""
-        plan = plan_of(self._settings)
+        plan = self._plan
         if target.kind == "control":
             from pytest_quantcheck.controls.applying import apply_control  # noqa: PLC0415 - heavy
 
@@ -168,9 +170,9 @@ class Measurements:
             return {}
         from pytest_quantcheck.run.cache_key import cache_key, origin_of  # noqa: PLC0415 - heavy
 
-        files, plan = self._models.files(target), plan_of(self._settings)
+        files = self._models.files(target)
         keys = {
-            name: cache_key(files, target.load_as, prompts, plan, references.get(name))
+            name: cache_key(files, target.load_as, prompts, self._plan, references.get(name))
             for name, prompts in self._prompt_sets.items()
         }
         return {name: self._cache.entry(key, origin_of(key)) for name, key in keys.items()}

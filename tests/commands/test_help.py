@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pytest_quantcheck.commands import main
-from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, spelled
+from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, MERGE, spelled
 from pytest_quantcheck.options import OPTIONS
 
 
@@ -22,13 +22,14 @@ def test_every_command_is_listed(capsys):
     text = helped(capsys)
     assert "measure measure a model and" in text
     assert "compare judge a stored" in text
+    assert "merge merge shards that were measured" in text
     assert "dequantize write a GGUF file as a plain checkpoint" in text
     assert "profiles look at threshold profiles" in text
     assert "doctor say what this environment offers" in text
 
 
 @pytest.mark.parametrize(
-    ("command", "options"), [("measure", MEASURE), ("compare", COMPARE), ("dequantize", DEQUANTIZE)]
+    ("command", "options"), [("measure", MEASURE), ("compare", COMPARE), ("merge", MERGE), ("dequantize", DEQUANTIZE)]
 )
 def test_every_option_is_explained(capsys, command, options):
     """With pytest's words; that ini files play no part is said."""
@@ -42,7 +43,7 @@ def test_every_option_is_explained(capsys, command, options):
 def test_options_of_both_mean_the_same():
     """Of every option that pytest has too, the reader is the table's own."""
     table = {option.name: option for option in OPTIONS}
-    shared = [option for option in (*MEASURE, *COMPARE, *DEQUANTIZE) if option.name in table]
+    shared = [option for option in (*MEASURE, *COMPARE, *MERGE, *DEQUANTIZE) if option.name in table]
     assert len(shared) > 20
     for option in shared:
         assert option.parse is table[option.name].parse

@@ -14,7 +14,7 @@ import msgspec
 
 import pytest_quantcheck
 from pytest_quantcheck import errors, plugin, records
-from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, spelled
+from pytest_quantcheck.commands.options import COMPARE, DEQUANTIZE, MEASURE, MERGE, spelled
 from pytest_quantcheck.controls import certificate as certifying
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.metrics import METRICS
@@ -60,7 +60,12 @@ def commands() -> str:
     """The options of the commands that work without pytest."""
     parts = [
         part
-        for name, table in (("measure", MEASURE), ("compare", COMPARE), ("dequantize FILE.gguf", DEQUANTIZE))
+        for name, table in (
+            ("measure", MEASURE),
+            ("merge SHARD SHARD …", MERGE),
+            ("compare REF CAND", COMPARE),
+            ("dequantize FILE.gguf", DEQUANTIZE),
+        )
         for part in (
             f"## `python -m pytest_quantcheck {name}`",
             *_table(
@@ -72,7 +77,8 @@ def commands() -> str:
     return _page(
         "Commands",
         "`python -m pytest_quantcheck COMMAND --help` has the same. Ini files play no part here. `measure` stores what "
-        "a model does; `compare REF CAND` judges two such directories; `dequantize FILE.gguf` writes a GGUF file as a "
+        "a model does, or one shard of it; `merge SHARD SHARD …` makes the whole of its shards; `compare REF CAND` "
+        "judges two such directories; `dequantize FILE.gguf` writes a GGUF file as a "
         "plain checkpoint; `profiles show SPEC`, `profiles diff SPEC SPEC` and `profiles check [SPEC …]` look at "
         "threshold profiles; `doctor` says what this environment offers to a gate, and what it lacks. "
         "[Exit statuses](exit-statuses.md).",

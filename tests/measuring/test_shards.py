@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.errors import MeasurementError
-from pytest_quantcheck.measuring.merging import merge
-from pytest_quantcheck.measuring.shards import cut
+from pytest_quantcheck.measuring.merging import merge, merge_in_order
+from pytest_quantcheck.measuring.shards import count_for, cut
 from pytest_quantcheck.options.attribution import AttributionMethod
 
 NOISE = 3e-6
@@ -101,10 +101,11 @@ def test_batches_move_int8_by_no_more_than_its_rounding(run, quantized, prompts,
 def test_every_batch_is_in_one_shard(sizes, shard_size):
     """Whole, in order, and no shard has more than one batch more than another."""
     batches = [[number] * size for number, size in enumerate(sizes)]
-    shards = cut(batches, shard_size)
+    count = count_for(batches, shard_size)
+    shards = cut(batches, count)
     assert sorted(batch for shard in shards for batch in shard) == batches
     assert all(list(shard) == sorted(shard) for shard in shards)
-    assert len(shards) == min(len(batches), math.ceil(sum(sizes) / shard_size))
+    assert len(shards) == count == min(len(batches), math.ceil(sum(sizes) / shard_size))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
@@ -119,6 +120,22 @@ def test_cutting_into_shards_does_not_change_a_measurement(run, loaded, prompts,
         assert np.array_equal(found.activations[layer].minimum, alone.activations[layer].minimum)
         assert np.array_equal(found.activations[layer].maximum, alone.activations[layer].maximum)
     assert_same(found, whole)
+
+
+def test_shards_measured_one_by_one_are_those_of_a_whole_run(run, loaded, prompts, same):
+    """Each alone, by its number; merged, they are what one run of as many shards measures, to the last bit."""
+    plan = {"layers": LAYERS, "batch_size": 4}
+    alone = [run(loaded, prompts, shard=(number, 3), **plan) for number in (1, 2, 3)]
+    assert [one.provenance.shard for one in alone] == [(1, 3), (2, 3), (3, 3)]
+    assert same(merge_in_order(alone), run(loaded, prompts, shard_size=14, **plan))
+
+
+def test_more_shards_than_batches_are_refused(run, loaded, prompts):
+    """A batch is in one shard."""
+    with pytest.raises(
+        MeasurementError, match=r"at most 3 shards of builtin, got 4: its 40 inputs are 3 batches of 16"
+    ):
+        run(loaded, prompts, shard=(1, 4))
 
 
 @pytest.mark.parametrize("shards", SPLITS.values(), ids=SPLITS)

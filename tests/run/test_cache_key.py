@@ -19,6 +19,7 @@ PLANS = {
     "tokens": 512,
     "batch_size": 4,
     "shard_size": 8,
+    "shard": (1, 2),
     "shuffle": 1,
     "seed": 1,
     "redundancy_neurons": 64,
