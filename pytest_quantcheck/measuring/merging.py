@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,24 +33,34 @@ def merge(parts: Sequence[Measurement]) -> Measurement:
     """
     if not parts:
         raise ValueError("Expected at least one measurement to merge, got none.")
-    parts = sorted(parts, key=lambda part: part.answers.index[:1].tolist())
+    return _merged(sorted(parts, key=lambda part: part.answers.index[:1].tolist()))
+
+
+def merge_in_order(shards: Iterable[Measurement]) -> Measurement:
+    """Merge shards one after another: all records together would not fit the memory, where layers are wide."""
+    numbered = enumerate(shards)
+    _, whole = next(numbered)
+    for added, shard in numbered:
+        whole = _merged((whole, shard), overwrite=added > 1)  # a sum of two is ours, a shard is not
+    return whole
+
+
+def _merged(parts: Sequence[Measurement], *, overwrite: bool = False) -> Measurement:
+    """Merge parts, their sums in this order; `overwrite` those of the first."""
     return Measurement(
         provenance=_merge_provenance([part.provenance for part in parts]),
         answers=_merge_answers([part.answers for part in parts]),
-        activations=_merge_activations([part.activations for part in parts]),
+        activations=_merge_activations([part.activations for part in parts], overwrite=overwrite),
         saliency=_merge_saliency(
             [part.saliency for part in parts], adaptive=parts[0].provenance.attribution.startswith("adaptive")
         ),
         golds=_agreed("golds", [part.golds for part in parts]),
         available=_agreed("number of available prompts", [part.available for part in parts]),
-        experts=_merge_mixtures([part.experts for part in parts], _prompt_order([p.answers.index for p in parts])),
+        experts=_merge_mixtures(
+            [part.experts for part in parts], _prompt_order([p.answers.index for p in parts]), overwrite=overwrite
+        ),
         texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
     )
-
-
-def merge_in_order(shards: Iterable[Measurement]) -> Measurement:
-    """Merge shards one after another: all records together would not fit the memory, where layers are wide."""
-    return reduce(lambda one, two: merge((one, two)), shards)
 
 
 def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
@@ -78,38 +87,47 @@ def _merge_answers(parts: Sequence[Answers]) -> Answers:
     return Answers(**_joined(parts, _prompt_order([part.index for part in parts])), exact=exact)
 
 
-def _merge_activations(parts: Sequence[dict[int, Activations]]) -> dict[int, Activations]:
+def _merge_activations(parts: Sequence[dict[int, Activations]], *, overwrite: bool) -> dict[int, Activations]:
     _agreed("layers", [sorted(part) for part in parts])
-    return {layer: _merge_layer(layer, [part[layer] for part in parts]) for layer in parts[0]}
+    return {layer: _merge_layer(layer, [part[layer] for part in parts], overwrite=overwrite) for layer in parts[0]}
 
 
-def _merge_mixtures(parts: Sequence[dict[int, Experts]], order: NDArray[np.intp]) -> dict[int, Experts]:
+def _merge_mixtures(
+    parts: Sequence[dict[int, Experts]], order: NDArray[np.intp], *, overwrite: bool
+) -> dict[int, Experts]:
     _agreed("layers of experts", [sorted(part) for part in parts])
-    return {layer: _merge_experts(layer, [part[layer] for part in parts], order) for layer in parts[0]}
+    return {
+        layer: _merge_experts(layer, [part[layer] for part in parts], order, overwrite=overwrite) for layer in parts[0]
+    }
 
 
-def _merge_experts(layer: int, parts: Sequence[Experts], order: NDArray[np.intp]) -> Experts:
+def _merge_experts(layer: int, parts: Sequence[Experts], order: NDArray[np.intp], *, overwrite: bool) -> Experts:
     _agreed(f"number of experts of layer {layer}", [len(part.neurons) for part in parts])
     routes = [route for part in parts for route in part.by_prompt()]
     return Experts(
-        neurons=tuple(_merge_layer(layer, group) for group in zip(*(part.neurons for part in parts), strict=True)),
+        neurons=tuple(
+            _merge_layer(layer, expert, overwrite=overwrite)
+            for expert in zip(*(part.neurons for part in parts), strict=True)
+        ),
         chosen=np.concatenate([routes[i] for i in order]),
         lengths=np.concatenate([part.lengths for part in parts])[order],
     )
 
 
-def _merge_layer(layer: int, parts: Sequence[Activations]) -> Activations:
+def _merge_layer(layer: int, parts: Sequence[Activations], *, overwrite: bool) -> Activations:
     _agreed(f"groups and neurons of layer {layer}", [part.minimum.shape for part in parts])
-    _agreed(f"sample of neurons of layer {layer}", [part.sample.tolist() for part in parts])
-    _agreed(f"correlated neurons of layer {layer}", [part.correlated.tolist() for part in parts])
+    for what, chosen in (("sample of", [p.sample for p in parts]), ("correlated", [p.correlated for p in parts])):
+        if not all(np.array_equal(chosen[0], other) for other in chosen[1:]):
+            _agreed(f"{what} neurons of layer {layer}", [neurons.tolist() for neurons in chosen])
     return Activations(
         minimum=np.minimum.reduce([part.minimum for part in parts]),
         maximum=np.maximum.reduce([part.maximum for part in parts]),
         correlated=parts[0].correlated,
-        correlations=correlation_sums.merge_sums([part.correlations for part in parts]),
+        correlations=correlation_sums.merge_sums([part.correlations for part in parts], overwrite=overwrite),
         sample=parts[0].sample,
         groups=tuple(
-            correlation_sums.merge_sums(group) for group in zip(*(part.groups for part in parts), strict=True)
+            correlation_sums.merge_sums(group, overwrite=overwrite)
+            for group in zip(*(part.groups for part in parts), strict=True)
         ),
         rectified=_agreed(f"kind of activation function of layer {layer}", [part.rectified for part in parts]),
     )

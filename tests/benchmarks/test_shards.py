@@ -1,9 +1,14 @@
-"""The measuring pass in shards against the same pass in one."""
+"""The measuring pass in shards against the same pass in one, and what merging adds to adding up."""
 
+import numpy as np
 import pytest
 
 from pytest_quantcheck.measuring import Plan, measure
+from pytest_quantcheck.measuring.merging import merge_in_order
+from pytest_quantcheck.measuring.streams import FOLLOWED, GROUPS
 from pytest_quantcheck.options.attribution import AttributionMethod
+from pytest_quantcheck.records import Activations, Answers, Correlations, Measurement
+from tests.provenance import ANY
 
 
 @pytest.mark.benchmark(group="shards")
@@ -21,3 +26,57 @@ def test_shards(model, prompts, race, full):
     )
     (whole,) = peers.values()
     assert (found.answers.confidence == whole.answers.confidence).all()
+
+
+@pytest.mark.benchmark(group="merging")
+def test_merging(race, full):
+    """One layer of 1,536 neurons in 256 shards, one after another, against adding their matrices up."""
+    n, width = (256, 1536) if full else (5, 48)
+    layers = [_layer(seed, width) for seed in range(min(n, 8))]  # larger than the caches
+    shards = [_shard(number, layers[number % len(layers)]) for number in range(n)]
+
+    def added():
+        whole = np.zeros((width, width), np.float32)
+        for shard in shards:
+            whole += shard.activations[0].correlations.comoment
+        return whole
+
+    merged, _ = race(lambda: merge_in_order(shards), {"adding up": added}, n_prompts=n)
+    assert merged.answers.index.tolist() == list(range(n))
+    assert merged.activations[0].correlations.count == sum(s.activations[0].correlations.count for s in shards)
+
+
+def _layer(seed, width):
+    generator = np.random.default_rng(seed)
+
+    def sums(neurons):
+        activations = generator.normal(size=(8, neurons)).astype(np.float32)
+        return Correlations(8, activations.mean(0, dtype=np.float64), activations.T @ activations)
+
+    followed = min(FOLLOWED, width)
+    extremes = generator.normal(size=(GROUPS, width)).astype(np.float32)
+    return Activations(
+        minimum=extremes - 1,
+        maximum=extremes,
+        correlated=np.arange(width),
+        correlations=sums(width),
+        sample=np.arange(followed),
+        groups=tuple(sums(followed) for _ in range(GROUPS)),
+        rectified=False,
+    )
+
+
+def _shard(number, layer):
+    """One prompt's answer, of ten probable tokens, and a layer."""
+    one = np.zeros(1)
+    answers = Answers(
+        index=np.array([number]),
+        token=one.astype(np.int64),
+        confidence=one,
+        correct=one.astype(bool),
+        support=np.zeros((1, 10), np.int32),
+        log_probs=np.zeros((1, 10), np.float32),
+        rest=one.astype(np.float32),
+        exact=False,
+    )
+    return Measurement(ANY, answers, {0: layer}, {}, ("yes",), 1)
