@@ -13,7 +13,7 @@ from pytest_quantcheck.errors import SettingsError, StorageError
 from pytest_quantcheck.measuring.merging import merge_in_order
 from pytest_quantcheck.records import REFERENCE, Provenance
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_baseline, save_measurement
-from pytest_quantcheck.text import shortened
+from pytest_quantcheck.text import plural, shortened
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,8 +69,9 @@ def _check_counts(prompt_set: str, shards: list[tuple[Path, Provenance]]) -> Non
             raise StorageError(f"{seen[number]} and {folder} are both shard {number} of {count}: leave one out")
         seen[number] = folder
     if missing := [str(number) for number in range(1, count + 1) if number not in seen]:
+        are = plural(len(missing), "is", "are")
         raise StorageError(
-            f"{len(missing)} of {count} shards of {prompt_set} missing: {shortened(missing, 10)}; measure with "
+            f"{len(missing)} of {count} shards of {prompt_set} {are} missing: {shortened(missing, 10)}; measure with "
             f"--shard=K/{count}, and name all directories"
         )
 

@@ -91,9 +91,9 @@ def test_a_shard_says_which_it_is(measured, tmp_path, capsys):
     [
         (
             ("reference-1",),
-            r"2 of 3 shards of builtin missing: 2 and 3; measure with --shard=K/3, and name all directories",
+            r"2 of 3 shards of builtin are missing: 2 and 3; measure with --shard=K/3, and name all directories",
         ),
-        (("int8-1", "int8-3"), r"1 of 3 shards of builtin missing: 2; .*"),
+        (("int8-1", "int8-3"), r"1 of 3 shards of builtin is missing: 2; .*"),
         (("int8-1", "int8-2", "int8-2", "int8-3"), r".*int8-2/builtin and .*int8-2/builtin are both shard 2 of 3: .*"),
         (("int8-1", "reference-2", "int8-3"), r".*are not shards of one measurement: bits 'int8' and 'reference'; .*"),
         (("reference-1", "reference"), r".*/reference/builtin is no shard: it was measured on all of builtin; .*"),
@@ -127,7 +127,9 @@ def test_set_that_a_directory_lacks_is_missing(measured, merged, refused, change
     """Each prompt set needs all shards of it."""
     both = changed("reference-1", prompt_set="sums")
     shutil.copytree(measured / "reference-1" / "builtin", both / "sums")
-    assert re.match("2 of 3 shards of sums missing: 2 and 3; ", refused(*merged(both, "reference-2", "reference-3")))
+    assert re.match(
+        "2 of 3 shards of sums are missing: 2 and 3; ", refused(*merged(both, "reference-2", "reference-3"))
+    )
 
 
 def test_shard_is_no_measurement_of_the_whole(measured, tmp_path, refused):
