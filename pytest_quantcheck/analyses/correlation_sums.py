@@ -145,7 +145,7 @@ def merge_sums(parts: Sequence[Correlations], *, overwrite: bool = False) -> Cor
 
     Args:
         parts: in the order in which they are added.
-        overwrite: let the result have the first part's comoment: memory that is new takes half of the time.
+        overwrite: add into the first part's comoment, which is the result's then, instead of a new one.
 
     Raises:
         ValueError: no parts, or parts of different width.
@@ -166,7 +166,7 @@ def _add(whole: Correlations, part: Correlations) -> Correlations:
     comoment, height = torch.from_numpy(whole.comoment), max(_CACHED // len(step), 1)
     for start in range(0, len(step), height):
         rows = slice(start, start + height)
-        comoment[rows] += between[rows, None] * between  # two roundings: fused ones would spoil the symmetry
+        comoment[rows].add_(torch.outer(between[rows], between))  # fused, the roundings would spoil the symmetry
     return Correlations(count, whole.mean + step * (part.count / count), whole.comoment)
 
 

@@ -66,12 +66,13 @@ def _check_together(given: dict[str, Any]) -> None:
 
 def _check_shard(shard: tuple[int, int] | None, gate: Gate) -> None:
     """Refuse more shards than a prompt set has batches."""
-    for name, prompts in gate.prompt_sets.items() if shard else ():
+    number, count = shard or (1, 1)
+    for name, prompts in gate.prompt_sets.items():
         batch_size = gate.settings.batch_size
         most = math.ceil(len(prompts) / batch_size)
-        if shard and shard[1] > most:
+        if count > most:
             raise SettingsError(
-                f"--shard={shard[0]}/{shard[1]}: expected at most {most} shards of {name}, whose {len(prompts)} "
+                f"--shard={number}/{count}: expected at most {most} shards of {name}, whose {len(prompts)} "
                 f"prompts are {most} batches of {batch_size}; ask for fewer, or for a smaller --batch-size"
             )
 

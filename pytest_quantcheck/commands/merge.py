@@ -8,9 +8,8 @@ from pathlib import Path
 from pytest_quantcheck.commands.options import MERGE, read
 from pytest_quantcheck.commands.output import FINE, say
 from pytest_quantcheck.commands.stored import check_free, find_measurements, written
-from pytest_quantcheck.compatibility import refusals
-from pytest_quantcheck.errors import SettingsError, StorageError
-from pytest_quantcheck.measuring.merging import merge_in_order
+from pytest_quantcheck.errors import ComparisonError, SettingsError, StorageError
+from pytest_quantcheck.measuring.merging import check_same_origin, merge_in_order
 from pytest_quantcheck.records import REFERENCE, Provenance
 from pytest_quantcheck.storage import load_measurement, load_provenance, save_baseline, save_measurement
 from pytest_quantcheck.text import plural, shortened
@@ -46,8 +45,11 @@ def _shards(directories: list[Path]) -> Iterator[tuple[str, list[Path]]]:
         folders = [measurements[name] for measurements in found if name in measurements]
         shards = [(folder, load_provenance(folder, verify=True)) for folder in folders]
         _check_counts(name, shards)
-        for other in shards[1:]:
-            _check_together(*shards[0], *other)
+        for folder, provenance in shards[1:]:
+            try:
+                check_same_origin(shards[0][1], provenance)
+            except ComparisonError as problem:
+                raise StorageError(f"{shards[0][0]} and {folder}: {problem}") from None
         yield name, [folder for _, folder in sorted((provenance.shard, folder) for folder, provenance in shards)]
 
 
@@ -73,14 +75,4 @@ def _check_counts(prompt_set: str, shards: list[tuple[Path, Provenance]]) -> Non
         raise StorageError(
             f"{len(missing)} of {count} shards of {prompt_set} {are} missing: {shortened(missing, 10)}; measure with "
             f"--shard=K/{count}, and name all directories"
-        )
-
-
-def _check_together(one: Path, expected: Provenance, other: Path, obtained: Provenance) -> None:
-    """Refuse two shards that were not measured alike."""
-    unlike = [f"{field} {before!r} and {after!r}" for field, before, after in refusals("merging", expected, obtained)]
-    if unlike:
-        raise StorageError(
-            f"{one} and {other} are not shards of one measurement: {'; '.join(unlike)}; measure all with the same "
-            "model, prompts, settings and libraries"
         )

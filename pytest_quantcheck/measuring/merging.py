@@ -66,11 +66,16 @@ def _merged(parts: Sequence[Measurement], *, overwrite: bool = False) -> Measure
 def _merge_provenance(parts: Sequence[Provenance]) -> Provenance:
     first, *others = parts
     for provenance in others:
-        _check_same_origin(first, provenance)
+        check_same_origin(first, provenance)
     return msgspec.structs.replace(first, shard=None)
 
 
-def _check_same_origin(expected: Provenance, obtained: Provenance) -> None:
+def check_same_origin(expected: Provenance, obtained: Provenance) -> None:
+    """Refuse two shards that were not measured alike.
+
+    Raises:
+        ComparisonError: names each field that differs, with both values.
+    """
     differences = [
         f"{name} {before!r} and {after!r}" for name, before, after in refusals("merging", expected, obtained)
     ]

@@ -1,5 +1,9 @@
 """The measuring pass in shards against the same pass in one, and what merging adds to adding up."""
 
+import cProfile
+import pstats
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,7 +17,10 @@ from tests.provenance import ANY
 
 @pytest.mark.benchmark(group="shards")
 def test_shards(model, prompts, race, full):
-    """256 prompts in shards of the default size and in one; nothing is attributed."""
+    """256 prompts in shards of the default size and in one; nothing is attributed.
+
+    `profiled`: what the shards take more for handing over their sums and merging them, as a share of the pass in one.
+    """
     loaded, chosen = model(dtype="bf16" if full else "fp32"), prompts(256 if full else 24)
     size = Plan().shard_size if full else 8
 
@@ -25,7 +32,23 @@ def test_shards(model, prompts, race, full):
         lambda: measured(size), {"one shard": lambda: measured(len(chosen))}, rounds=12, n_prompts=len(chosen)
     )
     (whole,) = peers.values()
+    (in_shards, _), (alone, seconds) = _profiled(lambda: measured(size)), _profiled(lambda: measured(len(chosen)))
+    assert in_shards.keys() == HANDING_OVER
+    race.info["profiled"] = (sum(in_shards.values()) - sum(alone.values())) / seconds
     assert (found.answers.confidence == whole.answers.confidence).all()
+
+
+HANDING_OVER = {("streams.py", "begin"), ("streams.py", "result"), ("merging.py", "_merged")}
+"""What a shard does beside measuring, by file and function."""
+
+
+def _profiled(measure):
+    """Profile a measurement: the seconds of each function of `HANDING_OVER` that it called, and all seconds."""
+    profile = cProfile.Profile()
+    profile.runcall(measure)
+    stats = pstats.Stats(profile)
+    calls = [((Path(file).name, name), row[3]) for (file, _, name), row in stats.stats.items()]
+    return {part: seconds for part, seconds in calls if part in HANDING_OVER}, stats.total_tt
 
 
 @pytest.mark.benchmark(group="merging")

@@ -95,7 +95,10 @@ def test_a_shard_says_which_it_is(measured, tmp_path, capsys):
         ),
         (("int8-1", "int8-3"), r"1 of 3 shards of builtin is missing: 2; .*"),
         (("int8-1", "int8-2", "int8-2", "int8-3"), r".*int8-2/builtin and .*int8-2/builtin are both shard 2 of 3: .*"),
-        (("int8-1", "reference-2", "int8-3"), r".*are not shards of one measurement: bits 'int8' and 'reference'; .*"),
+        (
+            ("int8-1", "reference-2", "int8-3"),
+            r".*int8-1/builtin and .*reference-2/builtin: expected shards of one measurement, got bits 'int8' and .*",
+        ),
         (("reference-1", "reference"), r".*/reference/builtin is no shard: it was measured on all of builtin; .*"),
         (("reference", "reference-1"), r".*/reference/builtin is no shard: it was measured on all of builtin; .*"),
         (("reference-1", "nothing"), r".*/nothing: expected a measurement, .* found none.*"),
