@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from pytest_quantcheck.analyses.saliency import attributable, given_up
+from pytest_quantcheck.analyses.saliency import attributable
 from pytest_quantcheck.errors import MeasurementError, QuantcheckError
 from pytest_quantcheck.measuring.answers import AnswerCollector
 from pytest_quantcheck.measuring.attributing import Attributor
@@ -130,15 +130,6 @@ class Passes:
             found = attributor.attribute(layers, targets, self.progress, probe=hopeless is None)
             self.progress.finish()
             return found
-
-    def hopeless(self, saliency: dict[int, Saliency], planned: int) -> frozenset[int]:
-        """Find the layers that the first attributed shard gave up.
-
-        `planned`: how many prompts it was to attribute.
-        """
-        if self.plan.attribution.nodes:
-            return frozenset()
-        return frozenset(layer for layer, one in saliency.items() if given_up(one.converged, planned))
 
     def _batch(self, part: Sequence[int]) -> Batch:
         return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)

@@ -17,14 +17,14 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.baselines import Baseline, store_baseline
+from pytest_quantcheck.run.jobs import Engine, Job, Opened
+from pytest_quantcheck.run.local_engine import LocalEngine
 from pytest_quantcheck.run.local_models import LocalModels
-from pytest_quantcheck.run.targets import Target, equal_to_reference
-from pytest_quantcheck.serving import refuse_unlike
+from pytest_quantcheck.run.targets import Target
 from pytest_quantcheck.storage import Cache, Entry
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import Plan, ProgressReporter
-    from pytest_quantcheck.models.loaded import LoadedModel
 
 Progress = Callable[[str], AbstractContextManager["ProgressReporter | None"]]
 """Makes the progress reporter for the measurement of a name, or None."""
@@ -56,6 +56,7 @@ class Measurements:
         self._settings, self._models, self._prompt_sets = settings, models, prompt_sets
         self._baseline, self._cache, self._progress = baseline, cache, progress
         self._plan = replace(plan_of(settings), shard=shard)
+        self._engine: Engine = LocalEngine(models)
         self.applied: dict[str, str] = {}
         self.remarks: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -106,56 +107,32 @@ class Measurements:
     def _measure_now(
         self, target: Target, names: list[str], references: References, entries: Mapping[str, Entry]
     ) -> Iterator[tuple[str, Measurement]]:
-        from pytest_quantcheck.measuring import measure  # noqa: PLC0415 - heavy
-
-        with self._load(target, references) as loaded:
-            plan = self._prepare(target, loaded, references)
+        job = Job(target, self._plan, self._prompt_sets, references, self._settings.allow_difference)
+        with self._opened(job) as opened:
+            if opened.applied is not None:
+                self.applied[target.name] = opened.applied
             for name in names:
                 entry = entries.get(name)
                 with self._reporting(f"{target.name} on {name}") as reporter:
-                    make = partial(
-                        measure,
-                        loaded,
-                        self._prompt_sets[name],
-                        plan,
-                        model=target.source.model,
-                        revision=target.source.revision,
-                        reference=references.get(name),
-                        progress=reporter,
-                    )
-                    measurement = _measure_and_save(make, entry) if entry else make()
+                    make = partial(opened.measure, name, progress=reporter)
+                    measurement = _measure_and_save(make, entry) if entry else make(None)
                 if entry:
                     self._remark(target, name, *entry.remarks)
                 yield name, measurement
+
+    @contextmanager
+    def _opened(self, job: Job) -> Iterator[Opened]:
+        """Load a job's model; what is said meanwhile stands until the first phase."""
+        with ExitStack() as stack:
+            with self._reporting(job.target.name) as reporter:
+                reporter.say("loading")
+                opened = stack.enter_context(self._engine.open(job))
+            yield opened
 
     def _remark(self, target: Target, prompt_set: str, *remarks: str) -> None:
         """Keep what happened to a cache entry."""
         label = f"{target.name} on {prompt_set}"
         self.remarks[target.name, prompt_set] = tuple(f"{label}: {remark}" for remark in remarks)
-
-    def _load(self, target: Target, references: References) -> LoadedModel:
-        if target.kind == "control":
-            from pytest_quantcheck.controls.applying import load_as  # noqa: PLC0415 - heavy
-
-            target = replace(target, load_as=load_as(target.name, _any(references).provenance.dtype))
-        with self._reporting(target.name) as reporter:
-            reporter.say("loading")
-            return self._models.load(target)
-
-    def _prepare(self, target: Target, loaded: LoadedModel, references: References) -> Plan:
-        """Make a control of the model, or check a candidate; return the plan."""
-        plan = self._plan
-        if target.kind == "control":
-            from pytest_quantcheck.controls.applying import apply_control  # noqa: PLC0415 - heavy
-
-            prompts = next(iter(self._prompt_sets.values()))
-            plan, self.applied[target.name] = apply_control(loaded, target.name, plan=plan, prompts=prompts)
-        elif references and loaded.bits == _any(references).provenance.dtype:
-            raise equal_to_reference(loaded.bits)
-        elif target.kind == "checkpoint":
-            reference = _any(references).provenance.configuration
-            refuse_unlike(target.label, reference, loaded.configuration, self._settings.allow_difference)
-        return plan
 
     @contextmanager
     def _reporting(self, label: str) -> Iterator[ProgressReporter]:
@@ -185,11 +162,11 @@ def _measure_and_save(make: Callable[..., Measurement], entry: Entry) -> Measure
     """
     measurement = None
     try:
-        measurement = make(finished=entry)
+        measurement = make(entry)
         entry.save(measurement)
     except StorageError as problem:
         entry.remarks.append(_without_cache(problem))
-    return measurement or make()
+    return measurement or make(None)
 
 
 def _without_cache(problem: StorageError) -> str:
@@ -216,8 +193,3 @@ def _renamed(cached: Measurement, target: Target, prompt_set: str) -> Measuremen
     """Give a cached measurement the names of this run: it may have been made of copies of the files elsewhere."""
     names = {"model": target.source.model, "revision": target.source.revision, "prompt_set": prompt_set}
     return replace(cached, provenance=msgspec.structs.replace(cached.provenance, **names))
-
-
-def _any(references: References) -> Measurement:
-    """Take one reference measurement: all are of one model."""
-    return next(iter(references.values()))

@@ -1,0 +1,55 @@
+"""The local engine: one model in this process, shard after shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_quantcheck.records import Measurement
+from pytest_quantcheck.run.jobs import Job, prepared
+from pytest_quantcheck.run.local_models import LocalModels
+
+if TYPE_CHECKING:
+    from pytest_quantcheck.measuring import Plan, ProgressReporter
+    from pytest_quantcheck.measuring.shards import FinishedShards
+    from pytest_quantcheck.models.loaded import LoadedModel
+
+
+class LocalEngine:
+    """Measures in this process."""
+
+    def __init__(self, models: LocalModels) -> None:
+        self._models = models
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[LocalModel]:
+        """Load a job's model."""
+        with prepared(job, self._models) as (loaded, plan, applied):
+            yield LocalModel(job, loaded, plan, applied)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalModel:
+    """A job's model in memory."""
+
+    job: Job
+    loaded: LoadedModel
+    plan: Plan
+    applied: str | None
+
+    def measure(self, name: str, finished: FinishedShards | None, progress: ProgressReporter) -> Measurement:
+        """Measure it on a prompt set."""
+        from pytest_quantcheck.measuring import measure  # noqa: PLC0415 - heavy
+
+        return measure(
+            self.loaded,
+            self.job.prompt_sets[name],
+            self.plan,
+            model=self.job.target.source.model,
+            revision=self.job.target.source.revision,
+            reference=self.job.references.get(name),
+            progress=progress,
+            finished=finished,
+        )
