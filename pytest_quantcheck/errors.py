@@ -62,6 +62,10 @@ class NonFiniteError(MeasurementError):
     """A model that gave NaN or infinite numbers."""
 
 
+class TooLittleMemoryError(MeasurementError):
+    """A measurement for which there is too little memory."""
+
+
 class ComparisonError(QuantcheckError):
     """Two measurements that must not be compared."""
 

@@ -73,11 +73,11 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Check the prompts; run nothing in a dry run."""
+    """Check the prompts and start the engine; run nothing in a dry run."""
     run = session.config.stash.get(_SESSION, None)
     if run is None:
         return None
-    run.check_prompts(session.items)
+    run.make_ready(session.items)
     return run.dry_run()
 
 

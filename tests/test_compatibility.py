@@ -80,6 +80,8 @@ def test_cache_key_has_each_field_that_the_table_names():
     from pytest_quantcheck.models.source import Source
     from pytest_quantcheck.run.cache_key import cache_key
 
-    key = cache_key(resolve_files(Source("builtin", device="cpu")), "int8", SimpleNamespace(hash="c"), Plan(), None)
+    key = cache_key(
+        resolve_files(Source("builtin", device="cpu")), "int8", SimpleNamespace(hash="c"), Plan(), None, processor="cpu"
+    )
     assert tuple(key["provenance"]) == fields("cache", Meaning.REFUSED)
     assert set(key["plan"]) == set(asdict(Plan())) - set(TABLE)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     given = read(arguments, MEASURE)
     _check_together(given)
     began, out = time.monotonic(), Path(given["out"])
-    with ignore_library_warnings():
-        gate = Gate(_settings(given), _progress(), shard=given["shard"])
+    with ignore_library_warnings(), closing(Gate(_settings(given), _progress(), shard=given["shard"])) as gate:
         _check_shard(given["shard"], gate)
         check_free(out, gate.prompt_sets, force=given["force"])
         gate.check_prompts()
+        gate.start_engine()
         for name, measurement in _stored(gate, out):
             what = written(out / name, measurement.provenance, len(measurement.answers.index))
             say([what, *gate.remarks(next(iter(gate.candidates), REFERENCE), name)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -15,9 +15,9 @@ from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.records import Evidence, Measurement
+from pytest_quantcheck.records import Evidence, Measurement, Provenance
 
-__all__ = ["NoProgress", "Plan", "ProgressReporter", "measure"]
+__all__ = ["NoProgress", "Plan", "ProgressReporter", "measure", "merged"]
 
 
 def measure(
@@ -62,12 +62,8 @@ def measure(
     sharded = ShardedMeasurement.of(
         loaded, prompts, plan, model=model, revision=revision, reference=reference, index=index, progress=progress
     )
-    measured = merge_in_order(_each_shard(sharded, finished or NothingFinished()))
-    names = {name: getattr(sharded.provenance, name) for name in ("model", "revision", "prompt_set")}
-    measured = replace(measured, provenance=msgspec.structs.replace(measured.provenance, **names))
-    if reference is None and plan.shard is None:
-        _announce_gaps(evidence_of(measured.answers, prompts.golds, measured.available), progress or NoProgress())
-    return measured
+    shards = _each_shard(sharded, finished or NothingFinished())
+    return merged(shards, sharded.provenance, announce=progress if reference is None else None)
 
 
 def _each_shard(sharded: ShardedMeasurement, finished: FinishedShards) -> Iterator[Measurement]:
@@ -84,6 +80,22 @@ def _each_shard(sharded: ShardedMeasurement, finished: FinishedShards) -> Iterat
         if hopeless is None:
             hopeless = given_up_by(measured, sharded.passes.plan)
         yield measured
+
+
+def merged(shards: Iterable[Measurement], provenance: Provenance, *, announce: ProgressReporter | None) -> Measurement:
+    """Merge shards in the order in which they come.
+
+    Args:
+        shards: one or more.
+        provenance: as known before measuring. The names of model and prompt set are taken from it: a shard that was
+            measured earlier may have others.
+        announce: told what the answers of a reference, measured whole, cannot show; None for a candidate.
+    """
+    whole = merge_in_order(shards)
+    if announce and provenance.shard is None:
+        _announce_gaps(evidence_of(whole.answers, whole.golds, whole.available), announce)
+    names = {name: getattr(provenance, name) for name in ("model", "revision", "prompt_set")}
+    return replace(whole, provenance=msgspec.structs.replace(whole.provenance, **names))
 
 
 def _announce_gaps(evidence: Evidence, progress: ProgressReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, Self
 
@@ -56,6 +57,9 @@ class ProgressReporter(Protocol):
     def advance(self, n: int = 1) -> None:
         """Count `n` more prompts as done."""
 
+    def workers(self, lines: Sequence[str]) -> None:
+        """Say what each worker does, below what is done in all."""
+
     def finish(self) -> None:
         """End the phase."""
 
@@ -73,6 +77,9 @@ class NoProgress:
         """Report nothing."""
 
     def advance(self, n: int = 1) -> None:
+        """Report nothing."""
+
+    def workers(self, lines: Sequence[str]) -> None:
         """Report nothing."""
 
     def finish(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pytest_quantcheck.analyses.saliency import given_up
-from pytest_quantcheck.errors import MeasurementError
+from pytest_quantcheck.errors import MeasurementError, TooLittleMemoryError
 from pytest_quantcheck.measuring.passes import Passes, is_out_of_memory
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.shards import Shard
@@ -184,7 +184,7 @@ def _memory_errors(plan: Plan) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise MeasurementError(
+        raise TooLittleMemoryError(
             f"out of memory at --quantcheck-batch-size={plan.batch_size} and --quantcheck-attribution-tokens="
             f"{plan.tokens}: take smaller ones, shorter prompts or a larger machine"
         ) from error

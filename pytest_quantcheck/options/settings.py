@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _ALONE = ("only", "dry_run", "trial", "controls", "calibrate", "update_baseline")
 """Options that mean nothing without a model or a candidate."""
 
+_OF_WORKERS = ("engine_address", "workers", "gpus_per_worker", "cpus_per_worker")
+"""Options that mean nothing without workers."""
+
 _FROM_REFERENCE = ("bits", "controls", "calibrate", "update_baseline", "trial")
 """Options that need the reference itself, not only its stored measurement."""
 
@@ -59,6 +62,13 @@ class Settings:
     cache: str | None
     device: str
     batch_size: int
+    shard_size: int
+    engine: str
+    engine_address: str | None
+    workers: int | None
+    gpus_per_worker: float | None
+    cpus_per_worker: int | None
+    worker_timeout: int
     report: str | None
     controls: bool
     only: bool
@@ -120,6 +130,23 @@ def check_together(settings: Settings) -> None:
             f"--quantcheck-bits={','.join(settings.bits)} names {settings.dtype}, which is the reference's precision "
             f"(--quantcheck-dtype={settings.dtype}): the candidate would be equal to the reference. Leave it out."
         )
+    if settings.engine == "local":
+        _refuse_without_ray(settings)
+    elif settings.trial:
+        raise SettingsError(
+            f"--quantcheck-trial measures in this process, and --quantcheck-engine={settings.engine} in others: leave "
+            "one out"
+        )
+
+
+def _refuse_without_ray(settings: Settings) -> None:
+    """Refuse what only workers can have."""
+    for field in _OF_WORKERS:
+        if getattr(settings, field) is not None:
+            raise SettingsError(
+                f"--quantcheck-{field.replace('_', '-')} is for workers, and --quantcheck-engine=local has none: add "
+                "--quantcheck-engine=ray"
+            )
 
 
 def _refuse_twice(flag: str, names: Iterable[str]) -> None:

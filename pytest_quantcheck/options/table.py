@@ -275,6 +275,57 @@ OPTIONS: tuple[Option, ...] = (
     Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", late("values.parse_device")),
     Option("batch-size", "prompts in one forward pass", "16", late("values.parse_whole", 1), "N"),
     Option(
+        "shard-size",
+        "prompts, about, that are measured, cached and given to a worker as one part of a prompt set",
+        "128",
+        late("values.parse_whole", 1),
+        "N",
+    ),
+    Option(
+        "engine",
+        "what measures: local, this process, or with the extra 'cluster' ray, several on one machine or many",
+        "local",
+        late("values.parse_engine"),
+        "ENGINE",
+    ),
+    Option(
+        "engine-address",
+        "Ray cluster to join, HOST:PORT or 'auto' for the one that this machine belongs to; without it one is started "
+        "here",
+        None,
+        late("values.parse_address"),
+        "ADDRESS",
+    ),
+    Option(
+        "workers",
+        "processes that measure with the engine ray, each with a model of its own; without it as many as there are "
+        "GPUs for, or one for each node",
+        None,
+        late("values.parse_whole", 1),
+        "N",
+    ),
+    Option(
+        "gpus-per-worker",
+        "GPUs of each worker, or the share of one; without it 1 where there are any",
+        None,
+        late("values.parse_gpus"),
+        "N",
+    ),
+    Option(
+        "cpus-per-worker",
+        "CPUs and threads of each worker; without it 1 beside a GPU, else an equal share of a node's",
+        None,
+        late("values.parse_whole", 1),
+        "N",
+    ),
+    Option(
+        "worker-timeout",
+        "seconds without progress after which a worker is ended, and its shard measured by another",
+        "1800",
+        late("values.parse_whole", 1),
+        "SECONDS",
+    ),
+    Option(
         "report",
         "write report.json and, with the extra 'report', report.html into this directory",
         None,

@@ -43,6 +43,7 @@ _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 _HOW_MANY: Mapping[str, Literal["auto", "all"]] = {"auto": "auto", "all": "all"}
 _NAMED_LAYERS: Mapping[str, Literal["paper", "all"]] = {"paper": "paper", "all": "all"}
 _READOUTS = {name: name for name in ("token", "choices", "substring")}
+_ENGINES = {name: name for name in ("local", "ray")}
 
 
 def parse_text(raw: str) -> str:
@@ -87,6 +88,7 @@ def parse_name(spellings: Mapping[str, str]) -> Callable[[str], str]:
 
 parse_dtype = parse_name(PRECISIONS)
 parse_readout = parse_name(_READOUTS)
+parse_engine = parse_name(_ENGINES)
 
 
 def parse_bits(raw: str) -> tuple[str, ...]:
@@ -230,6 +232,34 @@ def parse_device(raw: str) -> str:
     return raw.strip()
 
 
+def parse_address(raw: str) -> str:
+    """Parse `auto` or the host and port of a Ray cluster.
+
+    >>> parse_address("head-node:6379")
+    'head-node:6379'
+    """
+    word = raw.strip()
+    host, _, port = word.rpartition(":")
+    if word != "auto" and not (host and "/" not in host and is_whole(port) and int(port) < 2**16):
+        raise ValueError(
+            f"expected auto, or HOST:PORT of the cluster's head node, such as node1:6379, got {raw!r:.100}"
+        )
+    return word
+
+
+def parse_gpus(raw: str) -> float:
+    """Parse a number of GPUs, or a share of one.
+
+    >>> parse_gpus("2"), parse_gpus("0.5")
+    (2.0, 0.5)
+    """
+    expected = f"expected a whole number of GPUs or a share between 0 and 1, got {raw!r:.100}"
+    value = _read_float(raw, expected, fits=_is_gpus)
+    if not _is_gpus(value):
+        raise ValueError(expected)
+    return value
+
+
 def parse_directory(raw: str) -> str:
     """Parse the name of a directory, which need not exist."""
     directory = parse_text(raw)
@@ -245,6 +275,10 @@ def is_whole(text: str) -> bool:
 
 def _is_rate(value: float) -> bool:
     return 0 < value <= 0.5
+
+
+def _is_gpus(value: float) -> bool:
+    return 0 <= value < 1000 and (value <= 1 or value.is_integer())
 
 
 def _read_float(raw: str, expected: str, *, fits: Callable[[float], bool]) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_quantcheck.models.files import ModelFiles
     from pytest_quantcheck.prompts import PromptSet
 
-_KEYED_PACKAGES = dict.fromkeys(
+KEYED_PACKAGES = dict.fromkeys(
     ("pytest-quantcheck", *LIBRARIES, *(name for weight_format in FORMATS for name in weight_format.libraries))
 )
 """The packages of which a release may change a number."""
@@ -36,7 +36,7 @@ def origin_of(key: dict[str, Any]) -> dict[str, Any]:
 
 
 def cache_key(
-    files: ModelFiles, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None
+    files: ModelFiles, bits: str, prompts: PromptSet, plan: Plan, reference: Measurement | None, *, processor: str
 ) -> dict[str, Any]:
     """Make the cache key of a measurement: all that decides its numbers, and no names.
 
@@ -46,17 +46,18 @@ def cache_key(
         prompts: the prompt set.
         plan: what is measured.
         reference: the reference's measurement when a candidate is measured.
+        processor: the kind of device, as `processor_of` names it.
 
     Raises:
-        ModelError: the device is not there, or a file cannot be read.
+        ModelError: a file cannot be read.
     """
     values = asdict(plan) | {
         "content_hash": files.content_hash,
         "bits": bits,
         "dtype": files.source.dtype,
         "prompt_hash": prompts.hash,
-        "device": _processor(choose_device(files.source.device)),
-        "libraries": {name: installed(name) for name in _KEYED_PACKAGES},
+        "device": processor,
+        "libraries": {name: installed(name) for name in KEYED_PACKAGES},
     }
     return {
         "schema": SCHEMA,
@@ -67,8 +68,13 @@ def cache_key(
     }
 
 
-def _processor(device: torch.device) -> str:
-    """Name the kind of processor: on another kind the last bits of a measurement differ."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+def processor_of(device: str) -> str:
+    """Name the kind of processor: on another kind the last bits of a measurement differ.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        return torch.cuda.get_device_name(chosen)
+    return f"{chosen.type} {torch.backends.cpu.get_cpu_capability()}"

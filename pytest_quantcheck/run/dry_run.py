@@ -60,7 +60,9 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
     A trial then loads them, if nothing is wrong; `progress` makes its progress reporters.
     """
     findings, settings = Findings(), gate.settings
-    if settings.device.startswith("cuda"):
+    if settings.engine == "ray":
+        findings.unchecked.append("whether the Ray cluster is there, and has room for the workers")
+    elif settings.device.startswith("cuda"):
         _try(findings, lambda: _check_device(settings.device))
     readable = dict(_of_the_package(gate.targets))
     for target in _with_files(settings, gate.targets):

@@ -29,6 +29,7 @@ from pytest_quantcheck.text import ONE_OF_THESE, nearest, nearest_first
 if TYPE_CHECKING:
     from pytest_quantcheck.models.loaded import LoadedModel
     from pytest_quantcheck.run.baselines import Baseline
+    from pytest_quantcheck.run.engines import Engine
     from pytest_quantcheck.run.measurements import Measurements, Progress
 
 
@@ -262,6 +263,26 @@ class Gate:
             error, place = self._failed[target.name]
             raise error.with_traceback(place)
 
+    def start_engine(self) -> None:
+        """Start the workers of this run, if it has any.
+
+        Raises:
+            SettingsError: the cluster is not there or has too little room, or its workers are not alike.
+            ModelError: they lack the device.
+        """
+        self._engine.start()
+
+    def close(self) -> None:
+        """End the workers of this run."""
+        if "_engine" in self.__dict__:
+            self._engine.close()
+
+    @cached_property
+    def _engine(self) -> Engine:
+        from pytest_quantcheck.run.engines import engine_of  # noqa: PLC0415 - heavy
+
+        return engine_of(self.settings, self._models)
+
     @cached_property
     def _measurements(self) -> Measurements:
         from pytest_quantcheck.run.measurements import Measurements  # noqa: PLC0415 - heavy
@@ -273,6 +294,7 @@ class Gate:
             baseline=self._baseline,
             cache=self._cache,
             shard=self._shard,
+            engine=self._engine,
             progress=self._progress,
         )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
@@ -14,8 +14,7 @@ from pytest_quantcheck.run.targets import Target, equal_to_reference
 from pytest_quantcheck.serving import refuse_unlike
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import Plan, ProgressReporter
-    from pytest_quantcheck.measuring.shards import FinishedShards
+    from pytest_quantcheck.measuring import Plan
     from pytest_quantcheck.models.loaded import LoadedModel
 
 
@@ -37,28 +36,6 @@ class Job:
     def reference(self) -> Measurement:
         """One measurement of the reference: all are of one model."""
         return next(iter(self.references.values()))
-
-
-class Opened(Protocol):
-    """A job whose model is in memory, here or in workers."""
-
-    @property
-    def applied(self) -> str | None:
-        """What was done to a control; None for other targets."""
-
-    def measure(self, name: str, finished: FinishedShards | None, progress: ProgressReporter) -> Measurement:
-        """Measure it on a prompt set. Errors are those of `measuring.measure`."""
-
-
-class Engine(Protocol):
-    """Who measures."""
-
-    def open(self, job: Job) -> AbstractContextManager[Opened]:
-        """Load a job's model; leaving the `with` block frees it.
-
-        Raises:
-            QuantcheckError: it cannot be loaded, or was not made from the reference.
-        """
 
 
 @contextmanager

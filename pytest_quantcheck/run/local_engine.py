@@ -23,6 +23,18 @@ class LocalEngine:
     def __init__(self, models: LocalModels) -> None:
         self._models = models
 
+    def start(self) -> None:
+        """Do nothing: this process is there."""
+
+    def close(self) -> None:
+        """Do nothing: nothing was started."""
+
+    def processor(self, device: str) -> str:
+        """Name the kind of processor."""
+        from pytest_quantcheck.run.cache_key import processor_of  # noqa: PLC0415 - heavy
+
+        return processor_of(device)
+
     @contextmanager
     def open(self, job: Job) -> Iterator[LocalModel]:
         """Load a job's model."""

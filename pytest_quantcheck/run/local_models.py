@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,6 +31,7 @@ class LocalModels:
         self._plain: dict[Source, ModelFiles] = {}
         self._checked: set[tuple[Source, bool]] = set()
         self._fields: dict[Source, dict[str, str]] = {}
+        self._delete: Callable[[], object] | None = None
 
     def files(self, target: Target) -> ModelFiles:
         """Find a target's files, once, and verify their checksums.
@@ -88,6 +90,11 @@ class LocalModels:
         """Say which files of a checkpoint were gated."""
         return (describe_files(self.files(target)),) if target.kind == "checkpoint" else ()
 
+    def delete_unpacked(self) -> None:
+        """Delete unpacked files now: a process that is killed does not."""
+        if self._delete:
+            self._delete()
+
     def _unpacked(self, target: Target) -> ModelFiles | None:
         """Unpack a reference that is one file, once."""
         files = self.files(target)
@@ -102,5 +109,5 @@ class LocalModels:
     @cached_property
     def _folder(self) -> Path:
         folder = Path(mkdtemp(prefix="quantcheck-"))
-        finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._delete = finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder

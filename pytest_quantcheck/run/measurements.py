@@ -17,8 +17,8 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.baselines import Baseline, store_baseline
-from pytest_quantcheck.run.jobs import Engine, Job, Opened
-from pytest_quantcheck.run.local_engine import LocalEngine
+from pytest_quantcheck.run.engines import Engine, Opened
+from pytest_quantcheck.run.jobs import Job
 from pytest_quantcheck.run.local_models import LocalModels
 from pytest_quantcheck.run.targets import Target
 from pytest_quantcheck.storage import Cache, Entry
@@ -51,12 +51,13 @@ class Measurements:
         baseline: Baseline | None,
         cache: Cache | None,
         shard: tuple[int, int] | None,
+        engine: Engine,
         progress: Progress | None,
     ) -> None:
         self._settings, self._models, self._prompt_sets = settings, models, prompt_sets
         self._baseline, self._cache, self._progress = baseline, cache, progress
         self._plan = replace(plan_of(settings), shard=shard)
-        self._engine: Engine = LocalEngine(models)
+        self._engine = engine
         self.applied: dict[str, str] = {}
         self.remarks: dict[tuple[str, str], tuple[str, ...]] = {}
 
@@ -147,9 +148,9 @@ class Measurements:
             return {}
         from pytest_quantcheck.run.cache_key import cache_key, origin_of  # noqa: PLC0415 - heavy
 
-        files = self._models.files(target)
+        files, processor = self._models.files(target), self._engine.processor(target.source.device)
         keys = {
-            name: cache_key(files, target.load_as, prompts, self._plan, references.get(name))
+            name: cache_key(files, target.load_as, prompts, self._plan, references.get(name), processor=processor)
             for name, prompts in self._prompt_sets.items()
         }
         return {name: self._cache.entry(key, origin_of(key)) for name, key in keys.items()}
@@ -184,6 +185,7 @@ def plan_of(settings: Settings) -> Plan:
         samples=settings.attribution_samples,
         tokens=settings.attribution_tokens,
         batch_size=settings.batch_size,
+        shard_size=settings.shard_size,
         seed=settings.seed,
         redundancy_neurons=settings.redundancy_neurons,
     )

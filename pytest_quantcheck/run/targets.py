@@ -78,7 +78,9 @@ def resolve_targets(settings: Settings, stored_model: str | None) -> Targets:
     model = settings.model or stored_model or ""
     reference = Target(REFERENCE, "reference", _source(settings, model, settings.revision), REFERENCE, model)
     checkpoints = tuple(_checkpoints(settings))
-    if settings.device.startswith("cuda") and not settings.dry_run:  # a dry run says it beside what else is wrong
+    if (
+        settings.device.startswith("cuda") and settings.engine == "local" and not settings.dry_run
+    ):  # a dry run says it beside what else is wrong
         from pytest_quantcheck.models.pretrained import choose_device  # noqa: PLC0415 - heavy
 
         choose_device(settings.device)

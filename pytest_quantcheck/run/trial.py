@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -148,6 +148,9 @@ class _TimedProgress:
         marks = self._phases[-1].marks
         marks.append((marks[-1][0] + n, time.monotonic()))
         self._reporter.advance(n)
+
+    def workers(self, lines: Sequence[str]) -> None:
+        self._reporter.workers(lines)
 
     def finish(self) -> None:
         self._reporter.finish()

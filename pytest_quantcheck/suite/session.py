@@ -15,7 +15,7 @@ import pytest
 
 from pytest_quantcheck.controls.catalogue import CONTROLS
 from pytest_quantcheck.controls.certificate import Certificate, certify
-from pytest_quantcheck.errors import PromptError, QuantcheckError, SettingsError
+from pytest_quantcheck.errors import QuantcheckError, SettingsError
 from pytest_quantcheck.libraries import ignore_library_warnings
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.options import Settings
@@ -54,6 +54,7 @@ class Session:
         self.config, self.settings = config, settings
         if settings.dry_run:
             config.option.dist = "no"  # xdist's: there is nothing to hand out to workers
+        _refuse_xdist_beside(settings, config)
         self._announcer = Announcer(config, alone=not settings.cache)
         self.gate = Gate(_with_shared_cache(config, settings), self._announcer.progress)
         self._selection = take_selection(config, only=settings.only)
@@ -80,20 +81,21 @@ class Session:
             return []
         return list(session.genitems(AcceptanceSuite.of(session, self.gate, self._selection.node_ids)))
 
-    def check_prompts(self, items: Sequence[pytest.Item]) -> None:
-        """Refuse prompts that the reference cannot read, before it is loaded.
+    def make_ready(self, items: Sequence[pytest.Item]) -> None:
+        """Check the prompts and start the engine, before a model is loaded.
 
         `items`: what this process runs; with xdist its workers do.
 
         Raises:
-            UsageError: names the row.
+            UsageError: names the row, or says what the engine lacks.
         """
         ours = not items or any(isinstance(item, PackagedItem) for item in items)
         if not ours or not self._selection.collect or self._idle or self._is_worker:
             return
         try:
             self.gate.check_prompts()
-        except PromptError as error:
+            self.gate.start_engine()
+        except QuantcheckError as error:
             raise pytest.UsageError(printable(str(error))) from error
 
     def dry_run(self) -> bool | None:
@@ -148,6 +150,10 @@ class Session:
         self._written += publish(self._report, directory, self.gate.prompt_sets, cut=cut)
         if self._label and not cut:
             self._written.append(self._write_profile(session, *self._label))
+
+    def pytest_unconfigure(self) -> None:
+        """End the workers of this run."""
+        self.gate.close()
 
     def _follow_verdicts(self, session: pytest.Session) -> None:
         """Let the exit status follow the verdicts, whatever marks say."""
@@ -268,6 +274,15 @@ class Session:
         except QuantcheckError as error:
             return str(error)
         return f"would be written into {self.settings.report}"
+
+
+def _refuse_xdist_beside(settings: Settings, config: pytest.Config) -> None:
+    """Refuse two that would divide the same work."""
+    if settings.engine != "local" and (config.getoption("dist", "no") != "no" or hasattr(config, "workerinput")):
+        raise SettingsError(
+            f"--quantcheck-engine={settings.engine} and pytest-xdist's -n would both divide the work, and each process "
+            "of xdist's would start workers: leave -n out, or the engine"
+        )
 
 
 def _check_limits(gate: Gate) -> None:

@@ -5,7 +5,7 @@ import pytest
 from pytest_quantcheck.bit_widths import WIDTHS
 from pytest_quantcheck.models.formats import FORMATS, LAYERS
 from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
-from pytest_quantcheck.run.cache_key import _KEYED_PACKAGES
+from pytest_quantcheck.run.cache_key import KEYED_PACKAGES
 
 
 @pytest.mark.parametrize("one", FORMATS, ids=lambda one: one.method or one.file.suffix)
@@ -13,7 +13,7 @@ def test_row_is_consistent(one):
     """A format is found by one thing, and only packages that it needs enter the cache key."""
     assert bool(one.method) != bool(one.file)
     assert set(one.libraries) <= set(one.packages)
-    assert set(one.libraries) <= set(_KEYED_PACKAGES)
+    assert set(one.libraries) <= set(KEYED_PACKAGES)
     assert set(one.layers) <= set(LAYERS)
 
 

@@ -66,6 +66,13 @@ def test_defaults_are_the_documented_ones(read):
         cache=None,
         device="auto",
         batch_size=16,
+        shard_size=128,
+        engine="local",
+        engine_address=None,
+        workers=None,
+        gpus_per_worker=None,
+        cpus_per_worker=None,
+        worker_timeout=1800,
         report=None,
         controls=False,
         only=False,
@@ -129,9 +136,17 @@ GIVEN = {
     "cache": ("one", "two", "one", "two"),
     "device": ("cpu", "cuda:1", "cpu", "cuda:1"),
     "batch-size": ("1", "2", 1, 2),
+    "shard-size": ("1", "2", 1, 2),
+    "engine": ("ray", "Local", "ray", "local"),
+    "engine-address": ("auto", "host:6379", "auto", "host:6379"),
+    "workers": ("1", "2", 1, 2),
+    "gpus-per-worker": ("0.5", "2", 0.5, 2.0),
+    "cpus-per-worker": ("1", "2", 1, 2),
+    "worker-timeout": ("60", "600", 60, 600),
     "report": ("one", "two", "one", "two"),
     "neurons": ("*.a", "*.b", "*.a", "*.b"),
 }
+OF_WORKERS = ["engine_address", "workers", "gpus_per_worker", "cpus_per_worker"]
 FLAGS = ["controls", "only", "dry-run", "trial", "trust-remote-code", "allow-pickle"]
 
 
@@ -145,7 +160,7 @@ def test_command_line_goes_before_ini_before_default(read, name):
     """An ini line replaces the default, and the command line replaces the ini line."""
     in_ini, on_line, from_ini, from_line = GIVEN[name]
     field = name.replace("-", "_")
-    ini = [f"quantcheck_{field} = {in_ini}"]
+    ini = [f"quantcheck_{field} = {in_ini}", *["quantcheck_engine = ray"] * (field in OF_WORKERS)]
     assert getattr(read(ini=ini), field) == from_ini
     assert getattr(read(f"--quantcheck-{name}={on_line}", ini=ini), field) == from_line
 
@@ -423,3 +438,31 @@ def test_number_of_many_digits(read):
         ) as error:
             read(f"--quantcheck-{name}{'' if ':' in name else '='}{'9' * 5000}")
         assert "limit for integer string conversion" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", OF_WORKERS)
+def test_what_only_workers_have_needs_an_engine_with_workers(read, field):
+    """A run that was meant to be divided is not done by one process without a word."""
+    flag, value = f"--quantcheck-{field.replace('_', '-')}", "auto" if field == "engine_address" else "1"
+    with pytest.raises(SettingsError, match=f"{flag} is for workers.*add --quantcheck-engine=ray"):
+        read(f"{flag}={value}")
+
+
+@pytest.mark.parametrize("address", ["node1", "ray://node1:10001", "node1:port", ":6379", "node1:65536"])
+def test_address_is_a_host_and_a_port(read, address):
+    """Of the cluster's head node; nothing is asked yet."""
+    with pytest.raises(SettingsError, match="--quantcheck-engine-address: expected auto, or HOST:PORT"):
+        read("--quantcheck-engine=ray", f"--quantcheck-engine-address={address}")
+
+
+@pytest.mark.parametrize("gpus", ["-1", "1.5", "nan", "inf", "half"])
+def test_gpus_are_whole_or_a_share_of_one(read, gpus):
+    """Ray gives a worker whole GPUs, or lets it share one."""
+    with pytest.raises(SettingsError, match="--quantcheck-gpus-per-worker: expected a whole number of GPUs"):
+        read("--quantcheck-engine=ray", f"--quantcheck-gpus-per-worker={gpus}")
+
+
+def test_trial_and_workers_do_not_go_together(read):
+    """A trial would time another machine than the run's."""
+    with pytest.raises(SettingsError, match=r"--quantcheck-trial measures in this process.*leave one out"):
+        read("--quantcheck-trial", "--quantcheck-engine=ray")

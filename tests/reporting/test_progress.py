@@ -1,6 +1,7 @@
 """How progress is told, second by second, under a clock that stands until it is set."""
 
 import io
+import re
 
 import pytest
 
@@ -37,11 +38,17 @@ class Told:
 
     @property
     def screen(self):
-        """What a terminal shows on its last line."""
-        cells = ""
-        for part in "".join(self.written).split("\r"):
-            cells = part + cells[len(part) :]
-        return cells.rstrip()
+        """What a terminal shows."""
+        rows, row = [""], 0
+        for part in re.findall(r"\r|\n|\x1b\[\d+A|[^\r\n\x1b]+", "".join(self.written)):
+            if part == "\n":
+                row += 1
+                rows += [""] * (row == len(rows))
+            elif part.startswith("\x1b"):
+                row -= int(part[2:-1])
+            elif part != "\r":
+                rows[row] = part + rows[row][len(part) :]
+        return "\n".join(row.rstrip() for row in rows).rstrip()
 
 
 @pytest.fixture
@@ -196,3 +203,34 @@ def test_log_says_what_is_waited_for():
 def test_duration(seconds, text):
     """A time has the unit in which people would say it."""
     assert duration(seconds) == text
+
+
+def test_terminal_shows_a_line_for_each_worker(terminal):
+    """Below what is done in all, each in its place; the end takes them all away."""
+    terminal.clock.now += 1
+    terminal.progress.workers(["worker 1: shard 1 of 4, measuring 16/128", "worker 2: waiting"])
+    terminal.clock.now += 1
+    terminal.progress.workers(["worker 1: waiting", "worker 2: loading"])
+    assert terminal.screen == "int8 on boolq, measuring: 0/512 prompts\n  worker 1: waiting\n  worker 2: loading"
+    terminal.progress.finish()
+    assert not terminal.screen
+    terminal.progress.start("merging", 1)
+    assert terminal.screen == "int8 on boolq, merging: 0/1 prompts"
+
+
+def test_terminal_has_room_for_workers_that_are_gone(terminal):
+    """Of many workers the first are shown, and how many more there are; one less leaves no line behind."""
+    for n in (20, 2):
+        terminal.clock.now += 1
+        terminal.progress.workers([f"worker {number}" for number in range(1, n + 1)])
+        assert len(terminal.screen.splitlines()) == min(n, 9) + 1, terminal.screen
+    assert terminal.screen.endswith("  worker 1\n  worker 2")
+
+
+def test_log_gets_a_line_for_each_worker_every_half_minute(log):
+    """As often as what is done in all."""
+    log.progress.workers(["worker 1: loading"])
+    assert not log.written
+    log.clock.now += 31
+    log.progress.workers(["worker 1: shard 1 of 4, measuring 16/128"])
+    assert log.written == ["int8 on boolq, measuring: 0/512 prompts\n  worker 1: shard 1 of 4, measuring 16/128\n"]

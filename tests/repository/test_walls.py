@@ -13,7 +13,8 @@ OURS = "pytest_quantcheck"
 
 NUMERIC = {"torch", "numpy", "scipy"}
 HUGGING_FACE = {"transformers", "bitsandbytes", "torchao", "compressed_tensors", "gptqmodel", "optimum"}
-HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors"}
+HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors", "ray"}
+RAY = {"run/ray_engine.py", "run/ray_workers.py"}
 PURE = {"profiles", "storage", "reporting", "comparing", "judging"}
 LIGHT = {"__init__", "plugin", "options", "metrics", "errors", "controls/__init__", "controls/catalogue"}
 
@@ -114,6 +115,18 @@ def only_models_knows_hugging_face(imports: dict[str, list[Import]]) -> Iterator
     rule = "only models/ knows Hugging Face; ask it for what you need"
     for found in _all(imports):
         if found.room != "models" and found.library in HUGGING_FACE:
+            yield found.breaks(rule)
+
+
+def only_its_engine_knows_ray(imports: dict[str, list[Import]]) -> Iterator[str]:
+    """Ray is an extra; what a worker does is known without it."""
+    rule = f"only {' and '.join(sorted(RAY))} know Ray, and only `run/engines.py` imports them, late"
+    for found in _all(imports):
+        theirs = f"{found.target.partition('.')[2].replace('.', '/')}"
+        of_the_engine = any(theirs.startswith(one.removesuffix(".py")) for one in RAY)
+        if found.source in RAY or not (found.library == "ray" or of_the_engine):
+            continue
+        if not (of_the_engine and found.late and found.source == "run/engines.py"):
             yield found.breaks(rule)
 
 
@@ -226,6 +239,7 @@ WALLS = (
     analyses_are_pure_numerics,
     analyses_know_three_libraries,
     only_models_knows_hugging_face,
+    only_its_engine_knows_ray,
     records_are_judged_without_pytest,
     starting_pytest_is_cheap,
     files_form_no_circle,
@@ -239,6 +253,8 @@ BREACHES = [
     (analyses_are_pure_numerics, "analyses/redundancy.py", "from pytest_quantcheck.gate import Gate"),
     (analyses_know_three_libraries, "analyses/redundancy.py", "import msgspec"),
     (only_models_knows_hugging_face, "measuring.py", "def load():\n    import transformers.models"),
+    (only_its_engine_knows_ray, "run/jobs.py", "def measure():\n    import ray\n"),
+    (only_its_engine_knows_ray, "run/engines.py", "from pytest_quantcheck.run.ray_engine import RayEngine\n"),
     (records_are_judged_without_pytest, "reporting/terminal.py", "from pytest import TerminalReporter"),
     (records_are_judged_without_pytest, "judging.py", "from pytest_quantcheck.models.loading import load"),
     (starting_pytest_is_cheap, "options/table.py", "if True:\n    import numpy as np"),

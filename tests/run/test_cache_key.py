@@ -27,10 +27,10 @@ PLANS = {
 SOURCES = {"dtype": "fp32", "neurons": "model.layers.{}.mlp.act_fn"}
 
 
-def key(bits="reference", *, samples=12, plan=None, **source):
+def key(bits="reference", *, samples=12, plan=None, processor="cpu AVX2", **source):
     """A key for the built-in model."""
     files = resolve_files(Source("builtin", device="cpu", **source))
-    return cache_key(files, bits, read_prompts("builtin", samples=samples), plan or Plan(), None)
+    return cache_key(files, bits, read_prompts("builtin", samples=samples), plan or Plan(), None, processor=processor)
 
 
 def test_every_field_of_a_plan_is_tried():
@@ -58,3 +58,8 @@ def test_other_bits_and_prompts_have_another_key():
 def test_equal_settings_have_one_key():
     """Nothing in it is different each time."""
     assert key() == key()
+
+
+def test_another_kind_of_processor_has_another_key():
+    """The last bits of a measurement differ."""
+    assert key(processor="cpu AVX512") != key()

@@ -1,0 +1,353 @@
+"""The Ray engine: workers on this machine or a cluster measure the shards of a model."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import ray
+
+from pytest_quantcheck.compatibility import refusals
+from pytest_quantcheck.errors import MeasurementError, SettingsError
+from pytest_quantcheck.libraries import installed
+from pytest_quantcheck.measuring import merged
+from pytest_quantcheck.measuring.sharded import given_up_by
+from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished
+from pytest_quantcheck.models.source import local_path
+from pytest_quantcheck.options import Settings
+from pytest_quantcheck.records import Measurement, Provenance
+from pytest_quantcheck.run.cache_key import KEYED_PACKAGES
+from pytest_quantcheck.run.cluster_worker import Ready
+from pytest_quantcheck.run.jobs import Job
+from pytest_quantcheck.run.ray_workers import LOADING, TRIES, Crew, Hired, Lost
+from pytest_quantcheck.run.shard_queue import ShardQueue
+from pytest_quantcheck.text import shortened
+
+if TYPE_CHECKING:
+    from pytest_quantcheck.measuring import ProgressReporter
+
+_STORE = 256 * 2**20
+"""Bytes of the store of a cluster that is started here. Shards pass through it one by one."""
+
+_KNOCKING = 10.0
+"""Seconds in which a cluster's head must answer."""
+
+_AHEAD = 2
+"""Shards for each worker that may be measured before their turn to be merged: they are kept in memory."""
+
+
+class RayEngine:
+    """Measures with workers on Ray.
+
+    They are started when they are first needed, and measure all targets of a run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._jobs = settings, 0
+        self._ours = False
+
+    def start(self) -> None:
+        """Connect to the cluster, or start one, and hire workers.
+
+        Raises:
+            SettingsError: the cluster is not there or has too little room, or its workers are not alike.
+            ModelError: the device is not there.
+        """
+        self._crew  # noqa: B018 - made when it is first needed
+
+    def processor(self, device: str) -> str:  # noqa: ARG002 - the workers were hired for it
+        """Name the kind of processor that workers have."""
+        return next(worker.place.processor for worker in self._crew.workers if worker.place)
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[RayModel]:
+        """Let each worker load a job's model."""
+        crew = self._crew
+        self._jobs += 1
+        loaded = _Loaded(crew, self._jobs, ray.put(_to_be_sent(job)))
+        try:
+            yield RayModel(job, loaded, loaded.load())
+        finally:
+            crew.abandon(self._jobs)
+
+    def close(self) -> None:
+        """End the workers, and a cluster that this run started."""
+        if crew := self.__dict__.pop("_crew", None):
+            crew.dismiss(crew.workers)
+        if self._ours:
+            ray.shutdown()
+            self._ours = False
+
+    @cached_property
+    def _crew(self) -> Crew:
+        settings = self._settings
+        self._ours = _connect(settings.engine_address)
+        nodes = [node["Resources"] for node in cast("Any", ray).nodes() if node["Alive"]]
+        workers, gpus, cpus = _shared_out(settings, nodes)
+        crew = Crew(workers, gpus=gpus, cpus=cpus, device=settings.device, patience=settings.worker_timeout)
+        crew.arrive()
+        _refuse_unlike_places(crew.workers)
+        return crew
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A job in a crew's hands: `number` tells it from others, `job` is Ray's reference to it."""
+
+    crew: Crew
+    number: int
+    job: Any
+
+    def load(self) -> Ready:
+        """Let all workers load the model; return what they agree on.
+
+        Raises:
+            QuantcheckError: it cannot be loaded or measured, or differs between workers.
+        """
+        first: tuple[Hired, Ready] | None = None
+        while first is None or any(worker.task == LOADING for worker in self.crew.workers):
+            for worker in self.crew.idle:
+                if worker.job != self.number:
+                    worker.begin(LOADING, "load", self.number, self.job)
+            for worker, _, result in self.crew.ended():
+                if isinstance(result, Lost):
+                    _give_up(worker.lost, "the model could not be loaded", worker, result)
+                    continue
+                worker.job = self.number
+                first = first or (worker, result)
+                for name, provenance in result.provenance.items():
+                    _refuse_unlike(first[0].name, first[1].provenance[name], worker.name, provenance)
+        return first[1]
+
+    def measure(self, worker: Hired, prompt_set: str, shard: int, hopeless: frozenset[int] | None) -> None:
+        """Let a worker measure a shard; `Crew.ended` yields it with the shard's number."""
+        worker.begin(shard, "measure", self.number, self.job, prompt_set, shard, hopeless)
+
+
+@dataclass(frozen=True, eq=False)
+class RayModel:
+    """A job's model in the memory of workers."""
+
+    job: Job
+    loaded: _Loaded
+    ready: Ready
+
+    @property
+    def applied(self) -> str | None:
+        """What was done to a control; None for other targets."""
+        return self.ready.applied
+
+    def measure(self, name: str, finished: FinishedShards | None, progress: ProgressReporter) -> Measurement:
+        """Measure it on a prompt set.
+
+        Raises:
+            MeasurementError: a shard that failed in three tries, or was measured on another model than the others.
+        """
+        source = self.job.target.source
+        provenance = msgspec.structs.replace(self.ready.provenance[name], model=source.model, revision=source.revision)
+        shards = _Shards(self, name, finished or NothingFinished(), progress)
+        return merged(shards, provenance, announce=None if self.job.references else progress)
+
+
+class _Shards:
+    """The shards of one measurement, in order: taken up, or measured by workers."""
+
+    def __init__(self, model: RayModel, name: str, finished: FinishedShards, progress: ProgressReporter) -> None:
+        self._model, self._name, self._finished, self._progress = model, name, finished, progress
+        self._crew, self._positions = model.loaded.crew, model.ready.shards[name]
+        plan = model.ready.plan
+        self._numbers = plan.shard[:1] if plan.shard else range(1, len(self._positions) + 1)
+        attributing = [] if plan.attribution.method == "off" else list(filter(self._is_sampled, self._numbers))
+        adaptive = not plan.attribution.nodes
+        self._first = min(attributing, default=None)
+        self._hopeless = None if adaptive else frozenset[int]()
+        ahead = _AHEAD * len(self._crew.workers)
+        self._queue = ShardQueue(self._numbers, attributing if adaptive else (), ahead=ahead)
+        self._here: dict[int, Measurement] = {}
+
+    def __iter__(self) -> Iterator[Measurement]:
+        label, prompts = f"measuring with {len(self._crew.workers)} workers", map(self._prompts, self._numbers)
+        self._progress.start(label, sum(map(len, prompts)))
+        for number in self._numbers:
+            while number not in self._here:
+                self._hand_out()
+                if number not in self._here:
+                    self._collect()
+            self._queue.merged()
+            yield self._here.pop(number)
+        self._progress.finish()
+
+    def _hand_out(self) -> None:
+        """Give each idle worker a shard; those that are kept are taken up."""
+        for worker in self._crew.idle:
+            workers = [one.number for one in self._crew.workers]
+            while (shard := self._queue.take(worker.number, workers)) is not None:
+                kept = self._finished.load_shard(shard, len(self._positions))
+                if kept is None or kept.answers.index.tolist() != self._prompts(shard):  # another lies in its place
+                    hopeless = None if shard == self._first else self._hopeless
+                    self._model.loaded.measure(worker, self._name, shard, hopeless)
+                    break
+                self._arrived(shard, kept)
+
+    def _collect(self) -> None:
+        """Take what workers have measured meanwhile."""
+        expected = self._model.ready.provenance[self._name]
+        for worker, shard, result in self._crew.ended():
+            if isinstance(result, Lost):
+                what = f"shard {shard} of {len(self._positions)} of {self._name} could not be measured"
+                _give_up(self._queue.failed(shard, worker.number), what, worker, result)
+                continue
+            _refuse_unlike("the others", expected, worker.name, result.provenance)
+            self._finished.save_shard(shard, len(self._positions), result)
+            self._arrived(shard, result)
+        self._progress.workers([worker.summary for worker in self._crew.workers])
+
+    def _arrived(self, shard: int, measured: Measurement) -> None:
+        if shard == self._queue.deciding:
+            self._hopeless = given_up_by(measured, self._model.ready.plan)
+            self._queue.decided()
+        self._here[shard] = measured
+        self._progress.advance(len(self._prompts(shard)))
+
+    def _prompts(self, shard: int) -> list[int]:
+        """List a shard's positions in the prompt set."""
+        return self._positions[shard - 1]
+
+    def _is_sampled(self, shard: int) -> bool:
+        """Whether a shard has prompts to attribute."""
+        return any(position < self._model.ready.plan.samples for position in self._prompts(shard))
+
+
+def _give_up(tries: int, what: str, worker: Hired, lost: Lost) -> None:
+    """Raise an error after the last try."""
+    if tries >= TRIES:
+        raise MeasurementError(
+            f"{what}, in {TRIES} tries; of the last, by {worker.name}: {lost.cause}. Finished shards are kept where "
+            "there is a cache"
+        )
+
+
+def _refuse_unlike(first: str, expected: Provenance, other: str, obtained: Provenance) -> None:
+    """Refuse a worker that does not measure the same as another."""
+    same = msgspec.structs.replace(obtained, redundancy_neurons=expected.redundancy_neurons)  # known once measured
+    differences = [f"{name} {theirs!r} and {its!r}" for name, theirs, its in refusals("merging", expected, same)]
+    if differences:
+        raise MeasurementError(
+            f"{first} and {other} do not measure the same: {shortened(differences)}; give all nodes the same files and "
+            "libraries"
+        )
+
+
+def _refuse_unlike_places(workers: Sequence[Hired]) -> None:
+    """Refuse several kinds of processor, and libraries that are not those here."""
+    here = {name: installed(name) for name in KEYED_PACKAGES}
+    (first, kind), *others = [(worker.name, worker.place.processor) for worker in workers if worker.place]
+    for name, other in others:
+        if other != kind:
+            raise SettingsError(
+                f"expected workers on one kind of processor, got {kind} ({first}) and {other} ({name}), which do not "
+                "give the same numbers; use nodes of one kind"
+            )
+    for worker in workers:
+        for package, version in (worker.place.libraries if worker.place else {}).items():
+            if version != here[package]:
+                raise SettingsError(
+                    f"expected the libraries that are installed here on every node, got {package} "
+                    f"{version or 'missing'} for {worker.name}, here it is {here[package] or 'missing'}"
+                )
+
+
+def _to_be_sent(job: Job) -> Job:
+    """Make a job fit to travel.
+
+    Its paths are absolute, and of the reference it has what a candidate's measurement takes.
+    """
+    source = job.target.source
+    path = local_path(source.model)
+    absolute = replace(source, model=source.model if path is None else str(path.absolute()))
+    slim = {name: replace(one, activations={}, experts={}) for name, one in job.references.items()}
+    return replace(job, target=replace(job.target, source=absolute), references=slim)
+
+
+def _shared_out(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> tuple[int, float, int]:
+    """Decide on the number of workers, and what each is given.
+
+    Args:
+        settings: say so, or leave it open.
+        nodes: what each node of the cluster has.
+
+    Returns:
+        The number of workers, the GPUs of each and its CPUs.
+
+    Raises:
+        SettingsError: there is no room for them.
+    """
+    most_gpus = max(node.get("GPU", 0) for node in nodes)
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        gpus = float(settings.device != "cpu" and most_gpus > 0)
+    if gpus > most_gpus:
+        got = f"at most {most_gpus:g} on one node" if most_gpus else "no GPU in this cluster"
+        raise SettingsError(f"--quantcheck-gpus-per-worker={gpus:g}: {got}; ask for fewer")
+    workers, cpus = settings.workers, settings.cpus_per_worker
+    if workers is None:
+        workers = _room(nodes, gpus, cpus or 1) if gpus else len(nodes)
+    if cpus is None:
+        fewest = int(min(node.get("CPU", 0) for node in nodes))
+        cpus = 1 if gpus else max(fewest // -(-workers // len(nodes)), 1)
+    if workers > (room := _room(nodes, gpus, cpus)) or not workers:
+        raise SettingsError(
+            f"no room for {workers} workers with {cpus} CPUs and {gpus:g} GPUs each: this cluster has room for {room}; "
+            "lower --quantcheck-workers or what each is given"
+        )
+    return workers, gpus, cpus
+
+
+def _room(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> int:
+    """Count the workers for whom there is room."""
+    needs = {"CPU": cpus, "GPU": gpus}
+    return sum(int(min(node.get(kind, 0) / n for kind, n in needs.items() if n)) for node in nodes)
+
+
+def _connect(address: str | None) -> bool:
+    """Connect to a cluster, or start one on this machine; return whether this did.
+
+    Raises:
+        SettingsError: nothing answers at the address, or another version.
+    """
+    if ray.is_initialized():
+        return False
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _knock(address)
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            object_store_memory=None if address else _STORE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        where = (
+            f"no cluster of Ray {ray.__version__} can be joined at {address}" if address else "Ray cannot start here"
+        )
+        raise SettingsError(f"--quantcheck-engine-address: {where}: {str(error).split('. ')[0]}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
+    return True
+
+
+def _knock(address: str | None) -> None:
+    """Raise `OSError` if nothing answers at an address: Ray would try for minutes."""
+    if address and address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCKING).close()

@@ -1,0 +1,184 @@
+"""Workers on Ray: each does one task at a time, and one that is lost comes back or is given up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from pytest_quantcheck.errors import MeasurementError, QuantcheckError, TooLittleMemoryError
+from pytest_quantcheck.run.cluster_worker import Place, Stopped, Worker
+from pytest_quantcheck.text import duration
+
+TRIES = 3
+"""Times that a task is tried, and that a worker may be lost in a row before it is given up."""
+
+LOADING, _ARRIVING, _ABANDONED = 0, -1, -2
+"""Tasks; others are a shard's number."""
+
+_POLL = 0.5
+"""Seconds between two looks at what workers do."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In place of a result: the worker was lost, or had not enough memory."""
+
+    cause: str
+
+
+@dataclass(eq=False)
+class Hired:
+    """One worker. `task` is what it does; `lost` counts in a row; `doing` is the phase and its prompts."""
+
+    number: int
+    actor: Any
+    place: Place | None = None
+    task: int | None = None
+    result: Any = None
+    lost: int = 0
+    job: int = 0
+    doing: tuple[str, int, int] = ("starting", 0, 0)
+    hangs: bool = False
+    _asked: Any = None
+    _moved: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        """Its number, and where it is."""
+        return f"worker {self.number}, {self.place.name}" if self.place else f"worker {self.number}"
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        label, done, total = ("waiting", 0, 0) if self.task is None else self.doing
+        return f"{self.name}: {label}{f' {done}/{total}' if total else ''}"
+
+    def begin(self, task: int, method: str, *arguments: Any) -> None:
+        """Give it something to do."""
+        self.task, self.result = task, getattr(self.actor, method).remote(*arguments)
+        self.doing, self._moved = ("starting", 0, 0), time.monotonic()
+
+    def aside(self, method: str, *arguments: Any) -> Any:
+        """Ask it for something that it does beside its task."""
+        return getattr(self.actor, method).options(concurrency_group="aside").remote(*arguments)
+
+    def look(self) -> float:
+        """Look at what it does; return for how many seconds there was no progress."""
+        if self._asked is None:
+            self._asked = self.aside("progress")
+        elif ray.wait([self._asked], timeout=0)[0]:
+            with suppress(RayError):
+                doing = ray.get(self._asked)
+                if doing != self.doing:
+                    self.doing, self._moved = doing, time.monotonic()
+            self._asked = None
+        return time.monotonic() - self._moved
+
+
+class Crew:
+    """The workers of one run; this process is connected to their cluster.
+
+    Args:
+        workers: how many.
+        gpus: GPUs of each; a fraction shares one.
+        cpus: CPUs, and threads, of each.
+        device: what `--quantcheck-device` says.
+        patience: seconds without progress after which a worker is taken to hang.
+    """
+
+    def __init__(self, workers: int, *, gpus: float, cpus: int, device: str, patience: float) -> None:
+        self._patience, self._last = patience, "none was started"
+        remote = cast("Any", ray).remote(concurrency_groups={"aside": 1}, max_restarts=-1, max_task_retries=0)
+        make = remote(Worker).options(num_cpus=cpus, num_gpus=gpus)
+        self.workers = [Hired(number + 1, make.remote(device)) for number in range(workers)]
+        for worker in self.workers:
+            worker.begin(_ARRIVING, "place")
+
+    @property
+    def idle(self) -> list[Hired]:
+        """Those that have nothing to do."""
+        return [worker for worker in self.workers if worker.task is None]
+
+    def arrive(self) -> None:
+        """Wait for all workers, as far as they are not given up.
+
+        Raises:
+            QuantcheckError: the device is not there, or no worker could be started.
+        """
+        while any(worker.task == _ARRIVING for worker in self.workers) or not self.workers:
+            list(self.ended())
+
+    def ended(self) -> Iterator[tuple[Hired, int, Any]]:
+        """Wait a moment; yield the tasks that ended, and their results or `Lost`.
+
+        Raises:
+            MeasurementError: no worker is left.
+            QuantcheckError: what a task raised.
+        """
+        if not self.workers:
+            raise MeasurementError(f"no worker is left to go on with; of the last one: {self._last}")
+        busy = {worker.result: worker for worker in self.workers if worker.task is not None}
+        if busy and ray.wait(list(busy), timeout=_POLL)[0]:
+            for result in ray.wait(list(busy), num_returns=len(busy), timeout=0)[0]:
+                yield from self._take(busy[result])
+        for worker in busy.values():
+            if worker.task is not None and worker.look() > self._patience and not worker.hangs:
+                worker.hangs = True
+                ray.kill(worker.actor, no_restart=False)
+
+    def abandon(self, job: int) -> None:
+        """Let workers end what they do of a job; nobody waits for it."""
+        for worker in self.workers:
+            if worker.task is not None and worker.task >= LOADING:
+                worker.task = _ABANDONED
+                worker.aside("stop", job)
+
+    def dismiss(self, workers: Iterable[Hired]) -> None:
+        """End workers, after they have deleted what they unpacked."""
+        workers = list(workers)
+        with suppress(RayError):
+            ray.wait([worker.aside("close") for worker in workers], num_returns=len(workers), timeout=2.0)
+        for worker in workers:
+            with suppress(RayError, ValueError):
+                ray.kill(worker.actor)
+            self.workers.remove(worker)
+
+    def _take(self, worker: Hired) -> Iterator[tuple[Hired, int, Any]]:
+        """Take the result of a task that ended."""
+        task, worker.task = worker.task or LOADING, None
+        try:
+            result = deepcopy(ray.get(worker.result))  # a copy of our own: Ray's lies in memory that it shares
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, Stopped) or task == _ABANDONED:
+                return
+            if not isinstance(cause, TooLittleMemoryError):
+                raise cause if isinstance(cause, QuantcheckError) else error from None
+            worker.lost += 1
+            result = Lost(str(cause))
+        except RayError as error:
+            result = self._lose(worker, error)
+        else:
+            worker.lost = worker.lost if task == _ARRIVING else 0
+            if task == _ARRIVING:
+                worker.place = result
+        if task >= LOADING:
+            yield worker, task, result
+
+    def _lose(self, worker: Hired, error: RayError) -> Lost:
+        """Let a worker that is lost come back; one that was lost too often is given up."""
+        why = f"no progress for {duration(self._patience)}" if worker.hangs else f"its process ended ({error})"
+        worker.hangs, worker.job, worker.lost = False, 0, worker.lost + 1
+        self._last = f"{worker.name}: {why}"
+        if worker.lost < TRIES:
+            worker.begin(_ARRIVING, "place")
+        else:
+            self.dismiss([worker])
+        return Lost(why)
