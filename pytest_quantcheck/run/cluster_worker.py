@@ -7,8 +7,9 @@ import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_quantcheck.errors import QuantcheckError
 from pytest_quantcheck.libraries import installed
 from pytest_quantcheck.measuring import NoProgress
 from pytest_quantcheck.measuring.sharded import ShardedMeasurement
@@ -52,9 +53,10 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong: nobody wants the res
 
 
 class Worker:
-    """Holds the model of one job. `place` and all that loads and measures run in one thread, the rest in another.
+    """Holds the model of one job.
 
-    A worker that was restarted has no model: each request brings its job, which is loaded where it is not yet.
+    `do` runs in one thread, `progress`, `stop` and `close` in another. A worker that was restarted has no model: each
+    request brings its job, which is loaded where it is not yet.
     """
 
     def __init__(self, device: str) -> None:
@@ -63,6 +65,13 @@ class Worker:
         self._ready: Ready | None = None
         self._measurements: dict[str, ShardedMeasurement] = {}
         self._progress = _Progress()
+
+    def do(self, request: Literal["place", "load", "measure"], *arguments: Any) -> Any:
+        """Do what is asked; return what it gives, or an error of ours that it raises."""
+        try:
+            return getattr(self, request)(*arguments)
+        except (QuantcheckError, Stopped) as error:
+            return error
 
     def place(self) -> Place:
         """Say where this is.

@@ -6,8 +6,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -29,12 +29,12 @@ from pytest_quantcheck.run.cluster_worker import Ready
 from pytest_quantcheck.run.jobs import Job
 from pytest_quantcheck.run.ray_workers import LOADING, TRIES, Crew, Hired, Lost
 from pytest_quantcheck.run.shard_queue import ShardQueue
-from pytest_quantcheck.text import shortened
+from pytest_quantcheck.text import counted, shortened
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import ProgressReporter
 
-_STORE = 256 * 2**20
+_STORE = 2**30
 """Bytes of the store of a cluster that is started here. Shards pass through it one by one."""
 
 _KNOCKING = 10.0
@@ -52,7 +52,8 @@ class RayEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._jobs = settings, 0
-        self._ours = False
+        self._processor = ""
+        self._connection = ExitStack()
 
     def start(self) -> None:
         """Connect to the cluster, or start one, and hire workers.
@@ -65,7 +66,8 @@ class RayEngine:
 
     def processor(self, device: str) -> str:  # noqa: ARG002 - the workers were hired for it
         """Name the kind of processor that workers have."""
-        return next(worker.place.processor for worker in self._crew.workers if worker.place)
+        self.start()
+        return self._processor
 
     @contextmanager
     def open(self, job: Job) -> Iterator[RayModel]:
@@ -82,19 +84,18 @@ class RayEngine:
         """End the workers, and a cluster that this run started."""
         if crew := self.__dict__.pop("_crew", None):
             crew.dismiss(crew.workers)
-        if self._ours:
-            ray.shutdown()
-            self._ours = False
+        self._connection.close()
 
     @cached_property
     def _crew(self) -> Crew:
         settings = self._settings
-        self._ours = _connect(settings.engine_address)
+        if not ray.is_initialized():
+            self._connection.enter_context(_connected(settings.engine_address))
         nodes = [node["Resources"] for node in cast("Any", ray).nodes() if node["Alive"]]
         workers, gpus, cpus = _shared_out(settings, nodes)
         crew = Crew(workers, gpus=gpus, cpus=cpus, device=settings.device, patience=settings.worker_timeout)
         crew.arrive()
-        _refuse_unlike_places(crew.workers)
+        self._processor = _kind_of(crew.workers)
         return crew
 
 
@@ -232,7 +233,7 @@ def _give_up(tries: int, what: str, worker: Hired, lost: Lost) -> None:
         raise MeasurementError(
             f"{what}, in {TRIES} tries; of the last, by {worker.name}: {lost.cause}. Finished shards are kept where "
             "there is a cache"
-        )
+        ) from lost.error
 
 
 def _refuse_unlike(first: str, expected: Provenance, other: str, obtained: Provenance) -> None:
@@ -246,8 +247,12 @@ def _refuse_unlike(first: str, expected: Provenance, other: str, obtained: Prove
         )
 
 
-def _refuse_unlike_places(workers: Sequence[Hired]) -> None:
-    """Refuse several kinds of processor, and libraries that are not those here."""
+def _kind_of(workers: Sequence[Hired]) -> str:
+    """Name the kind of processor that workers have.
+
+    Raises:
+        SettingsError: there are several, or a worker has other libraries than are installed here.
+    """
     here = {name: installed(name) for name in KEYED_PACKAGES}
     (first, kind), *others = [(worker.name, worker.place.processor) for worker in workers if worker.place]
     for name, other in others:
@@ -263,6 +268,7 @@ def _refuse_unlike_places(workers: Sequence[Hired]) -> None:
                     f"expected the libraries that are installed here on every node, got {package} "
                     f"{version or 'missing'} for {worker.name}, here it is {here[package] or 'missing'}"
                 )
+    return kind
 
 
 def _to_be_sent(job: Job) -> Job:
@@ -305,8 +311,9 @@ def _shared_out(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> tup
         cpus = 1 if gpus else max(fewest // -(-workers // len(nodes)), 1)
     if workers > (room := _room(nodes, gpus, cpus)) or not workers:
         raise SettingsError(
-            f"no room for {workers} workers with {cpus} CPUs and {gpus:g} GPUs each: this cluster has room for {room}; "
-            "lower --quantcheck-workers or what each is given"
+            f"no room for {counted(workers, 'worker')} with {counted(cpus, 'CPU')} and {gpus:g} "
+            f"{'GPU' if gpus == 1 else 'GPUs'} each: this cluster has room for {room}; lower --quantcheck-workers or "
+            "what each is given"
         )
     return workers, gpus, cpus
 
@@ -317,14 +324,39 @@ def _room(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: int) -> int:
     return sum(int(min(node.get(kind, 0) / n for kind, n in needs.items() if n)) for node in nodes)
 
 
-def _connect(address: str | None) -> bool:
-    """Connect to a cluster, or start one on this machine; return whether this did.
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one on this machine; Ray itself says nothing meanwhile.
 
     Raises:
         SettingsError: nothing answers at the address, or another version.
     """
-    if ray.is_initialized():
-        return False
+    _connect(address)
+    said = _let_it_print(_nothing)
+    try:
+        yield
+    finally:
+        _let_it_print(said)
+        ray.shutdown()
+
+
+def _let_it_print(write: Callable[..., object]) -> Callable[..., object]:
+    """Change what prints Ray's words on lost workers.
+
+    Ray has no switch for them. Returns what did before.
+    """
+    from ray._private import worker  # noqa: PLC0415 - used here alone
+
+    before: Callable[..., object] = getattr(worker, "print_to_stdstream", _nothing)
+    worker.print_to_stdstream = write
+    return before
+
+
+def _nothing(*_arguments: object, **_named: object) -> None:
+    """Print nothing."""
+
+
+def _connect(address: str | None) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
@@ -336,14 +368,16 @@ def _connect(address: str | None) -> bool:
             logging_level=logging.ERROR,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        where = (
-            f"no cluster of Ray {ray.__version__} can be joined at {address}" if address else "Ray cannot start here"
-        )
-        raise SettingsError(f"--quantcheck-engine-address: {where}: {str(error).split('. ')[0]}") from error
+        why = str(error).split(". ")[0]
+        if not address:
+            raise SettingsError(f"--quantcheck-engine=ray: Ray cannot start here: {why}") from error
+        raise SettingsError(
+            f"--quantcheck-engine-address={address}: no cluster of Ray {ray.__version__} can be joined there: {why}; "
+            "one that asks for a token is joined with RAY_AUTH_TOKEN"
+        ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
-    return True
 
 
 def _knock(address: str | None) -> None:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pytest_quantcheck.errors import MeasurementError, QuantcheckError, TooLittleMemoryError
-from pytest_quantcheck.run.cluster_worker import Place, Stopped, Worker
+from pytest_quantcheck.run.cluster_worker import Place, Worker
 from pytest_quantcheck.text import duration
 
 TRIES = 3
@@ -28,9 +28,10 @@ _POLL = 0.5
 
 @dataclass(frozen=True)
 class Lost:
-    """In place of a result: the worker was lost, or had not enough memory."""
+    """In place of a result: the worker was lost, could not go on, or had not enough memory."""
 
     cause: str
+    error: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -60,9 +61,11 @@ class Hired:
         label, done, total = ("waiting", 0, 0) if self.task is None else self.doing
         return f"{self.name}: {label}{f' {done}/{total}' if total else ''}"
 
-    def begin(self, task: int, method: str, *arguments: Any) -> None:
+    def begin(self, task: int, request: str, *arguments: Any) -> None:
         """Give it something to do."""
-        self.task, self.result = task, getattr(self.actor, method).remote(*arguments)
+        retries = -1 if task == _ARRIVING else 0  # a process that is being restarted refuses tasks
+        self.task = task
+        self.result = self.actor.do.options(max_task_retries=retries).remote(request, *arguments)
         self.doing, self._moved = ("starting", 0, 0), time.monotonic()
 
     def aside(self, method: str, *arguments: Any) -> Any:
@@ -129,7 +132,12 @@ class Crew:
             for result in ray.wait(list(busy), num_returns=len(busy), timeout=0)[0]:
                 yield from self._take(busy[result])
         for worker in busy.values():
-            if worker.task is not None and worker.look() > self._patience and not worker.hangs:
+            if worker.task is None or worker.hangs or worker.look() <= self._patience:
+                continue
+            if worker.task == _ARRIVING:
+                self._last = f"{worker.name} did not start within {duration(self._patience)}"
+                self.dismiss([worker])
+            else:
                 worker.hangs = True
                 ray.kill(worker.actor, no_restart=False)
 
@@ -155,30 +163,35 @@ class Crew:
         task, worker.task = worker.task or LOADING, None
         try:
             result = deepcopy(ray.get(worker.result))  # a copy of our own: Ray's lies in memory that it shares
-        except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, Stopped) or task == _ABANDONED:
-                return
-            if not isinstance(cause, TooLittleMemoryError):
-                raise cause if isinstance(cause, QuantcheckError) else error from None
-            worker.lost += 1
-            result = Lost(str(cause))
+        except RayTaskError as error:  # none of our errors: a device or a library may be broken there
+            result = self._restart(worker, f"{type(error.cause).__name__}: {error.cause}", error)
         except RayError as error:
-            result = self._lose(worker, error)
-        else:
-            worker.lost = worker.lost if task == _ARRIVING else 0
-            if task == _ARRIVING:
-                worker.place = result
-        if task >= LOADING:
+            hung = f"no progress for {duration(self._patience)}"
+            result = self._lose(worker, hung if worker.hangs else f"its process ended ({error})", error)
+        if isinstance(result, TooLittleMemoryError):
+            result = self._restart(worker, str(result), result)
+        if task == _ABANDONED:
+            return
+        if isinstance(result, QuantcheckError):
+            raise result
+        if isinstance(result, Place):
+            worker.place = result
+        elif not isinstance(result, Lost):
+            worker.lost = 0
+        if task != _ARRIVING:
             yield worker, task, result
 
-    def _lose(self, worker: Hired, error: RayError) -> Lost:
+    def _restart(self, worker: Hired, why: str, error: Exception) -> Lost:
+        """Give a worker that cannot go on a new process."""
+        ray.kill(worker.actor, no_restart=False)
+        return self._lose(worker, why, error)
+
+    def _lose(self, worker: Hired, why: str, error: Exception) -> Lost:
         """Let a worker that is lost come back; one that was lost too often is given up."""
-        why = f"no progress for {duration(self._patience)}" if worker.hangs else f"its process ended ({error})"
         worker.hangs, worker.job, worker.lost = False, 0, worker.lost + 1
         self._last = f"{worker.name}: {why}"
         if worker.lost < TRIES:
             worker.begin(_ARRIVING, "place")
         else:
             self.dismiss([worker])
-        return Lost(why)
+        return Lost(why, error)

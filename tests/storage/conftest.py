@@ -10,6 +10,7 @@ import torch
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
 from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
+from tests.bits import bits_of
 from tests.provenance import ANY
 
 PROMPTS, NEURONS, CORRELATED, FOLLOWED, GROUPS, VOCABULARY, LAYERS = 9, 6, 5, 4, 16, 11, (0, 3, 14)
@@ -114,18 +115,7 @@ def newer():
 @pytest.fixture(scope="session")
 def same():
     """Whether two measurements hold the same scalars and, bit for bit, the same arrays."""
-    return lambda expected, obtained: plain(expected) == plain(obtained)
-
-
-def plain(record):
-    """Return a record as nested tuples; arrays as dtype, shape and bytes."""
-    if isinstance(record, np.ndarray):
-        return record.dtype.str, record.shape, record.tobytes()
-    if isinstance(record, dict):
-        return tuple((key, plain(value)) for key, value in record.items())
-    if isinstance(record, tuple):
-        return tuple(plain(value) for value in record)
-    return plain(vars(record)) if hasattr(record, "__dict__") else record
+    return lambda expected, obtained: bits_of(expected) == bits_of(obtained)
 
 
 @pytest.fixture
