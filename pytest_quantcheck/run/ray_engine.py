@@ -119,8 +119,7 @@ class _Loaded:
                 if worker.job != self.number:
                     worker.begin(LOADING, "load", self.number, self.job)
             for worker, _, result in self.crew.ended():
-                if isinstance(result, Lost):
-                    _give_up(worker.lost, "the model could not be loaded", worker, result)
+                if isinstance(result, Lost):  # it comes back and loads it then, unless it was lost too often
                     continue
                 worker.job = self.number
                 first = first or (worker, result)
@@ -203,8 +202,12 @@ class _Shards:
         expected = self._model.ready.provenance[self._name]
         for worker, shard, result in self._crew.ended():
             if isinstance(result, Lost):
-                what = f"shard {shard} of {len(self._positions)} of {self._name} could not be measured"
-                _give_up(self._queue.failed(shard, worker.number), what, worker, result)
+                if self._queue.failed(shard, worker.number) >= TRIES:
+                    raise MeasurementError(
+                        f"shard {shard} of {len(self._positions)} of {self._name} could not be measured in {TRIES} "
+                        f"tries; of the last, by {worker.name}: {result.cause}. Shards that are finished are kept in "
+                        "the cache, if there is one"
+                    ) from result.error
                 continue
             _refuse_unlike("the others", expected, worker.name, result.provenance)
             self._finished.save_shard(shard, len(self._positions), result)
@@ -225,15 +228,6 @@ class _Shards:
     def _is_sampled(self, shard: int) -> bool:
         """Whether a shard has prompts to attribute."""
         return any(position < self._model.ready.plan.samples for position in self._prompts(shard))
-
-
-def _give_up(tries: int, what: str, worker: Hired, lost: Lost) -> None:
-    """Raise an error after the last try."""
-    if tries >= TRIES:
-        raise MeasurementError(
-            f"{what}, in {TRIES} tries; of the last, by {worker.name}: {lost.cause}. Finished shards are kept where "
-            "there is a cache"
-        ) from lost.error
 
 
 def _refuse_unlike(first: str, expected: Provenance, other: str, obtained: Provenance) -> None:

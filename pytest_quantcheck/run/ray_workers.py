@@ -97,7 +97,7 @@ class Crew:
     """
 
     def __init__(self, workers: int, *, gpus: float, cpus: int, device: str, patience: float) -> None:
-        self._patience, self._last = patience, "none was started"
+        self._patience, self._last, self._looked = patience, "none was started", 0.0
         remote = cast("Any", ray).remote(concurrency_groups={"aside": 1}, max_restarts=-1, max_task_retries=0)
         make = remote(Worker).options(num_cpus=cpus, num_gpus=gpus)
         self.workers = [Hired(number + 1, make.remote(device)) for number in range(workers)]
@@ -131,7 +131,13 @@ class Crew:
         if busy and ray.wait(list(busy), timeout=_POLL)[0]:
             for result in ray.wait(list(busy), num_returns=len(busy), timeout=0)[0]:
                 yield from self._take(busy[result])
-        for worker in busy.values():
+        if time.monotonic() - self._looked >= _POLL:
+            self._look_after(busy.values())
+
+    def _look_after(self, workers: Iterable[Hired]) -> None:
+        """End workers that hang, and give up those that do not start."""
+        self._looked = time.monotonic()
+        for worker in workers:
             if worker.task is None or worker.hangs or worker.look() <= self._patience:
                 continue
             if worker.task == _ARRIVING:
