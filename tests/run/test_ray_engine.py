@@ -63,7 +63,7 @@ class Once:
             self.pid = pid
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def _cluster():
     """One cluster for all gates of this file: a Ray that is there is used, and left."""
     import ray
@@ -90,9 +90,9 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def workers():
+def workers(_cluster):
     """Two workers of one thread each, whom all gates of this file share."""
-    engine = ray_engine.RayEngine(settings(engine="ray", workers=2, cpus_per_worker=1, worker_timeout=20))
+    engine = ray_engine.RayEngine(settings(engine="ray", workers=2, cpus_per_worker=1, worker_timeout=12))
     engine.start()
     yield engine
     engine.close()
