@@ -11,7 +11,7 @@ from pytest_quantcheck.analyses.reference_evidence import evidence_of
 from pytest_quantcheck.measuring.merging import merge_in_order
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.sharded import ShardedMeasurement, given_up_by
-from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished
+from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished, kept_shard
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.prompts import PromptSet
@@ -73,8 +73,8 @@ def _each_shard(sharded: ShardedMeasurement, finished: FinishedShards) -> Iterat
     """
     hopeless: frozenset[int] | None = None
     for number in sharded.numbers:
-        measured = finished.load_shard(number, len(sharded.shards))
-        if measured is None or measured.answers.index.tolist() != sharded.prompts(number):  # another lies in its place
+        measured = kept_shard(finished, number, len(sharded.shards), sharded.prompts(number))
+        if measured is None:
             measured = sharded.measure(number, hopeless)
             finished.save_shard(number, len(sharded.shards), measured)
         if hopeless is None:

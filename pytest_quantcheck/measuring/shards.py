@@ -31,6 +31,12 @@ class NothingFinished:
         """Keep nothing."""
 
 
+def kept_shard(finished: FinishedShards, number: int, count: int, prompts: list[int]) -> Measurement | None:
+    """Load a shard, if the one that is kept has these prompts: another may lie in its place."""
+    shard = finished.load_shard(number, count)
+    return shard if shard is not None and shard.answers.index.tolist() == prompts else None
+
+
 def count_for(batches: Sequence[list[int]], shard_size: int) -> int:
     """Choose a number of shards, so that each has about `shard_size` prompts."""
     return min(-(-sum(map(len, batches)) // shard_size), len(batches))

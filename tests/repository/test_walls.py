@@ -14,7 +14,7 @@ OURS = "pytest_quantcheck"
 NUMERIC = {"torch", "numpy", "scipy"}
 HUGGING_FACE = {"transformers", "bitsandbytes", "torchao", "compressed_tensors", "gptqmodel", "optimum"}
 HEAVY = NUMERIC | HUGGING_FACE | {"accelerate", "gguf", "msgspec", "safetensors", "ray"}
-RAY = {"run/ray_engine.py", "run/ray_workers.py"}
+RAY = {"run/ray_cluster.py", "run/ray_engine.py", "run/ray_workers.py"}
 PURE = {"profiles", "storage", "reporting", "comparing", "judging"}
 LIGHT = {"__init__", "plugin", "options", "metrics", "errors", "controls/__init__", "controls/catalogue"}
 

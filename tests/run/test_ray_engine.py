@@ -31,7 +31,7 @@ from tests.gates import settings
 
 pytest.importorskip("ray")
 
-from pytest_quantcheck.run import ray_engine, ray_workers
+from pytest_quantcheck.run import ray_cluster, ray_engine, ray_workers
 
 WORKS = re.compile(r"worker (\d), .+ \(process (\d+)\): shard (\d) of (\d), (measuring|attributing) (\d+)/")
 ADAPTIVE = AttributionMethod()
@@ -269,7 +269,7 @@ CPUS = [{"CPU": 6.0}, {"CPU": 4.0}]
 )
 def test_cluster_is_shared_out(nodes, asked, expected):
     """A GPU for each worker where there are any; else a worker on each node, and its CPUs."""
-    assert ray_engine._shared_out(settings(engine="ray", **asked), nodes) == expected
+    assert ray_cluster.shared_out(settings(engine="ray", **asked), nodes) == expected
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_cluster_is_shared_out(nodes, asked, expected):
 def test_too_small_a_cluster_is_refused(nodes, asked, said):
     """Before any worker is started."""
     with pytest.raises(SettingsError, match=said):
-        ray_engine._shared_out(settings(engine="ray", **asked), nodes)
+        ray_cluster.shared_out(settings(engine="ray", **asked), nodes)
 
 
 HERE = {name: installed(name) for name in KEYED_PACKAGES}
@@ -301,9 +301,9 @@ HERE = {name: installed(name) for name in KEYED_PACKAGES}
 def test_workers_of_several_kinds_are_refused(place, said):
     """Their numbers would not be those of one process."""
     first = SimpleNamespace(name="worker 1, node1", place=Place("node1", "cpu AVX512", HERE))
-    ray_engine._kind_of([first, first])
+    ray_cluster.kind_of([first, first])
     with pytest.raises(SettingsError, match=said):
-        ray_engine._kind_of([first, SimpleNamespace(name=f"worker 2, {place.name}", place=place)])
+        ray_cluster.kind_of([first, SimpleNamespace(name=f"worker 2, {place.name}", place=place)])
 
 
 def test_another_model_on_a_node_is_named():
