@@ -55,12 +55,12 @@ def seconds_of(loaded):
 
 @pytest.mark.benchmark(group="workers")
 def test_two_workers(request, prompts, race, full, hired):
-    """512 prompts in shards of 16, 64 of them attributed; the models are loaded before.
+    """512 prompts in shards of 32, 64 of them attributed; the models are loaded before.
 
     `driver`: CPU seconds of the process that hands out shards and merges them, as a share of the workers'.
     """
     chosen = prompts(512 if full else 24)
-    plan = Plan(shard_size=16, samples=64) if full else Plan(shard_size=4, batch_size=4, samples=6, layers=(2,))
+    plan = Plan(shard_size=32, samples=64) if full else Plan(shard_size=4, batch_size=4, samples=6, layers=(2,))
     model = str(request.getfixturevalue("smollm2")) if full else "builtin"
     two, one = (hired(n, model, chosen, plan, "bf16" if full else "auto") for n in (2, 1))
     shares = []
@@ -72,7 +72,7 @@ def test_two_workers(request, prompts, race, full, hired):
         return found
 
     found, peers = race(
-        lambda: measured(two), {"one worker": lambda: measured(one)}, rounds=2, warmup=1, n_prompts=len(chosen)
+        lambda: measured(two), {"one worker": lambda: measured(one)}, rounds=2, warmup=0, n_prompts=len(chosen)
     )
     race.info["driver"] = max(shares)
     assert bits_of(found) == bits_of(peers["one worker"])
