@@ -72,7 +72,10 @@ class Attributor:
         self._baseline = self._baselines(layers, max(len(self._encoded[i]) for i in index))
         outcomes: dict[int, dict[int, _Attributed]] = {layer: {} for layer in layers}
         for first, last in pairwise((0, *(PROBES if probe else ()), max(len(index), *PROBES))):
-            left = [layer for layer in layers if not self._hopeless(outcomes[layer], len(index))]
+            hopeless = frozenset(layer for layer in layers if self._hopeless(outcomes[layer], len(index)))
+            if probe and first == PROBES[-1]:
+                progress.decided(hopeless)
+            left = [layer for layer in layers if layer not in hopeless]
             for part in self._parts(index[first:last]):
                 if left:
                     passage = self._passage(left, part, targets)

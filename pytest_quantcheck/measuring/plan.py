@@ -57,6 +57,9 @@ class ProgressReporter(Protocol):
     def advance(self, n: int = 1) -> None:
         """Count `n` more prompts as done."""
 
+    def decided(self, hopeless: frozenset[int]) -> None:
+        """Say at which layers attribution is given up: once, in the middle of the first shard that attributes."""
+
     def workers(self, lines: Sequence[str]) -> None:
         """Say what each worker does, below what is done in all."""
 
@@ -77,6 +80,9 @@ class NoProgress:
         """Report nothing."""
 
     def advance(self, n: int = 1) -> None:
+        """Report nothing."""
+
+    def decided(self, hopeless: frozenset[int]) -> None:
         """Report nothing."""
 
     def workers(self, lines: Sequence[str]) -> None:

@@ -77,18 +77,25 @@ class ShardedMeasurement:
         Raises:
             MeasurementError: non-finite logits or activations, or not enough memory.
         """
+        return self.attribute(number, self.forward(number), hopeless)
+
+    def forward(self, number: int) -> Measurement:
+        """Measure a shard up to attribution; errors are those of `measure`."""
         passes, prompts = self.passes, self.passes.prompts
         with _memory_errors(passes.plan):
             answers, activations, experts = passes.forward(self.shards[number - 1], self._where(number))
-            saliency = passes.attribution(passes.targets(answers), self._where(number), hopeless)
         texts = {token: passes.loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
         available = max(prompts.available, len(prompts))
-        measured = Measurement(
-            self.provenance, answers, activations, saliency, prompts.golds, available, texts, experts
-        )
+        measured = Measurement(self.provenance, answers, activations, {}, prompts.golds, available, texts, experts)
         widths = [sum(ffn.minimum.shape[1] for ffn in measured.ffns(layer)) for layer in passes.layers]
         correlated = min(passes.correlated, max(widths))
         return replace(measured, provenance=msgspec.structs.replace(self.provenance, redundancy_neurons=correlated))
+
+    def attribute(self, number: int, forward: Measurement, hopeless: frozenset[int] | None) -> Measurement:
+        """Add attribution to what `forward` measured of a shard; see `measure`."""
+        targets = self.passes.targets(forward.answers)
+        with _memory_errors(self.passes.plan):
+            return replace(forward, saliency=self.passes.attribution(targets, self._where(number), hopeless))
 
     def _where(self, number: int) -> str:
         """Name a shard, before the name of a phase; nothing where it is the only one."""

@@ -80,6 +80,9 @@ class ProgressLine:
         self._done += n
         self._refresh()
 
+    def decided(self, hopeless: frozenset[int]) -> None:
+        """Show nothing: the report says where attribution was given up."""
+
     def workers(self, lines: Sequence[str]) -> None:
         """Show what each worker does."""
         more = [f"and {len(lines) - _MOST_WORKERS} more"] if len(lines) > _MOST_WORKERS else []

@@ -48,6 +48,19 @@ class Ready:
     provenance: Mapping[str, Provenance]
 
 
+@dataclass(frozen=True)
+class Doing:
+    """How far a worker is: the phase, and how many prompts of how many are done.
+
+    `hopeless`: the layers that it has given up in this task; None where it has not decided.
+    """
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    hopeless: frozenset[int] | None = None
+
+
 class Stopped(Exception):  # noqa: N818 - nothing is wrong: nobody wants the result any more
     """Raised in a measurement that is not wanted any more."""
 
@@ -64,9 +77,10 @@ class Worker:
         self._loaded, self._job = ExitStack(), 0
         self._ready: Ready | None = None
         self._measurements: dict[str, ShardedMeasurement] = {}
+        self._begun: dict[tuple[str, int], Measurement] = {}
         self._progress = _Progress()
 
-    def do(self, request: Literal["place", "load", "measure"], *arguments: Any) -> Any:
+    def do(self, request: Literal["place", "load", "begin", "measure"], *arguments: Any) -> Any:
         """Do what is asked; return what it gives, or an error of ours that it raises."""
         try:
             return getattr(self, request)(*arguments)
@@ -114,22 +128,33 @@ class Worker:
             self._job, self._ready = number, Ready(applied, plan, shards, provenance)
         return self._ready
 
+    def begin(self, number: int, job: Job, prompt_set: str, shard: int) -> Provenance:
+        """Measure a shard up to attribution, and keep it here.
+
+        `number`: of its job. Errors are those of `measure`.
+        """
+        begun = self._begun[prompt_set, shard] = self._measurement(number, job, prompt_set).forward(shard)
+        return begun.provenance
+
     def measure(
         self, number: int, job: Job, prompt_set: str, shard: int, hopeless: frozenset[int] | None
     ) -> Measurement:
-        """Measure a shard of job `number`.
+        """Measure a shard, or what is left of one begun here.
+
+        `number`: of its job.
 
         Raises:
             QuantcheckError: the model cannot be loaded or measured.
             Stopped: the job is not wanted any more.
         """
-        self.load(number, job)
-        self._progress.job = number
-        return self._measurements[prompt_set].measure(shard, hopeless)
+        measurement = self._measurement(number, job, prompt_set)
+        begun = self._begun.pop((prompt_set, shard), None)
+        return measurement.attribute(shard, begun or measurement.forward(shard), hopeless)
 
-    def progress(self) -> tuple[str, int, int]:
-        """Tell the phase, and how many prompts of how many are done."""
-        return self._progress.label, self._progress.done, self._progress.total
+    def progress(self) -> Doing:
+        """Tell how far it is."""
+        found = self._progress
+        return Doing(found.label, found.done, found.total, found.hopeless)
 
     def stop(self, number: int) -> None:
         """End a measurement at its next batch.
@@ -142,8 +167,13 @@ class Worker:
         """Delete files that were unpacked here."""
         self._models.delete_unpacked()
 
+    def _measurement(self, number: int, job: Job, prompt_set: str) -> ShardedMeasurement:
+        self.load(number, job)
+        self._progress.job, self._progress.hopeless = number, None
+        return self._measurements[prompt_set]
+
     def _unload(self) -> None:
-        self._ready, self._measurements = None, {}
+        self._ready, self._measurements, self._begun = None, {}, {}
         self._loaded.close()
 
 
@@ -153,6 +183,7 @@ class _Progress(NoProgress):
     def __init__(self) -> None:
         self.label, self.done, self.total = "starting", 0, 0
         self.job, self.stopped = 0, -1
+        self.hopeless: frozenset[int] | None = None
 
     def start(self, label: str, total: int) -> None:
         """Begin a phase."""
@@ -163,3 +194,7 @@ class _Progress(NoProgress):
         if self.job <= self.stopped:
             raise Stopped
         self.done += n
+
+    def decided(self, hopeless: frozenset[int]) -> None:
+        """Keep what is decided."""
+        self.hopeless = hopeless

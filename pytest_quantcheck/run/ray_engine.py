@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import numpy as np
 import ray
 
 from pytest_quantcheck.compatibility import refusals
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from pytest_quantcheck.measuring import ProgressReporter
 
 _AHEAD = 2
-"""Shards for each worker that may be measured before their turn to be merged: they are kept in memory."""
+"""Shards for each worker that may be measured or begun before their turn to be merged: they are kept in memory."""
+
+_KEPT = 512 * 2**20
+"""Bytes up to which more shards than that are kept."""
 
 
 class RayEngine:
@@ -120,6 +124,10 @@ class _Loaded:
         """Let a worker measure a shard; `Crew.ended` yields it with the shard's number."""
         worker.begin(shard, "measure", self.number, self.job, prompt_set, shard, hopeless)
 
+    def begin(self, worker: Hired, prompt_set: str, shard: int) -> None:
+        """Let a worker measure a shard up to attribution; `Crew.ended` yields its provenance."""
+        worker.begin(shard, "begin", self.number, self.job, prompt_set, shard)
+
 
 @dataclass(frozen=True, eq=False)
 class RayModel:
@@ -176,15 +184,21 @@ class _Shards:
 
     def _hand_out(self) -> None:
         """Give each idle worker a shard; those that are kept are taken up."""
+        workers = [one.number for one in self._crew.workers]
         for worker in self._crew.idle:
-            workers = [one.number for one in self._crew.workers]
             while (shard := self._queue.take(worker.number, workers)) is not None:
                 kept = kept_shard(self._finished, shard, len(self._positions), self._prompts(shard))
                 if kept is None:
-                    hopeless = None if shard == self._first else self._hopeless
-                    self._model.loaded.measure(worker, self._name, shard, hopeless)
+                    self._give(worker, shard)
                     break
                 self._arrived(shard, kept)
+
+    def _give(self, worker: Hired, shard: int) -> None:
+        if self._queue.is_undecided(shard):
+            self._model.loaded.begin(worker, self._name, shard)
+        else:
+            hopeless = None if shard == self._first else self._hopeless
+            self._model.loaded.measure(worker, self._name, shard, hopeless)
 
     def _collect(self) -> None:
         """Take what workers have measured meanwhile."""
@@ -198,17 +212,28 @@ class _Shards:
                         "the cache, if there is one"
                     ) from result.error
                 continue
-            _refuse_unlike("the others", expected, worker.name, result.provenance)
+            provenance = result if isinstance(result, Provenance) else result.provenance
+            _refuse_unlike("the others", expected, worker.name, provenance)
+            self._queue.ahead = max(_AHEAD * len(self._crew.workers), _KEPT // _bytes_of_sums(provenance))
+            if result is provenance:
+                self._queue.begun(shard, worker.number)
+                continue
             self._finished.save_shard(shard, len(self._positions), result)
             self._arrived(shard, result)
+        for one in self._crew.workers:
+            if one.task is not None and one.task == self._queue.deciding and one.doing.hopeless is not None:
+                self._decide(one.doing.hopeless)
         self._progress.workers([worker.summary for worker in self._crew.workers])
 
     def _arrived(self, shard: int, measured: Measurement) -> None:
         if shard == self._queue.deciding:
-            self._hopeless = given_up_by(measured, self._model.ready.plan)
-            self._queue.decided()
+            self._decide(given_up_by(measured, self._model.ready.plan))
         self._here[shard] = measured
         self._progress.advance(len(self._prompts(shard)))
+
+    def _decide(self, hopeless: frozenset[int] | None) -> None:
+        self._hopeless = hopeless
+        self._queue.decided()
 
     def _prompts(self, shard: int) -> list[int]:
         """List a shard's positions in the prompt set."""
@@ -217,6 +242,11 @@ class _Shards:
     def _is_sampled(self, shard: int) -> bool:
         """Whether a shard has prompts to attribute."""
         return any(position < self._model.ready.plan.samples for position in self._prompts(shard))
+
+
+def _bytes_of_sums(shard: Provenance) -> int:
+    """Count the bytes that a shard's sums take at most: nearly all of its record."""
+    return shard.redundancy_neurons**2 * np.dtype(np.float32).itemsize * len(shard.layers)
 
 
 def _refuse_unlike(first: str, expected: Provenance, other: str, obtained: Provenance) -> None:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pytest_quantcheck.errors import MeasurementError, QuantcheckError, TooLittleMemoryError
-from pytest_quantcheck.run.cluster_worker import Place, Worker
+from pytest_quantcheck.run.cluster_worker import Doing, Place, Worker
 from pytest_quantcheck.text import duration
 
 TRIES = 3
@@ -36,7 +36,7 @@ class Lost:
 
 @dataclass(eq=False)
 class Hired:
-    """One worker. `task` is what it does; `lost` counts in a row; `doing` is the phase and its prompts."""
+    """One worker. `task` is what it does; `lost` counts in a row; `doing` is as of the last look."""
 
     number: int
     actor: Any
@@ -45,7 +45,7 @@ class Hired:
     result: Any = None
     lost: int = 0
     job: int = 0
-    doing: tuple[str, int, int] = ("starting", 0, 0)
+    doing: Doing = field(default_factory=lambda: Doing("starting"))
     hangs: bool = False
     _asked: Any = None
     _moved: float = field(default_factory=time.monotonic)
@@ -58,15 +58,15 @@ class Hired:
     @property
     def summary(self) -> str:
         """What it does, in a line."""
-        label, done, total = ("waiting", 0, 0) if self.task is None else self.doing
-        return f"{self.name}: {label}{f' {done}/{total}' if total else ''}"
+        doing = Doing("waiting") if self.task is None else self.doing
+        return f"{self.name}: {doing.phase}{f' {doing.done}/{doing.total}' if doing.total else ''}"
 
     def begin(self, task: int, request: str, *arguments: Any) -> None:
         """Give it something to do."""
         retries = -1 if task == _ARRIVING else 0  # a process that is being restarted refuses tasks
         self.task = task
         self.result = self.actor.do.options(max_task_retries=retries).remote(request, *arguments)
-        self.doing, self._moved = ("starting", 0, 0), time.monotonic()
+        self.doing, self._moved = Doing("starting"), time.monotonic()
 
     def aside(self, method: str, *arguments: Any) -> Any:
         """Ask it for something that it does beside its task."""

@@ -10,33 +10,59 @@ from collections.abc import Collection, Sequence
 class ShardQueue:
     """The shards of one measurement, handed out to workers, lowest number first.
 
-    Where layers may be given up, shards that attribute wait until the first of them has decided which. No shard is
-    handed out that is `ahead` or more places behind the next one to be merged: what is measured early is kept in
-    memory. A shard that failed on a worker is measured by another, as long as there is one that has not tried.
+    Where layers may be given up, shards that attribute wait until the first of them has decided which, after a few
+    prompts; workers begin them meanwhile. No shard is handed out that is `ahead` or more places behind the next one to
+    be merged: what is measured early or begun is kept in memory. `ahead` may be changed. A shard that failed on a
+    worker is measured by another, as long as there is one that has not tried.
     """
 
     def __init__(self, numbers: Sequence[int], undecided: Collection[int], *, ahead: int) -> None:
         """`undecided`: the shards that attribute, where layers may be given up."""
-        self._numbers, self._ahead = list(numbers), ahead
+        self._numbers, self.ahead = list(numbers), ahead
         self._waiting = sorted(numbers)
         self._undecided, self.deciding = frozenset(undecided), min(undecided, default=None)
         self._merged = 0
+        self._begun_by: dict[int, int] = {}
         self._failed_on: dict[int, list[int]] = defaultdict(list)
 
     def take(self, worker: int, workers: Collection[int]) -> int | None:
-        """Hand out a shard to one of `workers`; None when there is none for it now."""
-        window = self._numbers[self._merged : self._merged + self._ahead]
-        for number in self._waiting:
-            waits = self.deciding is not None and number in self._undecided and number != self.deciding
-            failed_here = worker in self._failed_on[number] and set(workers) - set(self._failed_on[number])
-            if number in window and not waits and not failed_here:
-                self._waiting.remove(number)
-                return number
-        return None
+        """Hand out a shard to one of `workers`; None when there is none for it now.
+
+        One that `is_undecided` is only to be begun. A worker goes on with what it has begun before it begins others',
+        which it does in the end: who began them may be lost.
+        """
+        window = self._numbers[self._merged : self._merged + self.ahead]
+        others = set(workers) - {worker}
+        mine = [
+            number
+            for number in self._waiting
+            if number in window and (worker not in self._failed_on[number] or others.issubset(self._failed_on[number]))
+        ]
+        decided = [number for number in mine if not self.is_undecided(number)]
+        if decided:
+            chosen = min(decided, key=lambda number: (self._begun_by.get(number, worker) != worker, number))
+            self._begun_by.pop(chosen, None)
+        else:
+            share = self.ahead // len(workers) - list(self._begun_by.values()).count(worker)
+            new = [number for number in mine if number not in self._begun_by]
+            if share <= 0 or not new:
+                return None
+            chosen = new[0]
+        self._waiting.remove(chosen)
+        return chosen
+
+    def is_undecided(self, number: int) -> bool:
+        """Whether a shard waits for the first that attributes."""
+        return self.deciding is not None and number in self._undecided and number != self.deciding
 
     def decided(self) -> None:
         """Let the shards go on that waited for the first to attribute."""
         self.deciding = None
+
+    def begun(self, number: int, worker: int) -> None:
+        """Take a shard back that a worker has begun."""
+        insort(self._waiting, number)
+        self._begun_by[number] = worker
 
     def merged(self) -> None:
         """Count one more shard as merged."""

@@ -149,6 +149,9 @@ class _TimedProgress:
         marks.append((marks[-1][0] + n, time.monotonic()))
         self._reporter.advance(n)
 
+    def decided(self, hopeless: frozenset[int]) -> None:
+        self._reporter.decided(hopeless)
+
     def workers(self, lines: Sequence[str]) -> None:
         self._reporter.workers(lines)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 
+from pytest_quantcheck.measuring import NoProgress
 from pytest_quantcheck.models.encoding import encode
 from pytest_quantcheck.options import settings_from
 from pytest_quantcheck.options.attribution import PAPER_NODES
@@ -103,7 +104,7 @@ def timed(function):
     return time.perf_counter() - start, found
 
 
-class Clock:
+class Clock(NoProgress):
     """A progress listener that keeps the seconds of each phase of each model."""
 
     def __init__(self):
@@ -119,17 +120,8 @@ class Clock:
     def __exit__(self, *_):
         pass
 
-    def say(self, _what, *, log=False):
-        pass
-
-    def note(self, _what):
-        pass
-
     def start(self, phase, _total, _done=0):
         self.phase, self.began = f"{self.label}, {phase}", time.perf_counter()
-
-    def advance(self, n=1):
-        pass
 
     def finish(self):
         self.seconds[self.phase] = time.perf_counter() - self.began

@@ -20,13 +20,16 @@ class Killed(BaseException):
 
 
 class Listener(NoProgress):
-    """What each phase was called, and how many prompts it had."""
+    """What each phase was called, and how many prompts it had; and which layers were given up, and when."""
 
     def __init__(self):
-        self.phases = []
+        self.phases, self.hopeless = [], []
 
     def start(self, label, total):
         self.phases.append((label, total))
+
+    def decided(self, hopeless):
+        self.hopeless.append((hopeless, len(self.phases)))
 
 
 class Fragile:
@@ -113,11 +116,12 @@ def test_another_shard_in_its_place_is_measured_again(run, loaded, prompts, same
 
 
 def test_the_first_shard_gives_up_a_layer_for_all(run, loaded, prompts):
-    """At layer 0 attributions do not converge: no later shard attributes there."""
+    """At layer 0 attributions do not converge: no later shard attributes there. It says so before it is done itself."""
     listener = Listener()
     found = run(loaded, prompts, layers=(0, 5), samples=40, progress=listener, **SHARDS)
     shard = [total for label, total in listener.phases if label.endswith("attributing")]
     assert len(shard) == 4
+    assert listener.hopeless == [(frozenset({0}), 2)]
     assert len(found.saliency[5].index) == 40
     assert len(found.saliency[0].index) == 5 < shard[0]
     assert np.isin(found.saliency[0].index, found.saliency[5].index).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_quantcheck.measuring import Plan
+from pytest_quantcheck.measuring import NoProgress, Plan
 from pytest_quantcheck.options.attribution import parse_attribution
 
 
@@ -140,7 +140,7 @@ def test_progress_counts_every_prompt_of_every_phase(run, loaded, prompts):
     """Each phase says how many prompts it has, and has advanced by just as many when it is over."""
     phases = []
 
-    class Listener:
+    class Listener(NoProgress):
         def start(self, label, total, done=0):
             phases.append([label, total, done])
 

@@ -128,8 +128,18 @@ def undisturbed():
 
 
 @pytest.mark.ci
-def test_every_number_is_that_of_one_process(gate_of):
-    """Of the reference, a candidate, a control, and of layer 0, which the first shard gives up."""
+def test_every_number_is_that_of_one_process(gate_of, monkeypatch):
+    """Of the reference, a candidate, a control, and of layer 0, which the first shard gives up.
+
+    Shards are begun until that is decided.
+    """
+    requests, begin = [], ray_workers.Hired.begin
+
+    def spied(worker, task, request, *arguments):
+        requests.append(request)
+        begin(worker, task, request, *arguments)
+
+    monkeypatch.setattr(ray_workers.Hired, "begin", spied)
     asked, control = {"layers": (0, 2), "attribution": ADAPTIVE, "attribution_samples": 40}, "wrong-scales"
     found, listener = {}, Listener()
     for engine in ("local", "ray"):
@@ -138,6 +148,7 @@ def test_every_number_is_that_of_one_process(gate_of):
         found[engine] = (*measurements, gate.compare(control), gate.judge_control(control).done)
     assert found["ray"] == found["local"]
     assert {WORKS.match(line)[1] for line in listener.heard if WORKS.match(line)} == {"1", "2"}
+    assert "begin" in requests
 
 
 @pytest.mark.ci

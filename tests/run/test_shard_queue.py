@@ -11,9 +11,27 @@ BOTH = (1, 2)
 def test_others_wait_for_the_first_to_decide():
     """Shards without a sampled prompt need not; then all go on, the lowest number first."""
     queue = ShardQueue([1, 2, 3, 4], [2, 4], ahead=4)
-    assert [queue.take(1, BOTH) for _ in range(4)] == [1, 2, 3, None]
+    assert [queue.take(1, BOTH) for _ in range(3)] == [1, 2, 3]
+    assert [queue.is_undecided(number) for number in (1, 2, 3, 4)] == [False, False, False, True]
     queue.decided()
     assert queue.take(1, BOTH) == 4
+    assert not queue.is_undecided(4)
+
+
+def test_shards_are_begun_while_they_wait():
+    """At most its share by each worker, which goes on with them; another measures those that nobody began first."""
+    queue = ShardQueue(range(1, 8), range(1, 8), ahead=4)
+    assert queue.take(1, BOTH) == 1
+    for shard in (2, 3):
+        assert queue.take(2, BOTH) == shard
+        assert queue.is_undecided(shard)
+        queue.begun(shard, worker=2)
+    assert queue.take(2, BOTH) is None
+    queue.decided()
+    assert queue.take(1, BOTH) == 4
+    queue.ahead = 6
+    assert [queue.take(2, BOTH) for _ in range(1)] == [2]
+    assert [queue.take(1, BOTH) for _ in range(4)] == [5, 6, 3, None]
 
 
 def test_nothing_is_measured_too_far_ahead():
@@ -53,6 +71,9 @@ def test_every_shard_is_measured_once(data, count, workers, ahead):
         shard = busy.pop(worker)
         if failures and failures.pop():
             queue.failed(shard, worker)
+            continue
+        if queue.is_undecided(shard):
+            queue.begun(shard, worker)
             continue
         assert shard not in arrived
         assert shard < merged + 1 + ahead
