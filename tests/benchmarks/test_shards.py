@@ -2,6 +2,7 @@
 
 import cProfile
 import pstats
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,23 @@ def test_merging(race, full):
     merged, _ = race(lambda: merge_in_order(shards), {"adding up": added}, n_prompts=n)
     assert merged.answers.index.tolist() == list(range(n))
     assert merged.activations[0].correlations.count == sum(s.activations[0].correlations.count for s in shards)
+
+
+@pytest.mark.benchmark(group="merging")
+def test_wide_layers(race, full):
+    """One layer of 11,008 neurons in four shards: copying them, as they come from workers, against merging them."""
+    n, width = (4, 11_008) if full else (3, 48)
+    shards = [_shard(number, _layer(number, width)) for number in range(n)]
+
+    def copied():
+        for shard in shards:  # one after another, as they come
+            found = deepcopy(shard)
+        return found
+
+    last, peers = race(copied, {"merging": lambda: merge_in_order(shards)}, rounds=3, n_prompts=n)
+    race.info["gigabytes"] = n * 4 * width**2 / 1e9
+    assert peers["merging"].answers.index.tolist() == list(range(n))
+    assert np.array_equal(last.activations[0].correlations.comoment, shards[-1].activations[0].correlations.comoment)
 
 
 def _layer(seed, width):
