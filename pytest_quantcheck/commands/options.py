@@ -56,6 +56,7 @@ MEASURE: tuple[Option, ...] = (
         "attribution",
         "attribution-samples",
         "attribution-tokens",
+        "attribution-memory",
         "redundancy-neurons",
         "allow-difference",
         "cache",

@@ -44,6 +44,7 @@ class Attributor:
 
     `tokens`: tokens in one evaluation, counted over prompts and nodes; bounds the memory of the backward pass, and of
     what a forward pass keeps for all layers. `tolerance`: relative completeness error up to which a prompt converged.
+    `recompute`: as of `PartialForward`.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Attributor:
         *,
         tokens: int = 1024,
         tolerance: float = TOLERANCE,
+        recompute: bool = False,
     ) -> None:
         self._loaded, self._encoded, self._method = loaded, encoded, method
-        self._tokens, self._tolerance = tokens, tolerance
+        self._tokens, self._tolerance, self._recompute = tokens, tolerance, recompute
         self._rule = gauss_legendre(method.nodes) if method.nodes else lobatto_kronrod()
         self._baseline: dict[int, torch.Tensor] = {}
 
@@ -98,7 +100,7 @@ class Attributor:
         loaded = self._loaded
         batch = collate(self._encoded, index, pad=loaded.tokenizer.pad_token_id, device=loaded.device)
         target = torch.tensor([targets[i] for i in index], device=loaded.device)
-        return PartialForward(loaded.model, loaded.neurons, layers, batch, target)
+        return PartialForward(loaded.model, loaded.neurons, layers, batch, target, recompute=self._recompute)
 
     def _outcomes(self, passage: PartialForward, layer: int) -> list[_Attributed]:
         start = passage.start(layer, self._baseline.get(layer))

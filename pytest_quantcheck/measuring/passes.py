@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -21,8 +21,9 @@ from pytest_quantcheck.measuring.streams import ExpertStreams, LayerStream, Real
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
 from pytest_quantcheck.models.encoding import Batch, batches, collate
 from pytest_quantcheck.models.experts import Mixture
-from pytest_quantcheck.models.gradients import float32_gradients
+from pytest_quantcheck.models.gradients import float32_bytes, float32_gradients, float32_gradients_in_pieces
 from pytest_quantcheck.models.loaded import LoadedModel
+from pytest_quantcheck.models.memory import free_memory
 from pytest_quantcheck.models.neurons import choose_layers, is_rectified
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Saliency
@@ -121,8 +122,10 @@ class Passes:
         """
         if self.plan.attribution.method == "off" or not targets:
             return {}
-        attributor = Attributor(self.loaded, self.tokenized.encoded, self.plan.attribution, tokens=self.plan.tokens)
-        with float32_gradients(self.loaded.model, int8_kernels=self.int8_kernels):
+        with self._in_float32() as in_pieces:
+            attributor = Attributor(
+                self.loaded, self.tokenized.encoded, self.plan.attribution, tokens=self.plan.tokens, recompute=in_pieces
+            )
             layers = [layer for layer in self.layers if self._defined_at(layer) and layer not in (hopeless or ())]
             if not layers:
                 return {}
@@ -130,6 +133,20 @@ class Passes:
             found = attributor.attribute(layers, targets, self.progress, probe=hopeless is None)
             self.progress.finish()
             return found
+
+    @contextmanager
+    def _in_float32(self) -> Iterator[bool]:
+        """Let the model compute in float32, all of it or piece by piece; yield whether in pieces."""
+        loaded, kernels = self.loaded, self.int8_kernels
+        room = loaded.attribution_memory
+        if room is None:
+            room = free_memory(loaded.device) * 9 // 10
+        if float32_bytes(loaded.model, int8_kernels=kernels) <= room:
+            with float32_gradients(loaded.model, int8_kernels=kernels):
+                yield False
+        else:
+            with float32_gradients_in_pieces(loaded.model, loaded.neurons.blocks, int8_kernels=kernels):
+                yield True
 
     def _batch(self, part: Sequence[int]) -> Batch:
         return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)

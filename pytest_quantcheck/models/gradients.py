@@ -13,13 +13,14 @@ of the answer. The line is differentiated unless LLM.int8()'s own kernels are as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pytest_quantcheck.models.formats import LAYERS, dequantized, find_layer, is_plain
 
@@ -32,9 +33,7 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
     LLM.int8() if `int8_kernels`. Yields the name of the path taken, as `gradient_path` does. The restored model is the
     same bit for bit.
     """
-    swapped = [
-        module for module in model.modules() if _path_through(module, int8_kernels=int8_kernels).endswith("dequantized")
-    ]
+    swapped = _to_dequantize(model, int8_kernels=int8_kernels)
     forwards = {module: vars(module).get("forward") for module in swapped}
     originals = {p: p.data for p in model.parameters() if is_plain(p)}
     try:
@@ -48,6 +47,98 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
             parameter.data = data
         for module, forward in forwards.items():
             _restore(module, forward)
+
+
+@contextmanager
+def float32_gradients_in_pieces(
+    model: nn.Module, blocks: Sequence[nn.Module], *, int8_kernels: bool = True
+) -> Iterator[None]:
+    """Compute as in `float32_gradients`, with one piece of the model in float32 at a time.
+
+    A piece is one of the `blocks`, or a module outside them with weights of its own. Its weights are cast whenever it
+    is called, and freed afterwards. What autograd keeps for a backward pass it keeps: call blocks through `recomputed`.
+    """
+    pieces = [*blocks, *_outside(model, blocks)]
+    forwards = {piece: vars(piece).get("forward") for piece in pieces}
+    try:
+        for piece in pieces:
+            swapped = _to_dequantize(piece, int8_kernels=int8_kernels)
+            piece.forward = partial(_called_in_float32, piece, piece.forward, swapped)
+        yield
+    finally:
+        for piece, forward in forwards.items():
+            _restore(piece, forward)
+
+
+def recomputed(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a block so that autograd keeps its inputs alone.
+
+    The backward pass calls it again: nothing may be hooked into it that is not then.
+    """
+    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+@contextmanager
+def all_recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Call these blocks as `recomputed` does, wherever the model calls them."""
+    forwards = {block: vars(block).get("forward") for block in blocks}
+    try:
+        for block in blocks:
+            block.forward = partial(recomputed, block.forward)
+        yield
+    finally:
+        for block, forward in forwards.items():
+            _restore(block, forward)
+
+
+def float32_bytes(model: nn.Module, *, int8_kernels: bool = True) -> int:
+    """Count the bytes that `float32_gradients` needs beside the model."""
+    plain = sum(parameter.numel() for parameter in model.parameters() if is_plain(parameter))
+    dense: int = sum(
+        module.out_features * module.in_features for module in _to_dequantize(model, int8_kernels=int8_kernels)
+    )
+    return torch.float32.itemsize * (plain + dense)
+
+
+def _to_dequantize(model: nn.Module, *, int8_kernels: bool) -> list[Any]:
+    return [
+        module for module in model.modules() if _path_through(module, int8_kernels=int8_kernels).endswith("dequantized")
+    ]
+
+
+def _outside(model: nn.Module, blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """List the modules outside the blocks that have weights of their own."""
+    inside = {module for block in blocks for module in block.modules()}
+    return [module for module in model.modules() if module not in inside and [*module.parameters(recurse=False)]]
+
+
+def _called_in_float32(
+    piece: nn.Module, forward: Callable[..., Any], swapped: Sequence[nn.Module], *args: Any, **kwargs: Any
+) -> Any:
+    """Call a piece's own forward while its weights are in float32.
+
+    They are other parameters then, not other data: autograd may keep them. `swapped`: the layers to dequantize.
+    """
+    forwards = {module: vars(module).get("forward") for module in swapped}
+    plain = [
+        (module, name, parameter)
+        for module in piece.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if is_plain(parameter)
+    ]
+    try:
+        for module in swapped:
+            module.forward = partial(_linear, module, dequantized(module))
+        cast = {parameter: nn.Parameter(parameter.data.float(), requires_grad=False) for *_, parameter in plain}
+        for module, name, parameter in plain:
+            setattr(module, name, cast[parameter])
+        run = piece.forward if piece in forwards else forward  # a quantized layer outside the blocks
+        return run(*args, **kwargs)
+    finally:
+        for module, name, parameter in plain:
+            setattr(module, name, parameter)
+        for module, own in forwards.items():
+            _restore(module, own)
 
 
 def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:

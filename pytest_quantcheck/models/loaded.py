@@ -22,7 +22,8 @@ class LoadedModel:
     """A model in memory with its tokenizer and its description.
 
     Also a context manager that frees the memory. `model` and `tokenizer` are None after `close()`. `bits`: what the
-    model was loaded as.
+    model was loaded as. `attribution_memory`: bytes for weights in float32 while it is attributed; None for what is
+    free.
     """
 
     model: Any
@@ -39,6 +40,7 @@ class LoadedModel:
     content_hash: str | None
     configuration: dict[str, str]
     libraries: dict[str, str] = field(default_factory=dict)
+    attribution_memory: int | None = None
 
     @property
     def n_layers(self) -> int:

@@ -100,6 +100,7 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         content_hash=files.content_hash,
         configuration=configuration,
         libraries=library_versions(checkpoint.format.packages if checkpoint else ()),
+        attribution_memory=files.source.attribution_memory,
     )
 
 

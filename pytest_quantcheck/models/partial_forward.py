@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pytest_quantcheck.models.encoding import Batch
+from pytest_quantcheck.models.gradients import all_recomputed, recomputed
 from pytest_quantcheck.models.neurons import Neurons, head_logits
 from pytest_quantcheck.models.watching import replace_neurons, run_with_neurons
 
@@ -57,11 +58,21 @@ class PartialForward:
         layers: the layers at which evaluations start.
         batch: the prompts.
         target: (prompts,) int64, the token of each prompt whose log-probability is evaluated.
+        recompute: let autograd keep of most blocks what they are called with alone, and run them again in the backward
+            pass. A block that something is hooked into is kept: the layer's own, and the last.
     """
 
     def __init__(
-        self, model: nn.Module, neurons: Neurons, layers: Sequence[int], batch: Batch, target: torch.Tensor
+        self,
+        model: nn.Module,
+        neurons: Neurons,
+        layers: Sequence[int],
+        batch: Batch,
+        target: torch.Tensor,
+        *,
+        recompute: bool = False,
     ) -> None:
+        self._recompute = recompute
         self._model, self._neurons, self._batch, self._target = model, neurons, batch, target
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._outputs: dict[int, torch.Tensor] = {}
@@ -184,12 +195,15 @@ class PartialForward:
     def _above(self, hidden: torch.Tensor, layer: int, rows: torch.Tensor) -> torch.Tensor:
         """Run what follows a layer's block, to the answer position's logits."""
         taken: dict[int, Any] = {}
+        blocks = self._neurons.blocks
+        run = recomputed if self._recompute else nn.Module.__call__
         # the blocks above, called as in the first pass but for the hidden states
         with _only_the_answer(self._neurons.last_ffn):
-            for number in range(layer + 1, len(self._neurons.blocks)):
+            for number in range(layer + 1, len(blocks)):
                 (_, *args), kwargs = self._calls[number]
                 args, kwargs = self._rows_of(args, rows, taken), self._rows_of(kwargs, rows, taken)
-                hidden = _hidden(self._neurons.blocks[number](hidden, *args, **kwargs))
+                call = run if number < len(blocks) - 1 else nn.Module.__call__
+                hidden = _hidden(call(blocks[number], hidden, *args, **kwargs))
         # tail and output head, at the answer position
         answer = hidden[:, -1]
         for module in self._neurons.tail or ():
@@ -199,7 +213,8 @@ class PartialForward:
     def _whole(self, layer: int, neurons: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Run the whole model with other neurons, to the answer position's logits."""
         inputs = self._rows_of(self._batch.inputs(), rows)
-        with replace_neurons(self._neurons, layer, neurons):
+        others = [block for number, block in enumerate(self._neurons.blocks) if number != layer]
+        with replace_neurons(self._neurons, layer, neurons), all_recomputed(others if self._recompute else ()):
             logits: torch.Tensor = self._model(**inputs, logits_to_keep=1).logits[:, -1]
         return logits
 

@@ -29,6 +29,7 @@ class Source:
     neurons: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    attribution_memory: int | None = None
 
 
 def local_path(model: str) -> Path | None:

@@ -49,6 +49,7 @@ class Settings:
     attribution: AttributionMethod
     attribution_samples: int
     attribution_tokens: int
+    attribution_memory: int | None
     redundancy_neurons: Literal["auto", "all"] | int
     profile: str
     fail: tuple[tuple[MetricName, float], ...]

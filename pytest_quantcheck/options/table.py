@@ -202,6 +202,14 @@ OPTIONS: tuple[Option, ...] = (
         "N",
     ),
     Option(
+        "attribution-memory",
+        "memory for the model's weights in float32 during attribution, such as 20GiB, or auto for what is free: where "
+        "they need more, one block of them is in float32 at a time",
+        "auto",
+        late("values.parse_memory"),
+        "SIZE",
+    ),
+    Option(
         "redundancy-neurons",
         "correlate so many neurons of a layer, a seeded sample: all, a number, or auto: all where that takes at most a "
         "tenth of the forward pass, else as many as do",

@@ -232,6 +232,34 @@ def parse_device(raw: str) -> str:
     return raw.strip()
 
 
+_UNITS = {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for ending, base in {"b": 1000, "ib": 1024}.items()
+}
+
+
+def parse_size(raw: str) -> int:
+    """Parse a size in memory to bytes.
+
+    >>> parse_size("1.5GiB"), parse_size("20 GB")
+    (1610612736, 20000000000)
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) *([kmgt]i?b)", raw.strip().lower(), re.ASCII)
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise ValueError(f"expected a size such as 20GiB or 500MB, got {raw!r:.100}")
+    return size
+
+
+def parse_memory(raw: str) -> int | None:
+    """Parse a size in memory; None for `auto`.
+
+    >>> parse_memory("auto")
+    """
+    return None if raw.strip() == "auto" else parse_size(raw)
+
+
 def parse_address(raw: str) -> str:
     """Parse `auto` or the host and port of a Ray cluster.
 

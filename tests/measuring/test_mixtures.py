@@ -1,5 +1,8 @@
 """What a mixture's experts do is measured expert by expert, over the tokens that are routed to each."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from pytest_quantcheck.analyses.redundancy import correlation
 from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.models import builtin
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.storage import load_measurement, save_baseline, save_measurement
 from tests.upcycled import upcycle
@@ -32,6 +36,18 @@ def mixture(tmp_path_factory):
 def measured(run, mixture, prompts):
     """What it does, in batches with padding."""
     return run(mixture, prompts, layers=LAYERS, samples=6)
+
+
+def test_little_memory_attributes_the_same(run, mixture, prompts):
+    """Block by block, the experts of other blocks too."""
+    half = copy.deepcopy(mixture.model).bfloat16()
+    small = dataclasses.replace(mixture, model=half, neurons=find_neurons(half))
+    found = [
+        run(dataclasses.replace(small, attribution_memory=room), prompts, layers=(2,), samples=3).saliency[2]
+        for room in (2**40, 1)
+    ]
+    assert np.array_equal(found[0].salient, found[1].salient)
+    assert np.array_equal(found[0].error, found[1].error)
 
 
 @pytest.fixture(scope="module")

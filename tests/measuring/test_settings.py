@@ -5,6 +5,10 @@ import pytest
 import torch
 
 from pytest_quantcheck.measuring import NoProgress, Plan
+from pytest_quantcheck.models import partial_forward
+from pytest_quantcheck.models.gradients import all_recomputed, recomputed
+from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.options.attribution import parse_attribution
 
 
@@ -81,6 +85,31 @@ def test_a_reference_without_attribution_gives_none_to_a_candidate(run, loaded, 
     """Nothing is attributed that there is nothing to compare with."""
     before = run(loaded, prompts, attribution=parse_attribution("off"))
     assert run(quantized["nf4"], prompts, reference=before).saliency == {}
+
+
+@pytest.mark.parametrize(
+    ("bits", "settings"),
+    [("reference", {}), ("int8", {}), ("nf4", {}), ("reference", {"neurons": "model.layers.{}.mlp.act_fn"})],
+)
+def test_little_memory_attributes_the_same(run, prompts, monkeypatch, bits, settings):
+    """With one block in float32 at a time; where the user named the neurons each node runs the whole model."""
+    calls = []
+    monkeypatch.setattr(
+        partial_forward, "recomputed", lambda *args, **kwargs: calls.append(1) or recomputed(*args, **kwargs)
+    )
+    monkeypatch.setattr(
+        partial_forward, "all_recomputed", lambda blocks: calls.extend(blocks) or all_recomputed(blocks)
+    )
+    with load(Source("builtin", dtype="bf16", **settings), bits) as model:
+        asked = {"layers": (2, 5), "samples": 4, "attribution": parse_attribution("nodes=4")}
+        expected = run(model, prompts, **asked)
+        assert not calls
+        model.attribution_memory = 2**20
+        obtained = run(model, prompts, **asked)
+    assert calls
+    for layer, found in expected.saliency.items():
+        assert np.array_equal(obtained.saliency[layer].salient, found.salient)
+        assert np.array_equal(obtained.saliency[layer].error, found.error)
 
 
 @pytest.mark.parametrize(("layers", "expected"), [("paper", (0, 2, 5)), ("all", (0, 1, 2, 3, 4, 5)), ((-1, 1), (1, 5))])

@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,13 @@ from bitsandbytes import functional
 from bitsandbytes.functional import has_avx512bf16
 
 from pytest_quantcheck.models import gradients
-from pytest_quantcheck.models.gradients import dequantized, float32_gradients
+from pytest_quantcheck.models.gradients import (
+    dequantized,
+    float32_bytes,
+    float32_gradients,
+    float32_gradients_in_pieces,
+    recomputed,
+)
 from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.source import Source
 
@@ -209,3 +217,67 @@ def test_bf16_gradients_are_those_of_its_weights_in_float32(load_at, tiny, batch
         obtained = slope_of(model, batch_of(6, 4))
     # the same float32 operations on the same numbers
     torch.testing.assert_close(obtained, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("int8_kernels", [True, False])
+@pytest.mark.parametrize("bits", ["fp32", "bf16", "fp16", "int8", "nf4"])
+def test_gradients_in_pieces_are_those_of_the_whole(load_at, batch_of, bits, int8_kernels):
+    """Every bit, and the model is afterwards what it was."""
+    model = load_at(bits)
+    before = state(model)
+    with float32_gradients(model, int8_kernels=int8_kernels):
+        expected = slope_of(model, batch_of(6, 4))
+    with float32_gradients_in_pieces(model, model.model.layers, int8_kernels=int8_kernels):
+        obtained = slope_of(model, batch_of(6, 4))
+        assert same((before[0], {}), (state(model)[0], {}))
+    assert torch.equal(obtained, expected)
+    assert same(before, state(model))
+
+
+@pytest.mark.parametrize("bits", ["bf16", "nf4"])
+def test_pieces_are_what_they_were_after_an_exception(load_at, batch_of, bits):
+    """One that fails in the middle of a block."""
+    model = load_at(bits)
+    before = state(model)
+    broken = model.model.layers[1].mlp.act_fn.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), float32_gradients_in_pieces(model, model.model.layers):
+        slope_of(model, batch_of(6, 4))
+    broken.remove()
+    assert same(before, state(model))
+
+
+@pytest.fixture
+def most_alive(monkeypatch):
+    """Counts the bytes of float32 weights that live at once, at most."""
+    alive, most = weakref.WeakSet(), [0]
+
+    class Counted(torch.nn.Parameter):
+        def __new__(cls, data, requires_grad=True):
+            made = torch.nn.Parameter(data, requires_grad=requires_grad)
+            alive.add(made)
+            most[0] = max(most[0], sum(weight.nbytes for weight in alive))
+            return made
+
+    monkeypatch.setattr(gradients, "nn", SimpleNamespace(**vars(gradients.nn) | {"Parameter": Counted}))
+    return lambda: most[0]
+
+
+def test_one_piece_is_in_float32_at_a_time(load_at, batch_of, most_alive):
+    """With blocks that are recomputed, also between the passes: the block, and the output head that comes after."""
+    model = load_at("bf16")
+    blocks = model.model.layers
+    piece = max(float32_bytes(part) for part in (*blocks, model.lm_head))
+    x = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    position = model.model.rotary_emb(x, torch.arange(5)[None])
+
+    def gradient(call):
+        with float32_gradients_in_pieces(model, blocks):
+            hidden = x
+            for block in blocks:
+                hidden = call(block, hidden, position_embeddings=position)
+            return torch.autograd.grad(model.lm_head(hidden).sum(), x)[0]
+
+    obtained = gradient(recomputed)
+    assert most_alive() <= 2 * piece < float32_bytes(model)
+    assert torch.equal(obtained, gradient(lambda block, *args, **kwargs: block(*args, **kwargs)))
+    assert most_alive() > 2 * piece
