@@ -136,7 +136,7 @@ class Passes:
 
     @contextmanager
     def _in_float32(self) -> Iterator[bool]:
-        """Let the model compute in float32, all of it or piece by piece; yield whether in pieces."""
+        """Let the model compute in float32; yield whether in pieces."""
         loaded, kernels = self.loaded, self.int8_kernels
         room = loaded.attribution_memory
         if room is None:

@@ -53,7 +53,7 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
 def float32_gradients_in_pieces(
     model: nn.Module, blocks: Sequence[nn.Module], *, int8_kernels: bool = True
 ) -> Iterator[None]:
-    """Compute as in `float32_gradients`, with one piece of the model in float32 at a time.
+    """Compute as in `float32_gradients`, one piece at a time.
 
     A piece is one of the `blocks`, or a module outside them with weights of its own. Its weights are cast whenever it
     is called, and freed afterwards. What autograd keeps for a backward pass it keeps: call blocks through `recomputed`.

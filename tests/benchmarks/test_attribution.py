@@ -1,6 +1,9 @@
-"""Layer integrated gradients against Captum's, at an equal or smaller completeness error."""
+"""Layer integrated gradients against Captum's, at an equal or smaller completeness error; and in little memory."""
 
+import gc
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from pytest_quantcheck.analyses.saliency import FLOOR, TOLERANCE, jaccard, salie
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import NoProgress
 from pytest_quantcheck.models.encoding import encode
+from pytest_quantcheck.models.gradients import float32_gradients, float32_gradients_in_pieces
 from pytest_quantcheck.options.attribution import PAPER_NODES, AttributionMethod
 
 RESOLVED = 1e-4
@@ -197,3 +201,43 @@ def operations(task, found):
         for i, nodes in zip(saliency.index.tolist(), saliency.nodes.tolist(), strict=True)
     )
     return 2 * weights * (passes + len(blocks) * sum(tokens.values()))
+
+
+@pytest.mark.minutes
+@pytest.mark.benchmark(group="attribution")
+def test_little_memory(model, prompts, race, full):
+    """Layer 2, the middle and the last of a bf16 model, one block in float32 at a time, against all of it at once.
+
+    `mib`: how far either makes the process's memory rise at most.
+    """
+    loaded, texts = model(dtype="bf16"), prompts(10).texts[: 8 if full else 2]
+    encoded = encode(loaded.tokenizer, texts, chat=False)
+    targets, layers = dict.fromkeys(range(len(encoded)), 5), (2, loaded.n_layers // 2, loaded.n_layers - 1)
+
+    def attributed(in_pieces):
+        attributor = Attributor(loaded, encoded, AttributionMethod("fixed", 9), recompute=in_pieces)
+        pieces = float32_gradients_in_pieces(loaded.model, loaded.neurons.blocks)
+        with pieces if in_pieces else float32_gradients(loaded.model):
+            return attributor.attribute(layers, targets, NoProgress())
+
+    ways = {"in pieces": partial(attributed, True), "at once": partial(attributed, False)}
+    rises = {name: rise_of_memory(way) for name, way in ways.items()}
+    found, peers = race(ways["in pieces"], {"at once": ways["at once"]}, rounds=3, mib=rises)
+    for layer, whole in peers["at once"].items():
+        assert np.array_equal(found[layer].salient, whole.salient)
+        assert np.array_equal(found[layer].error, whole.error)
+
+
+def rise_of_memory(work):
+    """How far this process's resident memory rises at most during some work, in MiB."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what it is now
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
+def resident(name):
+    """A line of this process's status, in MiB."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
