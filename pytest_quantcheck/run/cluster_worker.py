@@ -149,7 +149,10 @@ class Worker:
         """
         measurement = self._measurement(number, job, prompt_set)
         begun = self._begun.pop((prompt_set, shard), None)
-        return measurement.attribute(shard, begun or measurement.forward(shard), hopeless)
+        try:
+            return measurement.attribute(shard, begun or measurement.forward(shard), hopeless)
+        finally:
+            self._progress.hopeless = None  # of this shard: whoever asks from now on may mean the next
 
     def progress(self) -> Doing:
         """Tell how far it is."""
@@ -169,7 +172,7 @@ class Worker:
 
     def _measurement(self, number: int, job: Job, prompt_set: str) -> ShardedMeasurement:
         self.load(number, job)
-        self._progress.job, self._progress.hopeless = number, None
+        self._progress.job = number
         return self._measurements[prompt_set]
 
     def _unload(self) -> None:

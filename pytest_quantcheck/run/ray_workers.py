@@ -67,6 +67,7 @@ class Hired:
         self.task = task
         self.result = self.actor.do.options(max_task_retries=retries).remote(request, *arguments)
         self.doing, self._moved = Doing("starting"), time.monotonic()
+        self._asked = None  # the answer may be of the task before
 
     def aside(self, method: str, *arguments: Any) -> Any:
         """Ask it for something that it does beside its task."""

@@ -221,13 +221,14 @@ def test_bf16_gradients_are_those_of_its_weights_in_float32(load_at, tiny, batch
 
 @pytest.mark.parametrize("int8_kernels", [True, False])
 @pytest.mark.parametrize("bits", ["fp32", "bf16", "fp16", "int8", "nf4"])
-def test_gradients_in_pieces_are_those_of_the_whole(load_at, batch_of, bits, int8_kernels):
-    """Every bit, and the model is afterwards what it was."""
+@pytest.mark.parametrize("blocks", [3, 1])
+def test_gradients_in_pieces_are_those_of_the_whole(load_at, batch_of, bits, int8_kernels, blocks):
+    """Every bit, and the model is afterwards what it was; layers outside the blocks may be quantized too."""
     model = load_at(bits)
     before = state(model)
     with float32_gradients(model, int8_kernels=int8_kernels):
         expected = slope_of(model, batch_of(6, 4))
-    with float32_gradients_in_pieces(model, model.model.layers, int8_kernels=int8_kernels):
+    with float32_gradients_in_pieces(model, model.model.layers[:blocks], int8_kernels=int8_kernels):
         obtained = slope_of(model, batch_of(6, 4))
         assert same((before[0], {}), (state(model)[0], {}))
     assert torch.equal(obtained, expected)
