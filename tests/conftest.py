@@ -1,6 +1,7 @@
 """Repeatable searches for counterexamples, no search for garbage in libraries, and a real model if there is one."""
 
 import gc
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,10 @@ settings.load_profile("repeatable")
 
 # `--hypothesis-profile=long`: other examples in every run, many more of them.
 settings.register_profile("long", max_examples=5_000, deadline=None, database=None)
+
+# Ray's processes know one another by this token. Without it each would find one in its home, and a process keep the
+# first: tests have other homes.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a0" * 32}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,16 +27,13 @@ QUICK = (
     "--quantcheck-layers=2",
     "--quantcheck-attribution-samples=24",
 )
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a0" * 32}
-"""With which Ray's processes know one another."""
-
 WORKERS = ("--quantcheck-engine=ray", "--quantcheck-workers=2", "--quantcheck-cpus-per-worker=1")
 
 
 def start(folder, *arguments):
     """Start a gate in a process of its own, which computes with one thread as each worker does."""
     command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *QUICK, *arguments)
-    environment = os.environ | TOKEN | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -134,7 +131,6 @@ class cluster:  # noqa: N801 - a context manager
         self._process = subprocess.Popen(
             (sys.executable, "-c", OTHER),
             cwd=self._folder,
-            env=os.environ | TOKEN,
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
