@@ -64,6 +64,7 @@ def test_without_capture_nothing_is_disturbed(gate, pytester):
     assert sum("measuring: 12 prompts" in line for line in found.lines) == 2
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("often_elsewhere")
 def test_line_gets_past_captured_file_descriptors(pytester):
     """In a process of its own, where pytest captures descriptors, the line is seen and the test does not read it."""

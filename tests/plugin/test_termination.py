@@ -118,6 +118,7 @@ def test_after_the_last_test(signalled, capfd, moment):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.ci
 def test_while_the_interpreter_ends(signalled):
     """The status stays that of the run, also when pytest is done."""
     status, output = signalled("exit")

@@ -205,6 +205,7 @@ def test_control_is_everywhere(gated):
     assert "test_control[trial-control-builtin]" in names
 
 
+@pytest.mark.ci
 def test_reference_lists_all_three(tmp_path):
     """The generated pages follow from the rows."""
     (tmp_path / "trial.py").write_text(TRIAL)

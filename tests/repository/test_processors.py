@@ -28,6 +28,7 @@ def trial(tmp_path):
     return write
 
 
+@pytest.mark.ci
 def test_other_outcome_is_noticed(trial, capsys):
     """The test is named with its outcome at each level and the reason; equal outcomes and skips are no difference."""
     assert report(TWO, trial(TRIAL)) == 1

@@ -37,7 +37,7 @@ def test_where_nothing_moved_the_bound_is_the_exact_one_for_none_of_n():
     assert (1 - bound) ** 600 == pytest.approx(0.001)
 
 
-@pytest.mark.parametrize("n_tests", [1, 10])
+@pytest.mark.parametrize("n_tests", [1, pytest.param(10, marks=pytest.mark.ci)])
 def test_the_false_alarm_rate_is_the_one_asked_for(n_tests):
     """Limits from one sample of prompts fail fresh samples of the same harmless model as often as stated."""
     rate, runs, error = 0.05, 4000, 0.01
