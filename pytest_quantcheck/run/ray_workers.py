@@ -22,6 +22,9 @@ TRIES = 3
 LOADING, _ARRIVING, _ABANDONED = 0, -1, -2
 """Tasks; others are a shard's number."""
 
+_STARTING = 120.0
+"""Seconds that a process may always take to start: on a busy machine it imports torch for long."""
+
 _POLL = 0.5
 """Seconds between two looks at what workers do."""
 
@@ -139,10 +142,11 @@ class Crew:
         """End workers that hang, and give up those that do not start."""
         self._looked = time.monotonic()
         for worker in workers:
-            if worker.task is None or worker.hangs or worker.look() <= self._patience:
+            patience = max(self._patience, _STARTING) if worker.task == _ARRIVING else self._patience
+            if worker.task is None or worker.hangs or worker.look() <= patience:
                 continue
             if worker.task == _ARRIVING:
-                self._last = f"{worker.name} did not start within {duration(self._patience)}"
+                self._last = f"{worker.name} did not start within {duration(patience)}"
                 self.dismiss([worker])
             else:
                 worker.hangs = True
