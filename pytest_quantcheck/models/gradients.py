@@ -13,7 +13,7 @@ of the answer. The line is differentiated unless LLM.int8()'s own kernels are as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,20 +33,15 @@ def float32_gradients(model: nn.Module, *, int8_kernels: bool = True) -> Iterato
     LLM.int8() if `int8_kernels`. Yields the name of the path taken, as `gradient_path` does. The restored model is the
     same bit for bit.
     """
-    swapped = _to_dequantize(model, int8_kernels=int8_kernels)
-    forwards = {module: vars(module).get("forward") for module in swapped}
     originals = {p: p.data for p in model.parameters() if is_plain(p)}
-    try:
-        for module in swapped:
-            module.forward = partial(_linear, module, dequantized(module))
-        for parameter, data in originals.items():
-            parameter.data = data.float()
-        yield gradient_path(model, int8_kernels=int8_kernels)
-    finally:
-        for parameter, data in originals.items():
-            parameter.data = data
-        for module, forward in forwards.items():
-            _restore(module, forward)
+    with _replaced_forwards(_dequantizing(_to_dequantize(model, int8_kernels=int8_kernels))):
+        try:
+            for parameter, data in originals.items():
+                parameter.data = data.float()
+            yield gradient_path(model, int8_kernels=int8_kernels)
+        finally:
+            for parameter, data in originals.items():
+                parameter.data = data
 
 
 @contextmanager
@@ -56,18 +51,16 @@ def float32_gradients_in_pieces(
     """Compute as in `float32_gradients`, one piece at a time.
 
     A piece is one of the `blocks`, or a module outside them with weights of its own. Its weights are cast whenever it
-    is called, and freed afterwards. What autograd keeps for a backward pass it keeps: call blocks through `recomputed`.
+    is called, and freed when nothing needs them any more: autograd does until the backward pass, of blocks that are not
+    called through `recomputed`.
     """
     pieces = [*blocks, *_outside(model, blocks)]
-    forwards = {piece: vars(piece).get("forward") for piece in pieces}
-    try:
-        for piece in pieces:
-            swapped = _to_dequantize(piece, int8_kernels=int8_kernels)
-            piece.forward = partial(_called_in_float32, piece, piece.forward, swapped)
+    swapped = [_to_dequantize(piece, int8_kernels=int8_kernels) for piece in pieces]
+    with _replaced_forwards(
+        (piece, partial(_called_in_float32, piece, piece.forward, layers))
+        for piece, layers in zip(pieces, swapped, strict=True)
+    ):
         yield
-    finally:
-        for piece, forward in forwards.items():
-            _restore(piece, forward)
 
 
 def recomputed(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -81,14 +74,8 @@ def recomputed(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 @contextmanager
 def all_recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Call these blocks as `recomputed` does, wherever the model calls them."""
-    forwards = {block: vars(block).get("forward") for block in blocks}
-    try:
-        for block in blocks:
-            block.forward = partial(recomputed, block.forward)
+    with _replaced_forwards((block, partial(recomputed, block.forward)) for block in blocks):
         yield
-    finally:
-        for block, forward in forwards.items():
-            _restore(block, forward)
 
 
 def float32_bytes(model: nn.Module, *, int8_kernels: bool = True) -> int:
@@ -119,26 +106,43 @@ def _called_in_float32(
 
     They are other parameters then, not other data: autograd may keep them. `swapped`: the layers to dequantize.
     """
-    forwards = {module: vars(module).get("forward") for module in swapped}
     plain = [
         (module, name, parameter)
         for module in piece.modules()
         for name, parameter in module.named_parameters(recurse=False)
         if is_plain(parameter)
     ]
+    with _replaced_forwards(_dequantizing(swapped)):
+        try:
+            cast = {parameter: nn.Parameter(parameter.data.float(), requires_grad=False) for *_, parameter in plain}
+            for module, name, parameter in plain:
+                setattr(module, name, cast[parameter])
+            run = piece.forward if piece in swapped else forward  # a quantized layer outside the blocks
+            return run(*args, **kwargs)
+        finally:
+            for module, name, parameter in plain:
+                setattr(module, name, parameter)
+
+
+@contextmanager
+def _replaced_forwards(replaced: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Give modules other forwards, and their own back afterwards."""
+    own: dict[nn.Module, Any] = {}
     try:
-        for module in swapped:
-            module.forward = partial(_linear, module, dequantized(module))
-        cast = {parameter: nn.Parameter(parameter.data.float(), requires_grad=False) for *_, parameter in plain}
-        for module, name, parameter in plain:
-            setattr(module, name, cast[parameter])
-        run = piece.forward if piece in forwards else forward  # a quantized layer outside the blocks
-        return run(*args, **kwargs)
+        for module, forward in replaced:
+            own[module] = vars(module).get("forward")
+            module.forward = forward
+        yield
     finally:
-        for module, name, parameter in plain:
-            setattr(module, name, parameter)
-        for module, own in forwards.items():
-            _restore(module, own)
+        for module, forward in own.items():
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward
+
+
+def _dequantizing(swapped: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+    """Make forwards that multiply by the dequantized weights."""
+    return ((module, partial(_linear, module, dequantized(module))) for module in swapped)
 
 
 def gradient_path(model: nn.Module, *, int8_kernels: bool = True) -> str:
@@ -158,12 +162,6 @@ def _path_through(module: nn.Module, *, int8_kernels: bool) -> str:
     if layer is None:
         return ""
     return f"{layer.name} {'kernels' if layer.differentiable and int8_kernels else 'dequantized'}"
-
-
-def _restore(module: nn.Module, forward: Any) -> None:
-    vars(module).pop("forward", None)
-    if forward is not None:
-        vars(module)["forward"] = forward
 
 
 def _linear(module: Any, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,15 @@
 import tomllib
 
 import pytest
+import torch
 import transformers
 
-from tests.causal_models import FOUND, TYPES, describe
+from pytest_quantcheck.models.encoding import collate
+from pytest_quantcheck.models.experts import run_experts_one_by_one
+from pytest_quantcheck.models.gradients import float32_gradients, float32_gradients_in_pieces
+from pytest_quantcheck.models.neurons import find_neurons
+from pytest_quantcheck.models.partial_forward import PartialForward
+from tests.causal_models import FOUND, TYPES, describe, make
 
 RECORDED = tomllib.loads(FOUND.read_text(encoding="utf-8"))
 NAMED = ("bloom", "mpt", "falcon", "starcoder2", "gpt_bigcode", "nemotron", "cohere", "glm", "ernie4_5")
@@ -30,3 +36,38 @@ def test_common_type_is_gated_whole(tokenizer, tmp_path, kind):
 def test_type_is_gated_as_recorded(tokenizer, tmp_path, kind):
     """Every other one of transformers' own list."""
     check(kind, tokenizer, tmp_path)
+
+
+GATED = sorted(kind for kind in TYPES if RECORDED["types"].get(kind, {}).get("gated") in {"whole", "in part"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GATED)
+def test_gradients_in_pieces_are_those_of_the_whole(kind):
+    """By the cheapest path of each layer and by the whole model, to the last bit."""
+    model = make(kind).bfloat16().requires_grad_(requires_grad=False)
+    run_experts_one_by_one(model)
+    blocks = find_neurons(model).blocks
+    with float32_gradients(model):
+        expected = list(slopes(model, recompute=False))
+    with float32_gradients_in_pieces(model, blocks):
+        obtained = list(slopes(model, recompute=True))
+    assert expected
+    assert all(torch.equal(one, other) for one, other in zip(expected, obtained, strict=True))
+
+
+def slopes(model, *, recompute):
+    """Gradients of two prompts' answers: by the coordinates of paths, and by the neurons."""
+    neurons = find_neurons(model)
+    layers = [n for n, found in enumerate(neurons.activations) if found or n in neurons.mixtures]
+    encoded = [list(range(5, 11)), list(range(9, 13))]
+    batch = collate(encoded, range(2), pad=0, device=torch.device("cpu"))
+    forward = PartialForward(model, neurons, layers, batch, torch.tensor([5, 6]), recompute=recompute)
+    rows = torch.tensor([0, 1])
+    for layer in layers:
+        paths = list(forward.paths(layer, forward.start(layer, None)))
+        for path in (paths[0], paths[-1]):
+            end = path.end.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(path.log_probs(end, rows).sum(), end)
+            yield slope
+            yield path.pull_back(slope)
