@@ -255,6 +255,7 @@ def held(tokenizer):
             dtype=str(dtype),
             format="none",
             device=torch.device("cpu"),
+            devices="cpu",
             neurons=find_neurons(own),
             module_types={},
             quantized_share=None,

@@ -61,6 +61,7 @@ MEASURE: tuple[Option, ...] = (
         "allow-difference",
         "cache",
         "device",
+        "max-memory",
         "batch-size",
         "shard-size",
         "engine",

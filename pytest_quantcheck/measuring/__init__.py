@@ -14,6 +14,7 @@ from pytest_quantcheck.measuring.sharded import ShardedMeasurement, given_up_by
 from pytest_quantcheck.measuring.shards import FinishedShards, NothingFinished, kept_shard
 from pytest_quantcheck.metrics import METRICS
 from pytest_quantcheck.models.loaded import LoadedModel
+from pytest_quantcheck.models.placement import fetched_share
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Evidence, Measurement, Provenance
 
@@ -62,6 +63,10 @@ def measure(
     sharded = ShardedMeasurement.of(
         loaded, prompts, plan, model=model, revision=revision, reference=reference, index=index, progress=progress
     )
+    if fetched := fetched_share(loaded.model):
+        sharded.passes.progress.note(
+            f"{fetched:.0%} of its weights do not fit and are fetched whenever a layer is called"
+        )
     shards = _each_shard(sharded, finished or NothingFinished())
     return merged(shards, sharded.provenance, announce=progress if reference is None else None)
 

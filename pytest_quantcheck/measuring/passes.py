@@ -25,6 +25,7 @@ from pytest_quantcheck.models.gradients import float32_bytes, float32_gradients,
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.memory import free_memory
 from pytest_quantcheck.models.neurons import choose_layers, is_rectified
+from pytest_quantcheck.models.placement import fetched_share
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Saliency
 
@@ -138,10 +139,12 @@ class Passes:
     def _in_float32(self) -> Iterator[bool]:
         """Let the model compute in float32; yield whether in pieces."""
         loaded, kernels = self.loaded, self.int8_kernels
-        room = loaded.attribution_memory
+        needed, room = float32_bytes(loaded.model, int8_kernels=kernels), loaded.attribution_memory
         if room is None:
-            room = free_memory(loaded.device) * 9 // 10
-        if float32_bytes(loaded.model, int8_kernels=kernels) <= room:
+            fits = all(size <= 0.9 * free_memory(device) for device, size in needed.items() if device.type != "meta")
+        else:
+            fits = needed.total() <= room
+        if fits and not fetched_share(loaded.model):
             with float32_gradients(loaded.model, int8_kernels=kernels):
                 yield False
         else:

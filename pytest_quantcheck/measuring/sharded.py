@@ -178,7 +178,7 @@ def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
         seed=plan.seed,
         batch_size=plan.batch_size,
         shard=plan.shard,
-        device=str(loaded.device),
+        device=loaded.devices,
         libraries=loaded.libraries,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,12 @@ class RealTokens:
         positions = batch.attention_mask.flatten().argsort(descending=True, stable=True)[:n]
         return cls(batch, positions, owners, batch.input_ids.numel())
 
+    def on(self, device: torch.device) -> RealTokens:
+        """Move the tensors to a layer's device."""
+        if self.positions.device == device:
+            return self
+        return replace(self, positions=self.positions.to(device), owners=self.owners.to(device))
+
 
 class LayerStream:
     """Accumulator of one layer's neurons; register its `hook` on the activation module.
@@ -80,7 +86,7 @@ class LayerStream:
     def hook(self, _module: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
         """Add the activations of the prompts last expected."""
         assert self._tokens is not None
-        tokens, padded = self._tokens, output.flatten(end_dim=-2)
+        tokens, padded = self._tokens.on(output.device), output.flatten(end_dim=-2)
         if len(padded) != tokens.padded:
             raise MeasurementError(
                 f"expected activations of {tokens.padded} positions, got {tuple(output.shape)}: point at a module "
@@ -193,7 +199,8 @@ class ExpertStreams:
     def route(self, chosen: torch.Tensor) -> None:
         """Keep the experts chosen for each token of the batch, (positions, k)."""
         assert self._tokens is not None
-        batch, real = self._tokens.batch, chosen[self._tokens.positions].to(torch.int16).cpu()
+        tokens = self._tokens.on(chosen.device)
+        batch, real = tokens.batch, chosen[tokens.positions].to(torch.int16).cpu()
         self._chosen |= zip(batch.index, torch.split(real, list(batch.lengths)), strict=True)
 
     def see(self, expert: int, tokens: torch.Tensor, _place: torch.Tensor, neurons: torch.Tensor) -> None:
@@ -202,11 +209,11 @@ class ExpertStreams:
         `tokens` (positions,): the positions of the flattened batch that reach it.
         """
         assert self._tokens is not None
-        places, order = self._places[tokens].sort()
+        places, order = self._places.to(tokens.device)[tokens].sort()
         first = int(torch.searchsorted(places, 0))  # padding comes first
         places, order = places[first:], order[first:]
         if len(places):
-            owners = self._tokens.owners[places]
+            owners = self._tokens.on(places.device).owners[places]
             lengths = Counter(owners.tolist())
             self._streams[expert].add(neurons.index_select(0, order), owners, list(lengths), list(lengths.values()))
 

@@ -13,6 +13,7 @@ of the answer. The line is differentiated unless LLM.int8()'s own kernels are as
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -78,13 +79,14 @@ def all_recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
         yield
 
 
-def float32_bytes(model: nn.Module, *, int8_kernels: bool = True) -> int:
-    """Count the bytes that `float32_gradients` needs beside the model."""
-    plain = sum(parameter.numel() for parameter in model.parameters() if is_plain(parameter))
-    dense: int = sum(
-        module.out_features * module.in_features for module in _to_dequantize(model, int8_kernels=int8_kernels)
-    )
-    return torch.float32.itemsize * (plain + dense)
+def float32_bytes(model: nn.Module, *, int8_kernels: bool = True) -> Counter[torch.device]:
+    """Count the bytes that `float32_gradients` needs beside the model, on each device."""
+    needed: Counter[torch.device] = Counter()
+    for parameter in filter(is_plain, model.parameters()):
+        needed[parameter.device] += torch.float32.itemsize * parameter.numel()
+    for module in _to_dequantize(model, int8_kernels=int8_kernels):
+        needed[next(module.parameters()).device] += torch.float32.itemsize * module.out_features * module.in_features
+    return needed
 
 
 def _to_dequantize(model: nn.Module, *, int8_kernels: bool) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -23,7 +24,8 @@ class LoadedModel:
 
     Also a context manager that frees the memory. `model` and `tokenizer` are None after `close()`. `bits`: what the
     model was loaded as. `attribution_memory`: bytes for weights in float32 while it is attributed; None for what is
-    free.
+    free. `device`: where inputs go; `devices`: all that compute, by name; `files`: what the weights on disk are
+    read from.
     """
 
     model: Any
@@ -32,6 +34,7 @@ class LoadedModel:
     dtype: str
     format: str
     device: torch.device
+    devices: str
     neurons: Neurons
     module_types: dict[str, int]
     quantization: dict[str, Any] | None
@@ -41,6 +44,7 @@ class LoadedModel:
     configuration: dict[str, str]
     libraries: dict[str, str] = field(default_factory=dict)
     attribution_memory: int | None = None
+    files: ExitStack = field(default_factory=ExitStack)
 
     @property
     def n_layers(self) -> int:
@@ -61,6 +65,7 @@ class LoadedModel:
         """Free the model; a second call does nothing."""
         self.model = self.tokenizer = None
         self.neurons = Neurons((), (), None)
+        self.files.close()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

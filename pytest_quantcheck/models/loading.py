@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,10 +19,12 @@ from pytest_quantcheck.models.formats.bitsandbytes import quantization_config
 from pytest_quantcheck.models.layer_names import renaming
 from pytest_quantcheck.models.loaded import LoadedModel, library_versions, plain_values
 from pytest_quantcheck.models.neurons import find_neurons, parts_outside_text
+from pytest_quantcheck.models.placement import Placement, devices_of, fetched_share, place, set_forward
 from pytest_quantcheck.models.pretrained import (
     choose_device,
-    library_folder,
+    library_errors,
     quantizable_modules,
+    quantized_on_disk,
     read_config,
     read_model,
     read_tokenizer,
@@ -72,15 +74,22 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
             already; a quantized model has no quantized layer; a package or device is missing.
     """
     checkpoint = recognise(files) if load_as == RELEASED else None
-    device = choose_device(files.source.device)
     if checkpoint:
-        checkpoint.require(device)
-    with nullcontext(unpacked) if unpacked else plain_files(files, load_as) as plain:
-        with library_folder(plain, load_as) as folder:
+        checkpoint.require(choose_device(files.source.device))
+    with ExitStack() as stack:
+        plain = unpacked or stack.enter_context(plain_files(files, load_as))
+        dense = _is_dense(load_as, checkpoint)
+        placement = place(plain, load_as, dense=dense)
+        folder = str(stack.enter_context(plain.linked()))
+        with library_errors(plain, load_as, folder):
             tokenizer = read_tokenizer(folder, plain)
             configuration = served_fields_of_loaded(folder, plain, files, tokenizer)
-            model = _prepare_for_inference(_read_weights(folder, plain, load_as, device, checkpoint), device)
+            model = _read_weights(folder, plain, load_as, placement, checkpoint)
+            if fetched_share(model) and not dense:
+                raise quantized_on_disk(files.name, load_as)
+            _prepare_for_inference(model, placement.device)
         quantization = _check_quantization(model, plain, load_as, checkpoint)
+        kept = stack.pop_all() if fetched_share(model) else ExitStack()
     sizes = _sizes(model, files, checkpoint, quantization)
     weights = list(list_weights(model, quantization.stored)) if quantization.config else None
     with silence_libraries():  # an unknown layout is traced
@@ -91,7 +100,8 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         bits=load_as,
         dtype=dtype_name(model.dtype),
         format=checkpoint.name if checkpoint else load_as if _is_quantized(load_as) else "none",
-        device=device,
+        device=placement.device,
+        devices=devices_of(model, placement.device),
         neurons=neurons,
         module_types=quantization.module_types,
         quantization=quantization.config,
@@ -101,36 +111,51 @@ def load_files(files: ModelFiles, load_as: str = REFERENCE, unpacked: ModelFiles
         configuration=configuration,
         libraries=library_versions(checkpoint.format.packages if checkpoint else ()),
         attribution_memory=files.source.attribution_memory,
+        files=kept,
     )
 
 
 def _read_weights(
-    folder: str, files: ModelFiles, load_as: str, device: torch.device, checkpoint: QuantizedCheckpoint | None
+    folder: str, files: ModelFiles, load_as: str, placement: Placement, checkpoint: QuantizedCheckpoint | None
 ) -> Any:
-    read = partial(read_model, folder, files)
+    read = partial(read_model, folder, files, **placement.arguments(folder))
     if checkpoint:
         with quantizable_modules(files.config):
-            return checkpoint.format.load(read, device, files.tensors)
+            return checkpoint.format.load(read, files.tensors)
     dtype: Any = DTYPES.get(load_as) or DTYPES.get(files.source.dtype, "auto")
     if not _is_quantized(load_as):
-        return read(dtype=dtype).to(device)
+        return read(dtype=dtype)
     stored = dtype if isinstance(dtype, torch.dtype) else read_config(folder, files).dtype or torch.float32
-    compute = stored if multiplies(stored, device) else torch.float32
+    compute = stored if multiplies(stored, placement.device) else torch.float32
     config = quantization_config(load_as, compute)
     with quantizable_modules(files.config):
-        return read(dtype=dtype, quantization_config=config, device_map={"": device})
+        return read(dtype=dtype, quantization_config=config)
+
+
+def check_placement(files: ModelFiles, load_as: str) -> None:
+    """Refuse a model that could not be placed; read no weight.
+
+    Raises:
+        ModelError: as of `place`.
+    """
+    place(files, load_as, dense=_is_dense(load_as, recognise(files) if load_as == RELEASED else None))
+
+
+def _is_dense(load_as: str, checkpoint: QuantizedCheckpoint | None) -> bool:
+    """Tell whether no weight is quantized once it is loaded; those of one file are dequantized."""
+    return not _is_quantized(load_as) and (checkpoint is None or checkpoint.format.file is not None)
 
 
 def _is_quantized(load_as: str) -> bool:
     return load_as in WIDTHS and not WIDTHS[load_as].dtype
 
 
-def _prepare_for_inference(model: Any, device: torch.device) -> Any:
+def _prepare_for_inference(model: Any, device: torch.device) -> None:
     """Freeze a model, without dropout and with kernels that are fast here."""
     run_experts_one_by_one(model)
     _multiply_in_float32(model, device)
     _pass_contiguous(model.get_output_embeddings())
-    return model.eval().requires_grad_(requires_grad=False)
+    model.eval().requires_grad_(requires_grad=False)
 
 
 def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
@@ -140,7 +165,7 @@ def _multiply_in_float32(model: nn.Module, device: torch.device) -> None:
     """
     for module in model.modules():
         if type(module) is nn.Linear and not find_layer(module) and not multiplies(module.weight.dtype, device):
-            module.forward = partial(_rounded_linear, module)  # type: ignore[method-assign]
+            set_forward(module, partial(_rounded_linear, module))
 
 
 def _rounded_linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:

@@ -112,7 +112,7 @@ class PartialForward:
         One prompt at a time bounds the memory: a mixture has many neurons.
         """
         route = self.routes.get(layer)
-        for row, real in enumerate(self.real):
+        for row, real in enumerate(self.real.to(attributions.device)):
             values, counts = attributions[row], real[:, None].expand(-1, attributions.shape[-1])
             if route is not None:
                 values, counts = (route.spread(part, row) for part in (values, counts))
@@ -126,10 +126,10 @@ class PartialForward:
         end = self.neurons[layer]
 
         def from_block(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return self._target_log_probs(self._above(self._block(layer, x, rows), layer, rows), rows)
+            return self._target_log_probs(self._above(self._block(layer, x, rows), layer, rows), rows).to(x.device)
 
         def whole_model(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return self._target_log_probs(self._whole(layer, x, rows), rows)
+            return self._target_log_probs(self._whole(layer, x, rows), rows).to(x.device)
 
         if self._neurons.tail is not None:  # else it is not known what follows the blocks
             shortened: tuple[Callable[[], IntegrationPath | None], ...] = (
@@ -149,12 +149,13 @@ class PartialForward:
         try:
             path = make()
             with torch.no_grad():
-                answers = None if path is None else path.log_probs(path.end[rows], rows)
+                answers = None if path is None else path.log_probs(path.end[rows.to(path.end.device)], rows)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # shapes that do not fit: the model is put together in another way
             return None
-        right = answers is not None and bool(((answers - self.log_probs[rows]).abs() < _RIGHT).all())
+        own = self.log_probs[rows.to(self.log_probs.device)]
+        right = answers is not None and bool(((answers.to(own.device) - own).abs() < _RIGHT).all())
         return path if right else None
 
     def _after_block(self, layer: int, start: torch.Tensor, end: torch.Tensor) -> IntegrationPath | None:
@@ -182,7 +183,7 @@ class PartialForward:
             return slope.chunk(2)[1]
 
         def above(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return self._target_log_probs(self._above(x, layer, rows), rows)
+            return self._target_log_probs(self._above(x, layer, rows), rows).to(x.device)
 
         return IntegrationPath(low[:, positions], high[:, positions], above, pull_back)
 
@@ -223,7 +224,8 @@ class PartialForward:
         return torch.arange(len(self._batch.index), device=self._target.device)
 
     def _target_log_probs(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return logits.float().log_softmax(dim=-1).gather(1, self._target[rows, None])[:, 0]
+        target = self._target[rows.to(self._target.device), None].to(logits.device)
+        return logits.float().log_softmax(dim=-1).gather(1, target)[:, 0]
 
     def _rows_of(self, value: Any, rows: torch.Tensor, taken: dict[int, Any] | None = None) -> Any:
         return _rows_of(value, rows, len(self._batch.index), {} if taken is None else taken)
@@ -291,7 +293,7 @@ def _rows_of(value: Any, rows: torch.Tensor, prompts: int, taken: dict[int, Any]
         if value.dim() < 2 or value.shape[0] != prompts:
             return value
         if id(value) not in taken:
-            taken[id(value)] = value.index_select(0, rows)
+            taken[id(value)] = value.index_select(0, rows.to(value.device))
         return taken[id(value)]
     if isinstance(value, dict):
         return {key: _rows_of(item, rows, prompts, taken) for key, item in value.items()} | _alibi(value, rows, prompts)
@@ -303,4 +305,4 @@ def _rows_of(value: Any, rows: torch.Tensor, prompts: int, taken: dict[int, Any]
 def _alibi(arguments: dict[str, Any], rows: torch.Tensor, prompts: int) -> dict[str, torch.Tensor]:
     """Select rows of Bloom's position bias: one for each prompt and head."""
     bias = arguments.get("alibi")
-    return {} if bias is None else {"alibi": bias.unflatten(0, (prompts, -1))[rows].flatten(end_dim=1)}
+    return {} if bias is None else {"alibi": bias.unflatten(0, (prompts, -1))[rows.to(bias.device)].flatten(end_dim=1)}

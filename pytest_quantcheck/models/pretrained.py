@@ -42,30 +42,53 @@ def choose_device(device: str) -> torch.device:
 def library_folder(files: ModelFiles, load_as: str) -> Iterator[str]:
     """Yield a folder from which libraries read a model's files; they find no others there.
 
-    An error of theirs becomes one sentence about this model, and what they draw and log is suppressed.
+    Errors as of `library_errors`.
+    """
+    with files.linked() as linked:
+        folder = str(linked)
+        with library_errors(files, load_as, folder):
+            yield folder
+
+
+@contextmanager
+def library_errors(files: ModelFiles, load_as: str, folder: str) -> Iterator[None]:
+    """Turn a library's error into one sentence about a model.
+
+    What libraries draw and log meanwhile is suppressed. `folder`: from which they read the model's files.
 
     Raises:
         ModelError: in place of a library's error.
     """
-    with files.linked() as folder:
-        try:
-            with silence_libraries():
-                yield str(folder)
-        except Exception as error:
-            text = " ".join(str(error).replace(str(folder), str(files.folder)).split())
-            own = isinstance(error, ModelError)
-            raise (ModelError(text) if own else _translated(error, text, files.name, load_as)) from error
+    try:
+        with silence_libraries():
+            yield
+    except Exception as error:
+        text = " ".join(str(error).replace(folder, str(files.folder)).split())
+        own = isinstance(error, ModelError)
+        raise (ModelError(text) if own else _translated(error, text, files.name, load_as)) from error
 
 
 def _translated(error: Exception, text: str, name: str, load_as: str) -> ModelError:
     at = "as released" if load_as == RELEASED else f"at {load_as}"
     first = text[:400].rstrip(".") + ("…" if len(text) > 400 else "")
+    if "dispatched on the CPU or the disk" in text:
+        return quantized_on_disk(name, load_as)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ModelError(
             f"{name} {at} does not fit into memory: {first}; use a larger machine, "
             "--quantcheck-device or a smaller float format (--quantcheck-dtype)"
         )
     return ModelError(f"{name} cannot be loaded {at}: {type(error).__name__}: {first}. {_next_step(text)}")
+
+
+def quantized_on_disk(
+    name: str, load_as: str, found: str = "does not fit the memory that its weights may take"
+) -> ModelError:
+    """Make the error for quantized weights that do not fit."""
+    return ModelError(
+        f"{name} as {load_as} {found}, and quantized weights are not read from disk while they are used: give them "
+        "more with --quantcheck-max-memory, or take a larger machine"
+    )
 
 
 def _next_step(text: str) -> str:

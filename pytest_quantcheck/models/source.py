@@ -30,6 +30,7 @@ class Source:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     attribution_memory: int | None = None
+    max_memory: tuple[tuple[str, int], ...] = ()
 
 
 def local_path(model: str) -> Path | None:

@@ -62,6 +62,7 @@ class Settings:
     update_baseline: bool
     cache: str | None
     device: str
+    max_memory: tuple[tuple[str, int], ...] | None
     batch_size: int
     shard_size: int
     engine: str
@@ -130,6 +131,11 @@ def check_together(settings: Settings) -> None:
         raise SettingsError(
             f"--quantcheck-bits={','.join(settings.bits)} names {settings.dtype}, which is the reference's precision "
             f"(--quantcheck-dtype={settings.dtype}): the candidate would be equal to the reference. Leave it out."
+        )
+    if settings.max_memory and settings.device != "auto":
+        raise SettingsError(
+            f"--quantcheck-max-memory lays a model out over devices, and --quantcheck-device={settings.device} names "
+            "one: leave one out"
         )
     if settings.engine == "local":
         _refuse_without_ray(settings)

@@ -280,7 +280,21 @@ OPTIONS: tuple[Option, ...] = (
         late("values.parse_directory"),
         "DIR",
     ),
-    Option("device", "where models run: auto, cpu, cuda or cuda:N", "auto", late("values.parse_device")),
+    Option(
+        "device",
+        "where models run: cpu, cuda, cuda:N, or auto: the first GPU or the CPU, and where a model does not fit there, "
+        "all GPUs, the CPU and disk",
+        "auto",
+        late("values.parse_device"),
+    ),
+    Option(
+        "max-memory",
+        "memory that weights may take of a device, such as cuda:0:60GiB,cpu:200GiB; of others what is free, and the "
+        "rest is read from disk",
+        None,
+        late("values.parse_max_memory"),
+        "DEVICE:SIZE,...",
+    ),
     Option("batch-size", "prompts in one forward pass", "16", late("values.parse_whole", 1), "N"),
     Option(
         "shard-size",

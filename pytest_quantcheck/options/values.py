@@ -260,6 +260,23 @@ def parse_memory(raw: str) -> int | None:
     return None if raw.strip() == "auto" else parse_size(raw)
 
 
+def parse_max_memory(raw: str) -> tuple[tuple[str, int], ...]:
+    """Parse what weights may take of some devices.
+
+    >>> parse_max_memory("cuda:0:60GiB, cpu:200GB")
+    (('cuda:0', 64424509440), ('cpu', 200000000000))
+    """
+    found: list[tuple[str, int]] = []
+    for part in raw.split(","):
+        device, _, size = part.strip().rpartition(":")
+        if not re.fullmatch(r"cpu|cuda:\d{1,3}", device, re.ASCII):
+            raise ValueError(f"expected DEVICE:SIZE, such as cuda:0:60GiB or cpu:200GiB, got {part.strip()!r:.100}")
+        if device in dict(found):
+            raise ValueError(f"expected {device} once, got it twice")
+        found.append((device, parse_size(size)))
+    return tuple(found)
+
+
 def parse_address(raw: str) -> str:
     """Parse `auto` or the host and port of a Ray cluster.
 

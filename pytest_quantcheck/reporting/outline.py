@@ -36,7 +36,9 @@ class Outline(NamedTuple):
         stored = f", its baseline in {settings.baseline}" if settings.baseline else ""
         reference, candidates = f"{self.model}{revision} ({settings.dtype}{stored})", ", ".join(self.candidates)
         yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile.label}")
-        yield printable(f"quantcheck: {prompts}; device {settings.device}, batch size {settings.batch_size}")
+        room = " and ".join(f"{size / 1e6:,.1f} MB of {device}" for device, size in settings.max_memory or ())
+        device = f"device {settings.device}{f' with weights in {room}' if room else ''}"
+        yield printable(f"quantcheck: {prompts}; {device}, batch size {settings.batch_size}")
         yield printable(f"quantcheck: {versions}")
 
     def dry_run_lines(self, *, new_profile: str, report: str) -> Iterator[str]:

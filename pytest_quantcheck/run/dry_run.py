@@ -61,7 +61,7 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
     """
     findings, settings = Findings(), gate.settings
     if settings.engine == "ray":
-        findings.unchecked.append("whether the Ray cluster is there, and has room for the workers")
+        findings.unchecked.append("whether the Ray cluster is there, and has room for the workers and their models")
     elif settings.device.startswith("cuda"):
         _try(findings, lambda: _check_device(settings.device))
     readable = dict(_of_the_package(gate.targets))
@@ -70,6 +70,8 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
             findings.unchecked.append(f"the files of {target.label}, which a run fetches from the hub")
             continue
         _try(findings, partial(_check_files, findings, target, readable))
+    if settings.engine == "local":
+        _check_placements(findings, gate.targets, readable)
     for target in gate.targets.candidates:
         if target in readable:
             _try(findings, partial(_compare_with_reference, findings, gate, target, readable))
@@ -119,6 +121,16 @@ def _check_files(findings: Findings, target: Target, readable: dict[Target, Mode
         readable[target] = files
     if passed:
         findings.checked.append(f"{', '.join(passed)} of {target.label}")
+
+
+def _check_placements(findings: Findings, targets: Targets, readable: Mapping[Target, ModelFiles]) -> None:
+    """Check that each model's weights have room."""
+    from pytest_quantcheck.models.loading import check_placement  # noqa: PLC0415 - heavy
+
+    for target in (targets.reference, *targets.candidates):
+        files = readable.get(targets.reference if target.kind == "bit_width" else target)
+        if files:
+            _try(findings, partial(check_placement, files, target.load_as))
 
 
 def _compare_with_reference(

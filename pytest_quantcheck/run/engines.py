@@ -11,6 +11,7 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.jobs import Job
 from pytest_quantcheck.run.local_models import LocalModels
+from pytest_quantcheck.run.targets import Target
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import ProgressReporter
@@ -47,6 +48,13 @@ class Engine(Protocol):
 
         Raises:
             ModelError: the device is not there.
+        """
+
+    def check(self, target: Target) -> None:
+        """Refuse a target that could not be placed in the memory here; its files are there.
+
+        Raises:
+            ModelError: as of `check_placement`.
         """
 
     def open(self, job: Job) -> AbstractContextManager[Opened]:

@@ -232,6 +232,7 @@ class Gate:
         """Check a candidate against its reference before anything is measured."""
         with self._only_try(target):
             self._models.check(target)
+            self._engine.check(target)
         if target.kind == "checkpoint":
             reference = self._reference_fields()
             with self._only_try(target):
@@ -264,18 +265,29 @@ class Gate:
             raise error.with_traceback(place)
 
     def start_engine(self) -> None:
-        """Start the workers of this run, if it has any.
+        """Start the workers of this run, and check the room for models.
 
         Raises:
             SettingsError: the cluster is not there or has too little room, or its workers are not alike.
-            ModelError: they lack the device.
+            ModelError: they lack the device, or `--quantcheck-max-memory` is too little for a model.
         """
         self._engine.start()
+        if self.settings.max_memory:
+            self._check_room()
 
     def close(self) -> None:
         """End the workers of this run."""
         if "_engine" in self.__dict__:
             self._engine.close()
+
+    def _check_room(self) -> None:
+        for target in (*[self.targets.reference] * (self._baseline is None), *self.targets.candidates):
+            with ignore_library_warnings():
+                try:
+                    self._models.check(target)
+                except ModelError:  # the tests of this target say it
+                    continue
+                self._engine.check(target)
 
     @cached_property
     def _engine(self) -> Engine:

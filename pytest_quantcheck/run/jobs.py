@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.local_models import LocalModels
@@ -51,8 +52,14 @@ def prepared(job: Job, models: LocalModels) -> Iterator[tuple[LoadedModel, Plan,
             yield loaded, plan, None
         return
     from pytest_quantcheck.controls.applying import apply_control, load_as  # noqa: PLC0415 - heavy
+    from pytest_quantcheck.models.placement import fetched_share  # noqa: PLC0415 - heavy
 
     with models.load(replace(target, load_as=load_as(target.name, job.reference.provenance.dtype))) as loaded:
+        if fetched_share(loaded.model):
+            raise ModelError(
+                f"control {target.name} of {target.label} is made by changing weights, and some are on disk: give them "
+                "more memory with --quantcheck-max-memory, or leave out --quantcheck-controls"
+            )
         prompts = next(iter(job.prompt_sets.values()))
         yield loaded, *apply_control(loaded, target.name, plan=plan, prompts=prompts)
 

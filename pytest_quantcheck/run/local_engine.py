@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.jobs import Job, prepared
 from pytest_quantcheck.run.local_models import LocalModels
+from pytest_quantcheck.run.targets import Target
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import Plan, ProgressReporter
@@ -34,6 +35,12 @@ class LocalEngine:
         from pytest_quantcheck.run.cache_key import processor_of  # noqa: PLC0415 - heavy
 
         return processor_of(device)
+
+    def check(self, target: Target) -> None:
+        """Refuse a target that could not be placed in this machine's memory."""
+        from pytest_quantcheck.models.loading import check_placement  # noqa: PLC0415 - heavy
+
+        check_placement(self._models.files(target), target.load_as)
 
     @contextmanager
     def open(self, job: Job) -> Iterator[LocalModel]:

@@ -128,6 +128,7 @@ def _source(settings: Settings, model: str, revision: str | None) -> Source:
         trust_remote_code=settings.trust_remote_code,
         allow_pickle=settings.allow_pickle,
         attribution_memory=settings.attribution_memory,
+        max_memory=settings.max_memory or (),
     )
 
 

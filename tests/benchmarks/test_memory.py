@@ -61,11 +61,15 @@ def mib(field):
     return int(line.split()[1]) / 1024
 
 
-def main(work, n, *, model, source, template, most):
-    """Do one kind of work on n of `most` prompts and print, in MiB, what it took."""
+def main(work, n, *, model, source, template, most, room=None):
+    """Do one kind of work on n of `most` prompts and print, in MiB, what it took.
+
+    `room`: bytes that weights may take, if not as many as they are.
+    """
     prompts = repeated(read_prompts(source, template=template, samples=most, seed=0), n)
-    with load(Source(model, dtype="bf16", device="cpu")) as loaded:
-        parameters = sum(p.nbytes for p in loaded.model.parameters()) / 2**20
+    place = {"max_memory": (("cpu", room),)} if room else {"device": "cpu"}
+    with load(Source(model, dtype="bf16", **place)) as loaded:
+        parameters = sum(p.nbytes for p in loaded.model.parameters() if not p.is_meta) / 2**20
         loading = mib("VmHWM")
         FORGET.write_text("5")  # the mark starts again from here: loading may have taken more than all that follows
         kept = {"forward": forward, "measure": measured}[work](loaded, prompts)
@@ -84,8 +88,8 @@ def peak(request, full):
     }
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
-    def run(work, n, most):
-        command = [sys.executable, __file__, json.dumps({"work": work, "n": n, "most": most} | on)]
+    def run(work, n, most, **more):
+        command = [sys.executable, __file__, json.dumps({"work": work, "n": n, "most": most} | on | more)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -113,6 +117,24 @@ def test_memory_grows_with_the_model_not_with_the_prompts(benchmark, peak, full)
     benchmark.extra_info |= {"grown_mib": grown, "kib_per_prompt": 1024 * grown / (many - few), "dtype": "bf16"}
     if not full:
         assert benchmark.extra_info["kib_per_prompt"] < 40
+
+
+@pytest.mark.skipif(not FORGET.exists(), reason="the high-water mark of memory is read from Linux")
+@pytest.mark.ci
+@pytest.mark.minutes
+@pytest.mark.benchmark(group="memory")
+def test_weights_on_disk(benchmark, peak, full):
+    """Measuring with all weights in memory, and with the rest of them on disk.
+
+    `parameters`: MiB of weights in memory. What the process takes beside them is the working set.
+    """
+    n, (*rooms, least) = (256, (None, 200_000_000, 100_000_000)) if full else (24, (None, 2_000_000))
+    found = {room: peak("measure", n, n, room=room) for room in rooms}
+    found[least] = benchmark.pedantic(peak, args=("measure", n, n), kwargs={"room": least}, rounds=1)
+    benchmark.extra_info |= {f"room for {room or 'all'} (MiB)": took for room, took in found.items()}
+    weights = [took["parameters"] for took in found.values()]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[-1] <= least / 2**20
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pytest_quantcheck.models.encoding import collate, encode, encoding_hash
 from pytest_quantcheck.models.files import resolve_files
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loading import load
+from pytest_quantcheck.models.placement import fetched_share
 from pytest_quantcheck.models.released import unpacked
 from pytest_quantcheck.models.source import Source
 from pytest_quantcheck.serving import configuration_differences
@@ -116,6 +117,17 @@ def round_by_hand(folder, kind, embedding=None):
             ends = "embed_tokens" in name or "lm_head" in name
             parameter.data = rounded(parameter.data, embedding if ends and embedding else kind)
     return model
+
+
+@pytest.mark.parametrize("load_as", ["reference", "released"])
+def test_unpacked_weights_may_be_on_disk(q4_1, batch_of, load_as):
+    """They stay where they were unpacked as long as the model is there; no answer changes."""
+    inputs = batch_of(6, 4).inputs()
+    with load(Source(str(q4_1)), load_as) as loaded:
+        expected = loaded.model(**inputs).logits
+    with load(Source(str(q4_1), max_memory=(("cpu", 3_000_000),)), load_as) as loaded:
+        assert fetched_share(loaded.model)
+        assert torch.equal(loaded.model(**inputs).logits, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

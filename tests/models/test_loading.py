@@ -171,7 +171,7 @@ def remove_tokenizer(folder):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (truncate, "cannot be loaded at .*Check that the files are complete"),
+        (truncate, "model.safetensors is damaged: .*Check that the files are complete"),
         (remove_weights, "expected weights in model.safetensors or model.safetensors.index.json, found neither"),
         (pickle_weights, "--quantcheck-allow-pickle"),
         (remove_one_tensor, r"the files lack model\.layers\.1\.mlp\.up_proj\.weight, which config.json expects"),

@@ -64,8 +64,8 @@ class TrialLinear(nn.Linear):
         return nn.functional.linear(x, (self.weight * self.scale).to(x.dtype))
 
 
-def load(read, device, _tensors):
-    model = read(dtype="auto", device_map={"": device})
+def load(read, _tensors):
+    model = read(dtype="auto")
     for module in [module for name, module in model.named_modules() if name.endswith("_proj")]:
         module.scale = module.weight.data.abs().max() / 127
         module.weight.data = (module.weight.data / module.scale).round()

@@ -72,7 +72,7 @@ def _words(codes: int, bits: int) -> int:
     return -(-codes * bits // 32)
 
 
-def _load(read: Reader, device: torch.device, tensors: Collection[str]) -> Any:
+def _load(read: Reader, tensors: Collection[str]) -> Any:
     """Load the model and decompress its weights; else the first forward pass would.
 
     Those of experts are one parameter in the model, and only transformers' own dequantizing makes it of their parts.
@@ -82,11 +82,9 @@ def _load(read: Reader, device: torch.device, tensors: Collection[str]) -> Any:
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You passed `quantization_config`")
-            return read(
-                dtype="auto", device_map={"": device}, quantization_config=CompressedTensorsConfig(dequantize=True)
-            )
+            return read(dtype="auto", quantization_config=CompressedTensorsConfig(dequantize=True))
     with _room_for_packed_zero_points():
-        model = load_as_stored(read, device)
+        model = load_as_stored(read)
     if hasattr(model, "ct_decompress_hook"):
         model.hf_quantizer.compressor.decompress_model(model)
     return model

@@ -83,9 +83,9 @@ class NotAppliedError(ValueError):
     """The files are whole, and no path here applies what they hold; the text says what to do."""
 
 
-def load_as_stored(read: Reader, device: torch.device, _tensors: Collection[str] = ()) -> Any:
+def load_as_stored(read: Reader, _tensors: Collection[str] = ()) -> Any:
     """Load a model as its configuration says, in its own float format."""
-    return read(dtype="auto", device_map={"": device})
+    return read(dtype="auto")
 
 
 def read_json(name: str, content: bytes | str) -> dict[str, Any]:
@@ -153,8 +153,8 @@ class Format:
     layers: tuple[QuantizedLayer, ...] = ()
     """The model's quantized layers."""
 
-    load: Callable[[Reader, torch.device, Collection[str]], Any] = load_as_stored
-    """`load(read, device, tensors)` returns the model; `tensors` are the names in the files."""
+    load: Callable[[Reader, Collection[str]], Any] = load_as_stored
+    """`load(read, tensors)` returns the model; `tensors` are the names in the files."""
 
     check: Callable[[Contents, Config], None] = lambda *_: None
     """`check(contents, config)` looks at the files before a weight is read.

@@ -214,7 +214,6 @@ GGUF = Format(
     file=File(".gguf", _inspect, _unpack, read_header, _sizes, _served_fields),
     packages=("gguf",),
     libraries=("gguf",),
-    load=lambda read, device, _tensors: read(dtype="auto").to(device),
     stored_types=_stored_types,
     record=_record,
 )
