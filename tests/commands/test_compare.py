@@ -209,6 +209,7 @@ def test_profile_without_a_limit_for_what_was_measured_is_refused(refused, store
     assert sentence.startswith("nothing was judged of int8 on builtin: no selected test reached a verdict by overlap@1")
 
 
+@pytest.mark.ci
 def test_comparing_needs_no_model_library(stored):
     """A machine that only judges imports no transformers, and a real process ends with the status."""
     code = f"""

@@ -53,6 +53,7 @@ def logits_of(model, tokenizer):
         return model(**batch.inputs()).logits
 
 
+@pytest.mark.ci
 def test_logits_are_those_of_the_file(small, written):
     """To the last bit, with the gate's reader and with transformers' own; not marked as quantized."""
     source = Source(str(small / "small.gguf"), dtype=written.dtype, device="cpu")

@@ -66,6 +66,7 @@ except SystemExit as end:
     assert done.stdout.startswith("usage: python -m pytest_quantcheck")
 
 
+@pytest.mark.ci
 def test_a_measurement_that_fails_ends_a_process_with_2(tmp_path):
     """One sentence on stderr, no traceback."""
     command = [sys.executable, "-m", "pytest_quantcheck", "measure", "--model", str(tmp_path), "--out", "out"]

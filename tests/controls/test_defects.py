@@ -238,6 +238,7 @@ def test_same_arguments_give_the_same_weights(defect, tiny, damaged, changed):
     assert changed(first, again) == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_every_architecture_can_be_damaged(defect, model, damaged, batch_of):
     """Whatever the layout, the model says something else, and something finite."""

@@ -84,6 +84,7 @@ def test_shards_pass(folder):
     assert files.weights == ("model-1.safetensors", "model-2.safetensors")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", [*CONFIGS, *TRACED])
 @pytest.mark.parametrize("sharded", [True, False])
 def test_every_architecture_passes(name, sharded, tiny, tokenizer, tmp_path):

@@ -1,7 +1,6 @@
 """A model whose weights are partly on disk measures what it does in memory, to the last bit."""
 
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -59,18 +58,13 @@ def test_experts_on_disk_give_the_same_numbers(found, mixture):
     assert found(mixture, max_memory=room) == (found(mixture)[0], True)
 
 
-def test_files_are_there_as_long_as_the_model(tmp_path):
+def test_files_are_there_as_long_as_the_model(tmp_path, monkeypatch):
     """The links to them are deleted with it; so is what was written for it."""
-    before = set(tempfiles())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with load(Source("builtin", max_memory=SMALL)) as loaded:
-        assert set(tempfiles()) > before
+        assert list(tmp_path.iterdir())
         loaded.model(torch.tensor([[1, 2, 3]]))
-    assert set(tempfiles()) == before
-
-
-def tempfiles():
-    """Folders of ours among the temporary files."""
-    return Path(tempfile.gettempdir()).glob("quantcheck-*")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

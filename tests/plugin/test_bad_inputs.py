@@ -58,7 +58,10 @@ UNREADABLE = {
 
 @pytest.mark.parametrize(
     ("what", "how"),
-    [*((what, how) for what in UNREADABLE for how in ((), ("--quantcheck-dry-run",))), ("too long", ("-n", "1"))],
+    [
+        *((what, how) for what in UNREADABLE for how in ((), ("--quantcheck-dry-run",))),
+        pytest.param("too long", ("-n", "1"), marks=pytest.mark.ci),
+    ],
 )
 def test_prompts_that_the_model_cannot_read(gate, pytester, what, how):
     """The tokenizer and the configuration show it; no weight is read, and a dry run says the same."""

@@ -14,6 +14,7 @@ RUN = (
 )
 
 
+@pytest.mark.ci
 def test_a_profile_is_written_that_the_next_run_can_take(gate, pytester):
     """Limits with their evidence, as the version that is free; what is there already is not touched."""
     first = pytester.path / "limits" / "mine" / "1.toml"

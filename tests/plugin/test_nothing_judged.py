@@ -71,6 +71,7 @@ def judged(pytester):
     return run
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

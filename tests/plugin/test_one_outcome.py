@@ -39,6 +39,7 @@ def run(gate, pytester, tmp_path_factory, monkeypatch):
     return run
 
 
+@pytest.mark.ci
 def test_expected_failures_fail(run, pytester):
     """Marks of users forgive no verdict: exit status and report say failed, and a sentence says why."""
     pytester.makeconftest(XFAIL)
@@ -47,6 +48,7 @@ def test_expected_failures_fail(run, pytester):
     assert "the verdicts of these tests count, whatever a mark or plugin made of them" in found.sentences
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("arguments", "missing"),
     [
@@ -68,6 +70,7 @@ def test_part_of_a_gate_is_partial(run, arguments, missing):
     assert [test for one in report["not_run"] for test in one["tests"]]
 
 
+@pytest.mark.ci
 def test_cut_run_leaves_no_earlier_report(run, pytester):
     """A green report in the same directory is gone before the run is cut."""
     _, report, _ = run()
