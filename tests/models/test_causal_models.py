@@ -9,8 +9,11 @@ import transformers
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.experts import run_experts_one_by_one
 from pytest_quantcheck.models.gradients import float32_gradients, float32_gradients_in_pieces
+from pytest_quantcheck.models.loading import load
 from pytest_quantcheck.models.neurons import find_neurons
 from pytest_quantcheck.models.partial_forward import PartialForward
+from pytest_quantcheck.models.placement import fetched_share
+from pytest_quantcheck.models.source import Source
 from tests.causal_models import FOUND, TYPES, describe, make
 
 RECORDED = tomllib.loads(FOUND.read_text(encoding="utf-8"))
@@ -54,6 +57,26 @@ def test_gradients_in_pieces_are_those_of_the_whole(kind):
         obtained = list(slopes(model, recompute=True))
     assert expected
     assert all(torch.equal(one, other) for one, other in zip(expected, obtained, strict=True))
+
+
+ONE_LARGE_PART = {"fuyu", "jamba", "llama4", "minimax", "mllama", "nemotron_h"}
+"""Tiny models of which one block or tensor is more than half: it would be refused."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GATED)
+def test_weights_on_disk_are_those_in_memory(kind, tokenizer, tmp_path):
+    """Gradients, and so what they are taken of, with half the weights on disk, to the last bit."""
+    make(kind).bfloat16().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    size, found = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")), []
+    few = int(size * (0.95 if kind in ONE_LARGE_PART else 0.5))
+    for room in (2 * size, few):
+        with load(Source(str(tmp_path), max_memory=(("cpu", room),))) as loaded:
+            assert (fetched_share(loaded.model) > 0) == (room == few)
+            with float32_gradients_in_pieces(loaded.model, loaded.neurons.blocks):
+                found.append(list(slopes(loaded.model, recompute=True)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def slopes(model, *, recompute):
