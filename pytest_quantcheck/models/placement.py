@@ -106,13 +106,13 @@ def set_forward(module: nn.Module, forward: Any) -> None:
     setattr(module, name, forward)
 
 
-def devices_of(model: Any, device: torch.device) -> str:
+def devices_of(model: Any, placement: Placement) -> str:
     """Name the devices that compute, such as `cuda:0+cuda:1`."""
-    places = getattr(model, "hf_device_map", {}).values()
-    found = {str(torch.device("cuda", place) if isinstance(place, int) else place) for place in places} - {"disk"}
-    if device.type == "cuda":
-        found -= {"cpu"}  # a GPU fetches those
-    return "+".join(sorted(found | {str(device)}))
+    own = str(placement.device)
+    if placement.memory is None:
+        return own
+    gpus = {f"cuda:{place}" for place in getattr(model, "hf_device_map", {}).values() if isinstance(place, int)}
+    return "+".join(sorted(gpus | {own}))  # what lies on the CPU or on disk is fetched
 
 
 def _memory(source: Source) -> Iterator[tuple[str | int, int]]:
