@@ -11,6 +11,7 @@ from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.options import Settings
 from pytest_quantcheck.profiles import Profile
 from pytest_quantcheck.prompts import PromptSet
+from pytest_quantcheck.text import counted
 
 _SHOWN_LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
@@ -38,7 +39,7 @@ class Outline(NamedTuple):
         yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile.label}")
         room = " and ".join(f"{size / 1e6:,.1f} MB of {device}" for device, size in settings.max_memory or ())
         device = f"device {settings.device}{f' with weights in {room}' if room else ''}"
-        yield printable(f"quantcheck: {prompts}; {device}, batch size {settings.batch_size}")
+        yield printable(f"quantcheck: {prompts}; {device}, batch size {settings.batch_size}{_engine(settings)}")
         yield printable(f"quantcheck: {versions}")
 
     def dry_run_lines(self, *, new_profile: str, report: str) -> Iterator[str]:
@@ -74,6 +75,14 @@ class Outline(NamedTuple):
             few = [f"{metric} (from {n:,} prompts up)" for metric, n in wanted.items() if n > len(prompts)]
             if few:
                 yield f"not gated on {name}, which has {len(prompts):,} prompts: {', '.join(few)}"
+
+
+def _engine(settings: Settings) -> str:
+    """Name the workers of a run that has some."""
+    if settings.engine == "local":
+        return ""
+    workers = counted(settings.workers, "worker") if settings.workers else "workers"
+    return f", {workers} on Ray" + (f" at {settings.engine_address}" if settings.engine_address else "")
 
 
 def _counted(prompts: PromptSet) -> str:

@@ -18,7 +18,7 @@ from pytest_quantcheck.serving import refuse_unlike
 from pytest_quantcheck.text import counted, duration, shortened
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.run.measurements import Progress
+    from pytest_quantcheck.run.reporters import Progress
     from pytest_quantcheck.run.trial import Duration
 
 _MOST_BYTES = 2_000_000_000

@@ -11,6 +11,7 @@ from pytest_quantcheck.options import Settings
 from pytest_quantcheck.records import Measurement
 from pytest_quantcheck.run.jobs import Job
 from pytest_quantcheck.run.local_models import LocalModels
+from pytest_quantcheck.run.reporters import Progress
 from pytest_quantcheck.run.targets import Target
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ class Engine(Protocol):
         """
 
 
-def engine_of(settings: Settings, models: LocalModels) -> Engine:
+def engine_of(settings: Settings, models: LocalModels, progress: Progress | None) -> Engine:
     """Make the engine that the settings ask for.
+
+    `progress`: shows what it waits for.
 
     Raises:
         SettingsError: its library is not installed.
@@ -81,4 +84,4 @@ def engine_of(settings: Settings, models: LocalModels) -> Engine:
         )
     from pytest_quantcheck.run.ray_engine import RayEngine  # noqa: PLC0415 - heavy
 
-    return RayEngine(settings)
+    return RayEngine(settings, progress)

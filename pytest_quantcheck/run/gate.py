@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pytest_quantcheck.models.loaded import LoadedModel
     from pytest_quantcheck.run.baselines import Baseline
     from pytest_quantcheck.run.engines import Engine
-    from pytest_quantcheck.run.measurements import Measurements, Progress
+    from pytest_quantcheck.run.measurements import Measurements
+    from pytest_quantcheck.run.reporters import Progress
 
 
 class Gate:
@@ -293,7 +294,7 @@ class Gate:
     def _engine(self) -> Engine:
         from pytest_quantcheck.run.engines import engine_of  # noqa: PLC0415 - heavy
 
-        return engine_of(self.settings, self._models)
+        return engine_of(self.settings, self._models, self._progress)
 
     @cached_property
     def _measurements(self) -> Measurements:

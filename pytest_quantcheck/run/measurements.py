@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,12 @@ from pytest_quantcheck.run.baselines import Baseline, store_baseline
 from pytest_quantcheck.run.engines import Engine, Opened
 from pytest_quantcheck.run.jobs import Job
 from pytest_quantcheck.run.local_models import LocalModels
+from pytest_quantcheck.run.reporters import Progress, reporting
 from pytest_quantcheck.run.targets import Target
 from pytest_quantcheck.storage import Cache, Entry
 
 if TYPE_CHECKING:
-    from pytest_quantcheck.measuring import Plan, ProgressReporter
-
-Progress = Callable[[str], AbstractContextManager["ProgressReporter | None"]]
-"""Makes the progress reporter for the measurement of a name, or None."""
+    from pytest_quantcheck.measuring import Plan
 
 References = Mapping[str, Measurement]
 """The reference's measurement by prompt set."""
@@ -91,7 +89,7 @@ class Measurements:
             measurements = {}
             for name, entry in sorted(entries.items(), key=lambda pair: pair[1].directory):  # one order everywhere
                 try:
-                    with self._reporting(f"{target.name} on {name}") as reporter:
+                    with reporting(self._progress, f"{target.name} on {name}") as reporter:
                         waiting = partial(reporter.say, "waiting for another process that measures it", log=True)
                         locks.enter_context(entry.locked(waiting))
                     if cached := entry.load_or_set_aside():
@@ -114,7 +112,7 @@ class Measurements:
                 self.applied[target.name] = opened.applied
             for name in names:
                 entry = entries.get(name)
-                with self._reporting(f"{target.name} on {name}") as reporter:
+                with reporting(self._progress, f"{target.name} on {name}") as reporter:
                     make = partial(opened.measure, name, progress=reporter)
                     measurement = _measure_and_save(make, entry) if entry else make(None)
                 if entry:
@@ -125,7 +123,7 @@ class Measurements:
     def _opened(self, job: Job) -> Iterator[Opened]:
         """Load a job's model; what is said meanwhile stands until the first phase."""
         with ExitStack() as stack:
-            with self._reporting(job.target.name) as reporter:
+            with reporting(self._progress, job.target.name) as reporter:
                 reporter.say("loading")
                 opened = stack.enter_context(self._engine.open(job))
             yield opened
@@ -134,13 +132,6 @@ class Measurements:
         """Keep what happened to a cache entry."""
         label = f"{target.name} on {prompt_set}"
         self.remarks[target.name, prompt_set] = tuple(f"{label}: {remark}" for remark in remarks)
-
-    @contextmanager
-    def _reporting(self, label: str) -> Iterator[ProgressReporter]:
-        from pytest_quantcheck.measuring import NoProgress  # noqa: PLC0415 - heavy
-
-        with self._progress(label) if self._progress else nullcontext() as reporter:
-            yield reporter or NoProgress()
 
     def _entries(self, target: Target, references: References) -> dict[str, Entry]:
         """Find the cache's entry for each prompt set; controls are never cached, as they test the gate."""

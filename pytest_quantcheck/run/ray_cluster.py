@@ -110,12 +110,13 @@ def _connect(address: str | None) -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        why = str(error).split(". ")[0]
+        why = " ".join(str(error).split(". ")[0].split())
         if not address:
             raise SettingsError(f"--quantcheck-engine=ray: Ray cannot start here: {why}") from error
+        token = "" if "ersion mismatch" in why else "; one that asks for a token is joined with RAY_AUTH_TOKEN"
         raise SettingsError(
-            f"--quantcheck-engine-address={address}: no cluster of Ray {ray.__version__} can be joined there: {why}; "
-            "one that asks for a token is joined with RAY_AUTH_TOKEN"
+            f"--quantcheck-engine-address={address}: no cluster of Ray {ray.__version__} can be joined there: "
+            f"{why}{token}"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -24,15 +25,19 @@ from pytest_quantcheck.run.cluster_worker import Ready
 from pytest_quantcheck.run.jobs import Job
 from pytest_quantcheck.run.ray_cluster import connected, kind_of, shared_out
 from pytest_quantcheck.run.ray_workers import LOADING, TRIES, Crew, Hired, Lost
+from pytest_quantcheck.run.reporters import Progress, reporting
 from pytest_quantcheck.run.shard_queue import ShardQueue
 from pytest_quantcheck.run.targets import Target
-from pytest_quantcheck.text import shortened
+from pytest_quantcheck.text import counted, shortened
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import ProgressReporter
 
 _AHEAD = 2
 """Shards for each worker that may be measured or begun before their turn to be merged: they are kept in memory."""
+
+_LATE = 30.0
+"""Seconds after which it is written that workers do not start."""
 
 _KEPT = 512 * 2**20
 """Bytes up to which more shards than that are kept."""
@@ -44,8 +49,8 @@ class RayEngine:
     They are started when they are first needed, and measure all targets of a run.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._jobs = settings, 0
+    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+        self._settings, self._progress, self._jobs = settings, progress, 0
         self._processor = ""
         self._connection = ExitStack()
 
@@ -91,9 +96,21 @@ class RayEngine:
         nodes = [node["Resources"] for node in cast("Any", ray).nodes() if node["Alive"]]
         workers, gpus, cpus = shared_out(settings, nodes)
         crew = Crew(workers, gpus=gpus, cpus=cpus, device=settings.device, patience=settings.worker_timeout)
-        crew.arrive()
+        with reporting(self._progress, "Ray") as reporter:
+            _await(crew, reporter)
         self._processor = kind_of(crew.workers)
         return crew
+
+
+def _await(crew: Crew, reporter: ProgressReporter) -> None:
+    """Wait until every worker is there or given up; say so."""
+    began, late = time.monotonic(), False
+    for awaited in crew.arrive():
+        what = f"waiting for {counted(awaited, 'worker')} to start"
+        reporter.say(what)
+        if not late and time.monotonic() - began > _LATE:
+            late = True
+            reporter.note(f"{what}: the cluster may have no room yet, because of others who use it")
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,13 +113,14 @@ class Crew:
         """Those that have nothing to do."""
         return [worker for worker in self.workers if worker.task is None]
 
-    def arrive(self) -> None:
-        """Wait for all workers, as far as they are not given up.
+    def arrive(self) -> Iterator[int]:
+        """Wait for all workers, as far as they are not given up; yield how many are awaited.
 
         Raises:
             QuantcheckError: the device is not there, or no worker could be started.
         """
-        while any(worker.task == _ARRIVING for worker in self.workers) or not self.workers:
+        while (awaited := sum(worker.task == _ARRIVING for worker in self.workers)) or not self.workers:
+            yield awaited
             list(self.ended())
 
     def ended(self) -> Iterator[tuple[Hired, int, Any]]:

@@ -15,7 +15,7 @@ from pytest_quantcheck.run.gate import Gate
 
 if TYPE_CHECKING:
     from pytest_quantcheck.measuring import ProgressReporter
-    from pytest_quantcheck.run.measurements import Progress
+    from pytest_quantcheck.run.reporters import Progress
 
 SAMPLES = 32
 """Prompts of each set that a trial measures: two batches of the default size."""

@@ -73,6 +73,7 @@ def test_killed_run_goes_on_where_it_stopped(alone, tmp_path):
     await_that(lambda: not set(workers) & set(processes_of_workers(tmp_path)))
     status, printed = run(tmp_path, *WORKERS, *cache)
     assert (status, comparisons(tmp_path)) == alone, printed
+    assert "batch size 16, 2 workers on Ray\n" in printed
     assert "raylet" not in printed
     assert "ray::" not in printed
 

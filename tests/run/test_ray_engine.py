@@ -257,6 +257,24 @@ def test_address_that_answers_nothing_is_refused(address, said, monkeypatch):
         ray_engine.RayEngine(settings(engine="ray", engine_address=address)).start()
 
 
+@pytest.mark.ci
+@pytest.mark.usefixtures("workers")
+def test_waiting_for_room_is_said(monkeypatch):
+    """The workers of another gate have all of the cluster: it is waited for, and given up in the end."""
+    monkeypatch.setattr(ray_engine, "_LATE", 0.5)
+    monkeypatch.setattr(ray_workers, "_STARTING", 3.0)
+    noted = []
+
+    class Listener(NoProgress):
+        def note(self, what):
+            noted.append(what)
+
+    asked = settings(engine="ray", workers=1, cpus_per_worker=1, worker_timeout=1)
+    with pytest.raises(MeasurementError, match="worker 1 did not start within 3 s"):
+        ray_engine.RayEngine(asked, lambda _label: nullcontext(Listener())).start()
+    assert noted == ["waiting for 1 worker to start: the cluster may have no room yet, because of others who use it"]
+
+
 def is_there(pid):
     """Whether a process is there, and no zombie."""
     try:
