@@ -23,7 +23,7 @@ from pytest_quantcheck.models.encoding import Batch, batches, collate
 from pytest_quantcheck.models.experts import Mixture
 from pytest_quantcheck.models.gradients import float32_bytes, float32_gradients, float32_gradients_in_pieces
 from pytest_quantcheck.models.loaded import LoadedModel
-from pytest_quantcheck.models.memory import free_memory
+from pytest_quantcheck.models.memory import usable_memory
 from pytest_quantcheck.models.neurons import choose_layers, is_rectified
 from pytest_quantcheck.models.placement import fetched_share
 from pytest_quantcheck.prompts import PromptSet
@@ -141,7 +141,7 @@ class Passes:
         loaded, kernels = self.loaded, self.int8_kernels
         needed, room = float32_bytes(loaded.model, int8_kernels=kernels), loaded.attribution_memory
         if room is None:
-            fits = all(size <= 0.9 * free_memory(device) for device, size in needed.items() if device.type != "meta")
+            fits = all(size <= usable_memory(device) for device, size in needed.items() if device.type != "meta")
         else:
             fits = needed.total() <= room
         if fits and not fetched_share(loaded.model):

@@ -106,7 +106,8 @@ def _called_in_float32(
 ) -> Any:
     """Call a piece's own forward while its weights are in float32.
 
-    They are other parameters then, not other data: autograd may keep them. `swapped`: the layers to dequantize.
+    They are other parameters then, not other data: autograd may keep them. A weight on disk is a placeholder here, and
+    is cast when it is fetched. `swapped`: the layers to dequantize.
     """
     plain = [
         (module, name, parameter)

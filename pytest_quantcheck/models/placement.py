@@ -16,13 +16,9 @@ from torch import nn
 from pytest_quantcheck.errors import ModelError
 from pytest_quantcheck.models.files import ModelFiles
 from pytest_quantcheck.models.float_formats import DTYPES
-from pytest_quantcheck.models.memory import free_memory
+from pytest_quantcheck.models.memory import usable_memory
 from pytest_quantcheck.models.pretrained import choose_device, quantized_on_disk
 from pytest_quantcheck.models.source import Source
-
-_SHARE = 0.9
-"""Of the memory that is free, what weights may take."""
-
 
 _BITS = {"int8": 8, "nf4": 4, "fp4": 4}
 """Of a quantized weight."""
@@ -60,7 +56,7 @@ def place(files: ModelFiles, load_as: str, *, dense: bool) -> Placement:
     source = files.source
     device = choose_device(source.device)
     sizes = _bytes_by_part(files, load_as)
-    fits = sizes.total() <= _SHARE * free_memory(device)
+    fits = sizes.total() <= usable_memory(device)
     if source.device != "auto" or (fits and not source.max_memory):
         return Placement(device)
     memory = dict(_memory(source))
@@ -125,7 +121,7 @@ def _memory(source: Source) -> Iterator[tuple[str | int, int]]:
             f"--quantcheck-max-memory names {absent[0]}, and torch {torch.__version__} sees {', '.join(names)} here"
         )
     for device, name in zip(here, names, strict=True):
-        room = asked.get(name, int(_SHARE * free_memory(device)))
+        room = asked.get(name, usable_memory(device))
         yield (name if device.type == "cpu" else device.index), room
 
 

@@ -71,7 +71,7 @@ def check_run(gate: Gate, progress: Progress | None = None) -> Findings:
             continue
         _try(findings, partial(_check_files, findings, target, readable))
     if settings.engine == "local":
-        _check_placements(findings, gate.targets, readable)
+        _check_placements(findings, gate, readable)
     for target in gate.targets.candidates:
         if target in readable:
             _try(findings, partial(_compare_with_reference, findings, gate, target, readable))
@@ -123,12 +123,12 @@ def _check_files(findings: Findings, target: Target, readable: dict[Target, Mode
         findings.checked.append(f"{', '.join(passed)} of {target.label}")
 
 
-def _check_placements(findings: Findings, targets: Targets, readable: Mapping[Target, ModelFiles]) -> None:
+def _check_placements(findings: Findings, gate: Gate, readable: Mapping[Target, ModelFiles]) -> None:
     """Check that each model's weights have room."""
     from pytest_quantcheck.models.loading import check_placement  # noqa: PLC0415 - heavy
 
-    for target in (targets.reference, *targets.candidates):
-        files = readable.get(targets.reference if target.kind == "bit_width" else target)
+    for target in gate.loaded:
+        files = readable.get(gate.targets.reference if target.kind == "bit_width" else target)
         if files:
             _try(findings, partial(check_placement, files, target.load_as))
 

@@ -52,7 +52,7 @@ class Engine(Protocol):
         """
 
     def check(self, target: Target) -> None:
-        """Refuse a target that could not be placed in the memory here; its files are there.
+        """Refuse a target whose weights have no room where they would be loaded; its files were found.
 
         Raises:
             ModelError: as of `check_placement`.

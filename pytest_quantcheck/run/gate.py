@@ -102,6 +102,11 @@ class Gate:
         return judgeable(self.profile.metrics, attributed=self.settings.attribution.method != "off")
 
     @property
+    def loaded(self) -> tuple[Target, ...]:
+        """The models that are loaded, controls aside; a baseline stands for the reference."""
+        return (*[self.targets.reference] * (self._baseline is None), *self.targets.candidates)
+
+    @property
     def stored_configuration(self) -> Mapping[str, str] | None:
         """What decides how the reference is served, as the baseline has it; None without one."""
         return self._baseline.configuration if self._baseline else None
@@ -282,7 +287,7 @@ class Gate:
             self._engine.close()
 
     def _check_room(self) -> None:
-        for target in (*[self.targets.reference] * (self._baseline is None), *self.targets.candidates):
+        for target in self.loaded:
             with ignore_library_warnings():
                 try:
                     self._models.check(target)

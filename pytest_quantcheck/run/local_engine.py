@@ -37,7 +37,7 @@ class LocalEngine:
         return processor_of(device)
 
     def check(self, target: Target) -> None:
-        """Refuse a target that could not be placed in this machine's memory."""
+        """Refuse a target whose weights have no room on this machine."""
         from pytest_quantcheck.models.loading import check_placement  # noqa: PLC0415 - heavy
 
         check_placement(self._models.files(target), target.load_as)

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_quantcheck.measuring import NoProgress, Plan
 from pytest_quantcheck.options import AttributionMethod
+from pytest_quantcheck.prompts import read_prompts
 from pytest_quantcheck.run.gate import Gate
 from pytest_quantcheck.run.jobs import Job
 from tests.bits import bits_of
@@ -79,12 +80,12 @@ def test_two_workers(request, prompts, race, full, hired):
 
 
 @pytest.mark.benchmark(group="workers")
-def test_memory_of_the_driver(benchmark, full, prompts, hired):
-    """The built-in model in 8 shards and in 256: how far the driver's own memory rises at most, in MiB.
+def test_memory_of_the_driver(benchmark, full, hired):
+    """The built-in model and prompts in 8 shards and in 256: how far the driver's own memory rises at most, in MiB.
 
     Read whenever it looks at its workers. What it shares with them (Ray's store) is not its own.
     """
-    chosen, peaks = prompts(256 if full else 16), {}
+    chosen, peaks = read_prompts("builtin", samples=256 if full else 16), {}
     for n in (8, 256) if full else (2, 16):
         plan = Plan(attribution=AttributionMethod("off"), batch_size=1, shard_size=len(chosen) // n)
         loaded = hired(2, "builtin", chosen, plan)
