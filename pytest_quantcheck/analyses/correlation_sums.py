@@ -1,5 +1,6 @@
 """Sums of activations from which Pearson correlations follow: streamed, merged and subtracted."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -162,12 +163,22 @@ def _add(whole: Correlations, part: Correlations) -> Correlations:
     """Add a part to the comoment in place; a whole of no tokens is all zeros."""
     count, step = whole.count + part.count, part.mean - whole.mean
     between = torch.from_numpy((step * (whole.count * part.count / count) ** 0.5).astype(np.float32))
-    np.add(whole.comoment, part.comoment, out=whole.comoment)  # a part that was loaded is read-only, which torch lacks
-    comoment, height = torch.from_numpy(whole.comoment), max(_CACHED // len(step), 1)
+    comoment, added, height = torch.from_numpy(whole.comoment), _only_read(part.comoment), max(_CACHED // len(step), 1)
     for start in range(0, len(step), height):
         rows = slice(start, start + height)
+        comoment[rows].add_(added[rows])
         comoment[rows].add_(torch.outer(between[rows], between))  # fused, the roundings would spoil the symmetry
     return Correlations(count, whole.mean + step * (part.count / count), whole.comoment)
+
+
+def _only_read(array: Matrix) -> Tensor:
+    """View an array as a tensor that nobody writes to.
+
+    Torch warns of arrays that cannot be written, as those that were loaded.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(array)
 
 
 def without(total: Correlations, part: Correlations) -> Correlations:

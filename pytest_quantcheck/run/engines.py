@@ -52,7 +52,7 @@ class Engine(Protocol):
         """
 
     def check(self, target: Target) -> None:
-        """Refuse a target whose weights have no room where they would be loaded; its files were found.
+        """Refuse a target whose weights would have no room; its files were found.
 
         Raises:
             ModelError: as of `check_placement`.
