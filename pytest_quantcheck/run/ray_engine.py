@@ -183,22 +183,23 @@ class _Shards:
         self._crew, self._positions = model.loaded.crew, model.ready.shards[name]
         plan = model.ready.plan
         self._numbers = plan.shard[:1] if plan.shard else range(1, len(self._positions) + 1)
-        attributing = [] if plan.attribution.method == "off" else list(filter(self._is_sampled, self._numbers))
+        sampled = {} if plan.attribution.method == "off" else {one: self._sampled(one) for one in self._numbers}
+        attributed = {shard: n for shard, n in sampled.items() if n}
         adaptive = not plan.attribution.nodes
-        self._first = min(attributing, default=None)
+        self._first = min(attributed, default=None)
         self._hopeless = None if adaptive else frozenset[int]()
         ahead = _AHEAD * len(self._crew.workers)
-        self._queue = ShardQueue(self._numbers, attributing if adaptive else (), ahead=ahead)
+        self._queue = ShardQueue(self._numbers, attributed, adaptive=adaptive, ahead=ahead)
         self._here: dict[int, Measurement] = {}
 
     def __iter__(self) -> Iterator[Measurement]:
         label, prompts = f"measuring with {len(self._crew.workers)} workers", map(self._prompts, self._numbers)
         self._progress.start(label, sum(map(len, prompts)))
         for number in self._numbers:
+            self._hand_out()
             while number not in self._here:
+                self._collect()
                 self._hand_out()
-                if number not in self._here:
-                    self._collect()
             self._queue.merged()
             yield self._here.pop(number)
         self._progress.finish()
@@ -260,9 +261,9 @@ class _Shards:
         """List a shard's positions in the prompt set."""
         return self._positions[shard - 1]
 
-    def _is_sampled(self, shard: int) -> bool:
-        """Whether a shard has prompts to attribute."""
-        return any(position < self._model.ready.plan.samples for position in self._prompts(shard))
+    def _sampled(self, shard: int) -> int:
+        """Count a shard's prompts to attribute."""
+        return sum(position < self._model.ready.plan.samples for position in self._prompts(shard))
 
 
 def _bytes_of_sums(shard: Provenance) -> int:

@@ -9,9 +9,9 @@ BOTH = (1, 2)
 
 
 def test_others_wait_for_the_first_to_decide():
-    """Shards without a sampled prompt need not; then all go on, the lowest number first."""
-    queue = ShardQueue([1, 2, 3, 4], [2, 4], ahead=4)
-    assert [queue.take(1, BOTH) for _ in range(3)] == [1, 2, 3]
+    """Shards without a sampled prompt need not; then all go on."""
+    queue = ShardQueue([1, 2, 3, 4], {2: 1, 4: 3}, adaptive=True, ahead=4)
+    assert [queue.take(1, BOTH) for _ in range(3)] == [2, 1, 3]
     assert [queue.is_undecided(number) for number in (1, 2, 3, 4)] == [False, False, False, True]
     queue.decided()
     assert queue.take(1, BOTH) == 4
@@ -20,7 +20,7 @@ def test_others_wait_for_the_first_to_decide():
 
 def test_shards_are_begun_while_they_wait():
     """At most its share by each worker, which goes on with them; another measures those that nobody began first."""
-    queue = ShardQueue(range(1, 8), range(1, 8), ahead=4)
+    queue = ShardQueue(range(1, 8), dict.fromkeys(range(1, 8), 1), adaptive=True, ahead=4)
     assert queue.take(1, BOTH) == 1
     for shard in (2, 3):
         assert queue.take(2, BOTH) == shard
@@ -36,15 +36,24 @@ def test_shards_are_begun_while_they_wait():
 
 def test_nothing_is_measured_too_far_ahead():
     """What waits for its turn is in memory."""
-    queue = ShardQueue(range(1, 9), [], ahead=2)
+    queue = ShardQueue(range(1, 9), {}, adaptive=True, ahead=2)
     assert [queue.take(1, BOTH) for _ in range(3)] == [1, 2, None]
     queue.merged()
     assert [queue.take(1, BOTH) for _ in range(2)] == [3, None]
 
 
+def test_shards_that_take_longest_come_first_in_the_end():
+    """Once all that are left may be handed out; before, what is merged next is wanted first."""
+    queue = ShardQueue(range(1, 7), {2: 3, 3: 1, 5: 4}, adaptive=False, ahead=4)
+    assert [queue.take(1, BOTH) for _ in range(2)] == [1, 2]
+    queue.merged()
+    queue.merged()
+    assert [queue.take(1, BOTH) for _ in range(5)] == [5, 3, 4, 6, None]
+
+
 def test_failed_shard_is_measured_elsewhere():
     """By another worker while there is one that has not tried, and then by whichever comes."""
-    queue = ShardQueue([1], [], ahead=1)
+    queue = ShardQueue([1], {}, adaptive=True, ahead=1)
     assert queue.take(1, BOTH) == 1
     assert queue.failed(1, worker=1) == 1
     assert queue.take(1, BOTH) is None
@@ -58,8 +67,8 @@ def test_failed_shard_is_measured_elsewhere():
 @given(st.data(), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
 def test_every_shard_is_measured_once(data, count, workers, ahead):
     """Shards end in any order, and some fail first."""
-    attributing = data.draw(st.sets(st.integers(1, count)))
-    queue = ShardQueue(range(1, count + 1), attributing, ahead=ahead)
+    attributing = data.draw(st.dictionaries(st.integers(1, count), st.integers(1, 9)))
+    queue = ShardQueue(range(1, count + 1), attributing, adaptive=True, ahead=ahead)
     staff, busy, arrived, attributed, merged = range(workers), {}, set(), [], 0
     failures = data.draw(st.lists(st.booleans(), max_size=20))
     while merged < count:
