@@ -69,6 +69,7 @@ TABLE: dict[str, Meanings] = {
     "layers":             Meanings(X,        X,        X,     X),
     "redundancy_neurons": Meanings(X,        NO,       X,     X),
     "attribution":        Meanings(X,        X,        X,     X),
+    "continuation":       Meanings(X,        X,        X,     X),
     "seed":               Meanings(X,        X,        X,     X),
     "batch_size":         Meanings(COND,     NO,       X,     X),
     "shard":              Meanings(X,        X,        X,     NO),

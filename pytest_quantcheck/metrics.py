@@ -14,7 +14,9 @@ _FROM_WORST = 0.001
 Hardly a value but the worst itself is beyond a limit that is closer.
 """
 
-Need = Literal["answers", "golds", "activations", "correlations", "attributions", "routing", "many prompts"]
+Need = Literal[
+    "answers", "golds", "activations", "correlations", "attributions", "routing", "scored tokens", "many prompts"
+]
 """Data that a metric is estimated from; `routing`: only a mixture of experts has it; `many prompts`: with few prompts
 there is no estimate, or no interval."""
 
@@ -138,6 +140,50 @@ _ALL = (
         ("answers",),
     ),
     Metric(
+        "token_kl",
+        "token KL",
+        "how far the probabilities of what is written moved",
+        "mean KL(reference, candidate) at the tokens that the reference writes after the prompts",
+        "max",
+        ("scored tokens",),
+        unit="nats",
+        most=math.inf,
+        loosest=10.0,  # as of the KL divergence of answers
+    ),
+    Metric(
+        "token_kl_p99",
+        "token KL, 99th percentile",
+        "how far the probabilities moved at one token in a hundred",
+        "99th percentile of KL(reference, candidate) over the tokens that the reference writes after the prompts",
+        "max",
+        ("scored tokens", "many prompts"),
+        unit="nats",
+        most=math.inf,
+        loosest=10.0,
+    ),
+    Metric(
+        "same_top",
+        "same top token",
+        "share of tokens that both models find most probable",
+        "share of the places at which the reference writes a token where both models' most probable token is the same",
+        "min",
+        ("scored tokens",),
+    ),
+    Metric(
+        "perplexity_ratio",
+        "perplexity ratio",
+        "how much more the reference's own text surprises the candidate",
+        "exp(mean log-probability of the tokens that the reference writes, under the reference minus under the "
+        "candidate)",
+        "max",
+        ("scored tokens",),
+        most=math.inf,
+        # A candidate that gives every token the same probability is at vocabulary / perplexity of the reference: above
+        # 1,000 for 32,000 tokens.
+        loosest=100.0,
+        figure=ModelsFigure("Perplexity", "of the tokens that the reference writes"),
+    ),
+    Metric(
         "dead_neuron_delta",
         "dead-neuron delta",
         "change in the share of neurons that never fire",
@@ -217,17 +263,17 @@ def find_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def judgeable(gated: Collection[str], *, attributed: bool) -> tuple[MetricName, ...]:
+def judgeable(gated: Collection[str], *, attributed: bool, scored: bool) -> tuple[MetricName, ...]:
     """Select the gated metrics that a run can measure, as in `METRICS`.
 
     Args:
         gated: names of the metrics that a profile limits.
         attributed: whether answers are attributed to neurons.
+        scored: whether the reference's continuations are scored.
     """
+    missing = {*(() if attributed else ("attributions",)), *(() if scored else ("scored tokens",))}
     return tuple(
-        metric.name
-        for metric in METRICS.values()
-        if metric.name in gated and (attributed or "attributions" not in metric.needs)
+        metric.name for metric in METRICS.values() if metric.name in gated and missing.isdisjoint(metric.needs)
     )
 
 

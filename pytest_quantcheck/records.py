@@ -14,7 +14,7 @@ from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import find_metric
 from pytest_quantcheck.profiles.profile import Profile
 
-SCHEMA = 8
+SCHEMA = 9
 """Version of the measurement's file format; a measurement of another schema is not compared."""
 
 REFERENCE, RELEASED = "reference", "released"
@@ -50,13 +50,14 @@ class QuantizedShare(msgspec.Struct, frozen=True, kw_only=True):
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Where a measurement comes from.
 
-    `compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as:
-    `reference`, a bit-width, or `released` for a checkpoint that is already quantized; `format`: how its weights are
-    quantized, `none` where they are not; `outside_text`: the weights of each part that text does not reach, such as a
-    vision tower; `width`: of the hidden states; `configuration`: what decides how the model is
-    computed and served, by names such as `config.rms_norm_eps`, of vocabulary, added tokens and chat template the
-    SHA-256; `content_hash`: SHA-256 over the model's files; `encoding_hash`: over the token ids of every prompt of the
-    set as the model reads it; `shard`: number and count of the shard that was measured alone, None for a whole set.
+    `compatibility.py` says what a difference in each field means. `bits`: what the model was loaded as: `reference`, a
+    bit-width, or `released` for a checkpoint that is already quantized; `format`: how its weights are quantized, `none`
+    where they are not; `outside_text`: the weights of each part that text does not reach, such as a vision tower;
+    `width`: of the hidden states; `configuration`: what decides how the model is computed and served, by names such as
+    `config.rms_norm_eps`, of vocabulary, added tokens and chat template the SHA-256; `content_hash`: SHA-256 over the
+    model's files; `encoding_hash`: over the token ids of every prompt of the set as the model reads it; `continuation`:
+    most tokens by which the reference continued a prompt, 0 for none; `shard`: number and count of the shard that was
+    measured alone, None for a whole set.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[int, ...]
     redundancy_neurons: int
     attribution: str
+    continuation: int
     seed: int
     batch_size: int
     shard: tuple[int, int] | None
@@ -109,6 +111,38 @@ class Answers:
     """(n,): log-probability of all other tokens."""
     exact: bool
     """The support is the whole distribution, so that `rest` is -inf."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredTokens:
+    """What a model thinks of the tokens that the reference wrote.
+
+    There are t, after n prompts, prompt by prompt. Each is predicted from the prompt and the reference's tokens before
+    it.
+    """
+
+    index: NDArray[np.int64]
+    """(n,): position of the prompt in its prompt set, ascending."""
+    lengths: NDArray[np.int64]
+    """(n,): scored tokens after each prompt, at least one."""
+    token: NDArray[np.int32]
+    """(t,): the token id that the reference wrote."""
+    log_prob: NDArray[np.float32]
+    """(t,): this model's log-probability of it, in nats."""
+    top: NDArray[np.int32]
+    """(t,): this model's most probable token."""
+    support: NDArray[np.int32]
+    """(t, k): token ids of the *reference's* k most probable tokens."""
+    log_probs: NDArray[np.float16]
+    """(t, k): this model's log-probabilities of those."""
+    rest: NDArray[np.float32]
+    """(t,): log-probability of all other tokens."""
+
+    def of(self, prompt: int) -> slice:
+        """Find the scored tokens after the prompt at a position."""
+        row = int(np.searchsorted(self.index, prompt))
+        first = int(self.lengths[:row].sum())
+        return slice(first, first + int(self.lengths[row]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +236,7 @@ class Measurement:
     passes; `experts`: by layer, of those that some tokens are routed to; a layer may have both. `golds`: the gold
     answer of every prompt of the set, also of those that this shard, or a prompt of the same tokens, leaves out;
     `available`: prompts of its source, of which the set may be a sample; `texts`: the text of each token that was an
-    answer.
+    answer; `scored`: the reference's continuations, None where none were made.
     """
 
     provenance: Provenance
@@ -213,6 +247,7 @@ class Measurement:
     available: int
     texts: dict[int, str] = field(default_factory=dict)
     experts: dict[int, Experts] = field(default_factory=dict)
+    scored: ScoredTokens | None = None
 
     def ffns(self, layer: int) -> tuple[Activations, ...]:
         """List what each FFN of a layer did: its routed experts, then the FFN that every token passes."""

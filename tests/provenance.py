@@ -26,6 +26,7 @@ ANY = Provenance(
     layers=(0, 3, 6),
     redundancy_neurons=384,
     attribution="adaptive",
+    continuation=0,
     seed=0,
     batch_size=16,
     shard=None,

@@ -24,17 +24,16 @@ def test_row_says_everything(metric):
 
 def test_every_metric_is_estimated():
     """Each metric has a function that estimates it from stored data, and no other metric has one."""
-    found = [name for layered in (False, True) for name, _ in estimators(layered=layered)]
+    found = [name for what in ("answers", "tokens", "layers") for name, _ in estimators(of=what)]
     assert sorted(found) == sorted(METRICS)
 
 
 def test_metrics_of_attributions_need_attributions():
     """Without attribution the gated metrics are those that need none, in the order of the table."""
-    assert judgeable(["salient_overlap", "flip_rate", "accuracy_drop"], attributed=False) == (
-        "accuracy_drop",
-        "flip_rate",
-    )
-    assert judgeable(["salient_overlap", "flip_rate"], attributed=True) == ("flip_rate", "salient_overlap")
+    gated = ["salient_overlap", "flip_rate", "token_kl", "accuracy_drop"]
+    assert judgeable(gated, attributed=False, scored=False) == ("accuracy_drop", "flip_rate")
+    assert judgeable(gated[:2], attributed=True, scored=False) == ("flip_rate", "salient_overlap")
+    assert judgeable(gated[1:3], attributed=False, scored=True) == ("flip_rate", "token_kl")
 
 
 def test_unknown_metric_lists_all_and_offers_the_nearest():

@@ -11,6 +11,9 @@ Floats = NDArray[np.float64]
 _NORMALISED = 1e-3
 """How far the log of a distribution's total may be from 0: float32 rounding of a vocabulary stays below 1e-5."""
 
+_NORMALISED_FLOAT16 = 5e-3
+"""The same of log-probabilities in float16: those of probabilities from 1/2981 to 1/55 are rounded by up to 1/512."""
+
 
 def top_log_probs(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find the k most probable tokens of each prompt, with log-probabilities.
@@ -34,6 +37,12 @@ def log_probs_at(logits: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
     log_probs = _log_softmax(logits)
     index = support.long()
     return log_probs.gather(1, index), _complement(log_probs, index)
+
+
+def token_log_probs(logits: Tensor, token: Tensor) -> Tensor:
+    """Compute the log-probability of one token (n,) int64 for each row; see `top_log_probs`."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.gather(1, token.long()[:, None])[:, 0] - wide.logsumexp(1)
 
 
 def kl_on_support(
@@ -98,7 +107,8 @@ def _partition(log_probs: ArrayLike, rest: ArrayLike, whose: str) -> Floats:
         )
     joined: Floats = np.column_stack([parts, remainder])
     total = np.asarray(logsumexp(joined, axis=1))
-    _refuse(f"log-probabilities of the {whose} that add up to 1", ~(np.abs(total) <= _NORMALISED))
+    most = _NORMALISED_FLOAT16 if np.asarray(log_probs).dtype == np.float16 else _NORMALISED
+    _refuse(f"log-probabilities of the {whose} that add up to 1", ~(np.abs(total) <= most))
     return np.asarray(joined - total[:, None])
 
 

@@ -91,8 +91,9 @@ def _candidate_name(provenance: Provenance) -> str:
 
 
 def _verdicts(comparison: Comparison, profile: Profile) -> Iterator[Verdict]:
-    attributed = not comparison.reference_provenance.attribution.startswith("off")
-    for metric in judgeable(profile.metrics, attributed=attributed):
+    provenance = comparison.reference_provenance
+    attributed, scored = not provenance.attribution.startswith("off"), provenance.continuation > 0
+    for metric in judgeable(profile.metrics, attributed=attributed, scored=scored):
         verdict = judge(comparison, metric, profile)
         if verdict is not None:
             yield verdict

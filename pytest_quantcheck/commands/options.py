@@ -57,6 +57,7 @@ MEASURE: tuple[Option, ...] = (
         "attribution-samples",
         "attribution-tokens",
         "attribution-memory",
+        "continuation",
         "redundancy-neurons",
         "allow-difference",
         "cache",

@@ -18,9 +18,9 @@ BINS = 10
 
 
 def prompt_estimates(reference: Measurement, candidate: Measurement, intervals: IntervalSettings) -> Iterator[Estimate]:
-    """Yield the estimate of every metric that has no layers."""
+    """Yield the estimate of every metric of answers."""
     before, after = reference.answers, candidate.answers
-    for _, estimate in estimators(layered=False):
+    for _, estimate in estimators(of="answers"):
         yield estimate(before, after, intervals)
 
 

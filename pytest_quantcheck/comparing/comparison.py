@@ -13,6 +13,7 @@ from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.judged_ffns import expert_notes
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
 from pytest_quantcheck.comparing.permutations import align
+from pytest_quantcheck.comparing.token_estimates import token_estimates
 from pytest_quantcheck.compatibility import conditions, refusals
 from pytest_quantcheck.errors import ComparisonError
 from pytest_quantcheck.profiles import Profile
@@ -60,7 +61,7 @@ def compare(
         candidate=name or candidate.provenance.bits,
         prompt_set=candidate.provenance.prompt_set,
         n_prompts=len(candidate.answers.index),
-        estimates=(*answered, *layered),
+        estimates=(*answered, *token_estimates(reference, candidate, intervals), *layered),
         identical=identical(reference, candidate),
         reference_provenance=reference.provenance,
         candidate_provenance=candidate.provenance,
@@ -129,12 +130,22 @@ def _check_comparable(reference: Measurement, candidate: Measurement) -> None:
         raise ComparisonError(f"reference and candidate differ in {'; '.join(differences)}: measure both alike")
 
 
+def _same_tokens(reference: Measurement, candidate: Measurement) -> bool:
+    """Say whether both were scored on the same tokens, or neither was."""
+    before, after = reference.scored, candidate.scored
+    if before is None or after is None:
+        return before is after
+    return all(np.array_equal(getattr(before, name), getattr(after, name)) for name in ("index", "token", "support"))
+
+
 def _array_differences(reference: Measurement, candidate: Measurement) -> Iterator[str]:
     before, after = reference.answers, candidate.answers
     if not np.array_equal(before.index, after.index):
         yield "the prompts measured"
     elif not np.array_equal(before.support, after.support):
         yield "the tokens whose probabilities were kept (the candidate was measured without this reference)"
+    if not _same_tokens(reference, candidate):
+        yield "the tokens that were scored (the candidate was measured without this reference)"
     for layer in reference.provenance.layers:
         pair = reference.ffns(layer), candidate.ffns(layer)
         widths = [[one.minimum.shape[1] for one in ffns] for ffns in pair]

@@ -44,7 +44,7 @@ def layer_estimates(reference: Measurement, candidate: Measurement, intervals: I
     n = len(reference.answers.index)
     for layer in reference.provenance.layers:
         before, after = judged(reference, candidate, layer)
-        for metric, estimate in estimators(layered=True):
+        for metric, estimate in estimators(of="layers"):
             needs = METRICS[metric].needs
             if "routing" in needs:
                 if layer in reference.experts:

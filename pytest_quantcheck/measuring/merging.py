@@ -14,7 +14,7 @@ from pytest_quantcheck.analyses import correlation_sums
 from pytest_quantcheck.analyses.saliency import PROBES, given_up
 from pytest_quantcheck.compatibility import refusals
 from pytest_quantcheck.errors import ComparisonError
-from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Provenance, Saliency
+from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Provenance, Saliency, ScoredTokens
 
 _T = TypeVar("_T")
 
@@ -59,6 +59,7 @@ def _merged(parts: Sequence[Measurement], *, overwrite: bool = False) -> Measure
         experts=_merge_mixtures(
             [part.experts for part in parts], _prompt_order([p.answers.index for p in parts]), overwrite=overwrite
         ),
+        scored=_merge_scored([part.scored for part in parts]),
         texts=dict(sorted(pair for part in parts for pair in part.texts.items())),
     )
 
@@ -90,6 +91,24 @@ def _merge_answers(parts: Sequence[Answers]) -> Answers:
     exact = _agreed("answers.exact", [part.exact for part in parts])
     _agreed("number of supporting tokens", [part.support.shape[1] for part in parts])
     return Answers(**_joined(parts, _prompt_order([part.index for part in parts])), exact=exact)
+
+
+def _merge_scored(parts: Sequence[ScoredTokens | None]) -> ScoredTokens | None:
+    _agreed("scored tokens", [part is not None for part in parts])
+    scored = [part for part in parts if part is not None]
+    if not scored:
+        return None
+    order = _prompt_order([part.index for part in scored])
+    lengths = np.concatenate([part.lengths for part in scored])
+    tokens = np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
+    return ScoredTokens(
+        **{
+            name: np.concatenate([getattr(part, name) for part in scored])[
+                order if name in {"index", "lengths"} else np.concatenate([tokens[i] for i in order])
+            ]
+            for name in vars(scored[0])
+        }
+    )
 
 
 def _merge_activations(parts: Sequence[dict[int, Activations]], *, overwrite: bool) -> dict[int, Activations]:

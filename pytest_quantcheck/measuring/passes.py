@@ -16,18 +16,22 @@ from pytest_quantcheck.errors import MeasurementError, QuantcheckError
 from pytest_quantcheck.measuring.answers import AnswerCollector
 from pytest_quantcheck.measuring.attributing import Attributor
 from pytest_quantcheck.measuring.plan import Plan, ProgressReporter
+from pytest_quantcheck.measuring.scored import ScoredCollector
 from pytest_quantcheck.measuring.shards import Shard, count_for, cut
 from pytest_quantcheck.measuring.streams import ExpertStreams, LayerStream, RealTokens, affordable_neurons
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
 from pytest_quantcheck.models.encoding import Batch, batches, collate
 from pytest_quantcheck.models.experts import Mixture
 from pytest_quantcheck.models.gradients import float32_bytes, float32_gradients, float32_gradients_in_pieces
+from pytest_quantcheck.models.greedy import continue_greedily
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.memory import usable_memory
 from pytest_quantcheck.models.neurons import choose_layers, is_rectified
 from pytest_quantcheck.models.placement import fetched_share
+from pytest_quantcheck.models.pretrained import context_of
+from pytest_quantcheck.models.scored_logits import scored_logits
 from pytest_quantcheck.prompts import PromptSet
-from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Saliency, ScoredTokens
 
 _R = TypeVar("_R")
 
@@ -106,6 +110,28 @@ class Passes:
             {layer: _result(layer, streams.result) for layer, streams in collected.experts.items()},
         )
 
+    def scored(self, shard: Shard, where: str) -> ScoredTokens | None:
+        """Let the reference continue a shard's prompts, and score its tokens; None where that is off.
+
+        A candidate reads what the reference wrote.
+        """
+        n, most = sum(map(len, shard)), self.plan.continuation
+        if not most:
+            return None
+        told = None if self.reference is None else self.reference.scored
+        collector = ScoredCollector(self.prompts, n, most, reference=told)
+        self.progress.start(f"{where}scoring", n)
+        for part in shard:
+            batch = self._batch(part)
+            written = self._continued(batch) if told is None else [told.token[told.of(i)].tolist() for i in part]
+            # the last token is scored and not read
+            read = {i: [*self.tokenized.encoded[i], *tokens[:-1]] for i, tokens in zip(part, written, strict=True)}
+            batch = collate(read, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
+            collector.add(part, written, scored_logits(self.loaded.model, batch, list(map(len, written))))
+            self.progress.advance(len(part))
+        self.progress.finish()
+        return collector.result()
+
     def targets(self, answers: Answers) -> dict[int, int]:
         """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own.
 
@@ -150,6 +176,14 @@ class Passes:
         else:
             with float32_gradients_in_pieces(loaded.model, loaded.neurons.blocks, int8_kernels=kernels):
                 yield True
+
+    def _continued(self, batch: Batch) -> list[list[int]]:
+        """Continue a batch's prompts, no further than the model's context."""
+        context = context_of(self.loaded.model.config)
+        most = self.plan.continuation
+        if context is not None:
+            most = min(most, context + 1 - max(batch.lengths))
+        return continue_greedily(self.loaded.model, batch, most, pad=self.loaded.tokenizer.pad_token_id)
 
     def _batch(self, part: Sequence[int]) -> Batch:
         return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)

@@ -22,6 +22,8 @@ class Plan:
     """Prompts to attribute."""
     tokens: int = 1024
     """Tokens in one evaluation of an attribution, counted over prompts and nodes."""
+    continuation: int = 0
+    """Most tokens by which the reference continues a prompt; they are scored. 0 for none."""
     batch_size: int = 16
     """Prompts in one forward pass."""
     shard_size: int = 128

@@ -18,6 +18,8 @@ def hash_of_reference(reference: Measurement) -> str:
     attributed = np.array([layer for layer, saliency in reference.saliency.items() if attributable(saliency.converged)])
     parts: list[NDArray[Any]] = [answers.index, answers.token, answers.support, attributed]
     parts += [ffn.correlated for layer in reference.provenance.layers for ffn in reference.ffns(layer)]
+    if (scored := reference.scored) is not None:
+        parts += [scored.index, scored.lengths, scored.token, scored.support]
     for part in parts:
         digest.update(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

@@ -86,7 +86,11 @@ class ShardedMeasurement:
             answers, activations, experts = passes.forward(self.shards[number - 1], self._where(number))
         texts = {token: passes.loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
         available = max(prompts.available, len(prompts))
-        measured = Measurement(self.provenance, answers, activations, {}, prompts.golds, available, texts, experts)
+        with _memory_errors(passes.plan):
+            scored = passes.scored(self.shards[number - 1], self._where(number))
+        measured = Measurement(
+            self.provenance, answers, activations, {}, prompts.golds, available, texts, experts, scored
+        )
         widths = [sum(ffn.minimum.shape[1] for ffn in measured.ffns(layer)) for layer in passes.layers]
         correlated = min(passes.correlated, max(widths))
         return replace(measured, provenance=msgspec.structs.replace(self.provenance, redundancy_neurons=correlated))
@@ -175,6 +179,7 @@ def _provenance(passes: Passes, model: str, revision: str | None) -> Provenance:
         layers=passes.layers,
         redundancy_neurons=passes.correlated,
         attribution=covering(plan.attribution, plan.samples),
+        continuation=plan.continuation,
         seed=plan.seed,
         batch_size=plan.batch_size,
         shard=plan.shard,

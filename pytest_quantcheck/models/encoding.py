@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,12 @@ class Batch:
     def real(self) -> torch.Tensor:
         """Which positions hold a token, (prompts, tokens) bool."""
         return self.attention_mask.bool()
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Make a batch of some rows, padded as they are here."""
+        index, lengths = (tuple(values[row] for row in rows) for values in (self.index, self.lengths))
+        tensors = (values[list(rows)] for values in (self.input_ids, self.attention_mask, self.position_ids))
+        return Batch(index, lengths, *tensors)
 
     def inputs(self) -> dict[str, Any]:
         """Make arguments for the model, without the mask if nothing is padded."""
@@ -101,7 +107,13 @@ def batches(
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
-def collate(encoded: Sequence[Sequence[int]], index: Sequence[int], *, pad: int, device: torch.device) -> Batch:
+def collate(
+    encoded: Sequence[Sequence[int]] | Mapping[int, Sequence[int]],
+    index: Sequence[int],
+    *,
+    pad: int,
+    device: torch.device,
+) -> Batch:
     """Pad the prompts `index` on the left to one length."""
     lengths = tuple(len(encoded[i]) for i in index)
     width = max(lengths)

@@ -50,6 +50,7 @@ class Settings:
     attribution_samples: int
     attribution_tokens: int
     attribution_memory: int | None
+    continuation: int
     redundancy_neurons: Literal["auto", "all"] | int
     profile: str
     fail: tuple[tuple[MetricName, float], ...]

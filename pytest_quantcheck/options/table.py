@@ -210,6 +210,13 @@ OPTIONS: tuple[Option, ...] = (
         "SIZE",
     ),
     Option(
+        "continuation",
+        "let the reference continue each prompt by up to so many tokens, and score both models on them; 0 for none",
+        "0",
+        late("values.parse_whole", 0),
+        "N",
+    ),
+    Option(
         "redundancy-neurons",
         "correlate so many neurons of a layer, a seeded sample: all, a number, or auto: all where that takes at most a "
         "tenth of the forward pass, else as many as do",

@@ -131,6 +131,7 @@ def _allowed(provenance: Provenance, prompts: PromptSet, settings: Settings) -> 
         "readout": (settings.readout,),
         "layers": (choose_layers(settings.layers, provenance.n_layers),),
         "attribution": (covering(settings.attribution, settings.attribution_samples),),
+        "continuation": (settings.continuation,),
         "seed": (settings.seed,),
         "shard": (None,),
     }

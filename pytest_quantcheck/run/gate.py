@@ -99,7 +99,8 @@ class Gate:
     @property
     def metrics(self) -> tuple[MetricName, ...]:
         """The metrics that are gated and measured, in the order of tables."""
-        return judgeable(self.profile.metrics, attributed=self.settings.attribution.method != "off")
+        attributed, scored = self.settings.attribution.method != "off", self.settings.continuation > 0
+        return judgeable(self.profile.metrics, attributed=attributed, scored=scored)
 
     @property
     def loaded(self) -> tuple[Target, ...]:

@@ -175,6 +175,7 @@ def plan_of(settings: Settings) -> Plan:
         attribution=settings.attribution,
         samples=settings.attribution_samples,
         tokens=settings.attribution_tokens,
+        continuation=settings.continuation,
         batch_size=settings.batch_size,
         shard_size=settings.shard_size,
         seed=settings.seed,

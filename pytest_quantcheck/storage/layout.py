@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.triangles import triangle_size
-from pytest_quantcheck.records import Activations, Answers, Correlations, Experts, Measurement, Provenance, Saliency
+from pytest_quantcheck.records import (
+    Activations,
+    Answers,
+    Correlations,
+    Experts,
+    Measurement,
+    Provenance,
+    Saliency,
+    ScoredTokens,
+)
 from pytest_quantcheck.storage.correlations import exact_arrays, from_exact, from_rounded, rounded_arrays
 from pytest_quantcheck.storage.narrowing import narrow, widen
 
@@ -26,6 +35,17 @@ ANSWERS: Layout = {
     "support": ("n k", np.int32),
     "log_probs": ("n k", np.float32),
     "rest": ("n", np.float32),
+}
+
+SCORED: Layout = {
+    "index": ("n", np.int64),
+    "lengths": ("n", np.int64),
+    "token": ("t", np.int32),
+    "log_prob": ("t", np.float32),
+    "top": ("t", np.int32),
+    "support": ("t k", np.int32),
+    "log_probs": ("t k", np.float16),
+    "rest": ("t", np.float32),
 }
 
 CORRELATIONS: Layout = {"mean": ("d", np.float64), "comoment": ("d d", np.float32)}
@@ -85,6 +105,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     golds: tuple[str, ...]
     available: int
     texts: dict[int, str] = {}
+    scored: bool
+    """Whether there are scored tokens."""
 
 
 def scalars(measurement: Measurement) -> dict[str, Any]:
@@ -101,6 +123,7 @@ def scalars(measurement: Measurement) -> dict[str, Any]:
         "golds": measurement.golds,
         "available": measurement.available,
         "texts": measurement.texts,
+        "scored": measurement.scored is not None,
     }
 
 
@@ -146,12 +169,15 @@ def to_measurement(document: Document, arrays: Arrays) -> Measurement:
         golds=document.golds,
         available=document.available,
         texts=document.texts,
+        scored=ScoredTokens(**_take(arrays, "scored", SCORED)) if document.scored else None,
     )
 
 
 def _records(measurement: Measurement) -> Iterator[tuple[str, object, Layout, dict[str, int]]]:
     """Yield each record with arrays: the prefix of their names, the record, its layout and the sizes it must have."""
     yield "answers", measurement.answers, ANSWERS, {}
+    if measurement.scored is not None:
+        yield "scored", measurement.scored, SCORED, {}
     for layer, seen in measurement.activations.items():
         yield from _ffn_records(f"activations/{layer}", seen)
     for layer, mixture in measurement.experts.items():
@@ -219,11 +245,11 @@ def _saliency(arrays: Arrays, layer: int, neurons: int) -> Saliency:
 def _take(arrays: Arrays, prefix: str, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
     """Take the arrays under a prefix by name, in their layout's dtype."""
     fields = {}
-    for name, (_, dtype) in layout.items():
+    for name, (dimensions, dtype) in layout.items():
         array = arrays.get(f"{prefix}/{name}")
         if array is None:
             raise ValueError(f"expected an array {prefix}/{name}, found none")
-        fields[name] = widen(array, dtype)
+        fields[name] = widen(array, dtype, len(dimensions.split()))
     _check_arrays(prefix, fields, layout, sizes)
     return fields
 

@@ -15,7 +15,8 @@ _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 def narrow(array: Array) -> Array:
     """Store the same values in fewer bytes if nothing is lost.
 
-    Integers become the smallest unsigned type that holds all of them. float32 values that are exact in bfloat16, as
+    Integers become the smallest unsigned type that holds all of them, or three bytes each, in a last dimension of their
+    own, least first. float32 values that are exact in bfloat16, as
     those of a bfloat16 model, become their upper halves, uint16; values that are exact in float16 become float16.
     """
     if array.dtype.kind == "i":
@@ -23,12 +24,14 @@ def narrow(array: Array) -> Array:
     return _narrow_floats(array) if array.dtype == np.float32 else array
 
 
-def widen(array: Array, dtype: DTypeLike) -> Array:
+def widen(array: Array, dtype: DTypeLike, dimensions: int) -> Array:
     """Restore the array of `dtype` that was narrowed, bit for bit.
 
-    An array that cannot have been narrowed from `dtype` is returned as it is.
+    It has so many `dimensions`. An array that cannot have been narrowed from `dtype` is returned as it is.
     """
     dtype = np.dtype(dtype)
+    if dtype.kind == "i" and array.dtype == np.uint8 and array.ndim == dimensions + 1 and array.shape[-1] == 3:
+        return np.asarray(array.astype(dtype) @ np.array([1, 2**8, 2**16], dtype=dtype))
     if dtype == np.float32 and array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     if (dtype == np.float32 and array.dtype == np.float16) or (dtype.kind == "i" and array.dtype.kind == "u"):
@@ -38,6 +41,8 @@ def widen(array: Array, dtype: DTypeLike) -> Array:
 
 def _narrow_integers(array: Array) -> Array:
     least, most = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if least >= 0 and 2**16 <= most < 2**24 and array.itemsize > 3:
+        return array.astype("<u4")[..., None].view(np.uint8)[..., :3]
     for dtype in _UNSIGNED:
         if np.dtype(dtype).itemsize < array.itemsize and least >= 0 and most <= np.iinfo(dtype).max:
             return array.astype(dtype)

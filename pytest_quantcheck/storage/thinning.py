@@ -98,10 +98,12 @@ def _bytes_of(measurement: Measurement, most: int) -> int:
 def _n_arrays(measurement: Measurement) -> int:
     """Count the arrays that a measurement has at most.
 
-    7 are of the answers; of each layer and expert 4, 3 for its correlations and for each group's; of a layer's
-    saliency 6, and of where its tokens went 2.
+    7 are of the answers and 8 of scored tokens; of each layer and expert 4, 3 for its correlations and for each
+    group's; of a layer's saliency 6, and of where its tokens went 2.
     """
-    return 7 + 8 * len(measurement.provenance.layers) + sum(7 + 3 * len(seen.groups) for seen in _every(measurement))
+    return (
+        7 + 8 + 8 * len(measurement.provenance.layers) + sum(7 + 3 * len(seen.groups) for seen in _every(measurement))
+    )
 
 
 def _every(measurement: Measurement) -> list[Activations]:

@@ -17,6 +17,7 @@ PLANS = {
     "attribution": AttributionMethod("off"),
     "samples": 5,
     "tokens": 512,
+    "continuation": 4,
     "batch_size": 4,
     "shard_size": 8,
     "shard": (1, 2),

@@ -9,7 +9,7 @@ import torch
 
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
-from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency, ScoredTokens
 from tests.bits import bits_of
 from tests.provenance import ANY
 
@@ -87,6 +87,23 @@ def saliency(generator, target):
     )
 
 
+def scored(generator):
+    """Return one to three scored tokens after each prompt, four tokens of their distributions kept."""
+    lengths = generator.integers(1, 4, PROMPTS)
+    logits = torch.from_numpy(generator.normal(size=(lengths.sum(), VOCABULARY)).astype(np.float32))
+    log_probs, support = logits.log_softmax(-1).topk(VOCABULARY)
+    return ScoredTokens(
+        index=np.arange(PROMPTS),
+        lengths=lengths,
+        token=support[:, 0].numpy().astype(np.int32),
+        log_prob=log_probs[:, 0].numpy(),
+        top=support[:, 0].numpy().astype(np.int32),
+        support=support[:, :4].numpy().astype(np.int32),
+        log_probs=log_probs[:, :4].half().contiguous().numpy(),
+        rest=log_probs[:, 4:].logsumexp(1).numpy(),
+    )
+
+
 def make(seed):
     generator = np.random.default_rng(seed)
     answered = answers(generator)
@@ -98,6 +115,7 @@ def make(seed):
         golds=("ja", "\n\x00", "“nein”") * 3,
         available=1000,
         texts={3: " “ja”", 11: "\n\x00", 1: ""},
+        scored=scored(generator),
     )
 
 

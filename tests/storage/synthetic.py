@@ -6,8 +6,9 @@ import torch
 from pytest_quantcheck.analyses.correlation_sums import CorrelationSums
 from pytest_quantcheck.analyses.dead_neurons import new_extremes, update_extremes
 from pytest_quantcheck.analyses.draws import seeded_neurons
+from pytest_quantcheck.measuring.scored import SUPPORT
 from pytest_quantcheck.options.values import FEWEST_NEURONS
-from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Answers, Measurement, Saliency, ScoredTokens
 from tests.provenance import ANY
 
 GROUPS, LAYERS = 16, (0, 15, 31)
@@ -27,6 +28,7 @@ def synthetic(*, prompts, width, correlated, tokens=1024, support=1024, vocabula
         saliency={layer: saliency(min(prompts, 64), width) for layer in LAYERS},
         golds=tuple(map(str, range(prompts))),
         available=prompts,
+        scored=scored(prompts, vocabulary, noise),
     )
 
 
@@ -45,6 +47,21 @@ def answers(n, k, vocabulary, noise):
         log_probs=log_probs,
         rest=np.log1p(-np.exp(log_probs.astype(np.float64)).sum(axis=1)).astype(np.float32),
         exact=False,
+    )
+
+
+def scored(n, vocabulary, noise):
+    """Return sixteen scored tokens after each prompt."""
+    whole = answers(n * 16, SUPPORT, vocabulary, noise)
+    return ScoredTokens(
+        index=np.arange(n),
+        lengths=np.full(n, 16),
+        token=whole.support[:, 0],
+        log_prob=whole.log_probs[:, 0],
+        top=whole.support[:, 0],
+        support=whole.support,
+        log_probs=whole.log_probs.astype(np.float16),
+        rest=whole.rest,
     )
 
 

@@ -17,7 +17,7 @@ KEPT_BITS = st.sampled_from([0xFFFFFFFF, 0xFFFFE000, 0xFFFF0000])
 def test_floats_come_back_bit_for_bit(bits, kept):
     """Whatever the bits: numbers, infinities, denormal numbers, zeros of both signs, NaN."""
     array = (bits & np.uint32(kept)).view(np.float32)
-    obtained = widen(narrow(array), np.float32)
+    obtained = widen(narrow(array), np.float32, array.ndim)
     assert (obtained.dtype, obtained.shape, obtained.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
@@ -25,7 +25,7 @@ def test_floats_come_back_bit_for_bit(bits, kept):
 def test_integers_come_back(array, shift):
     """Of any size and sign."""
     array = array >> min(shift, array.itemsize * 8 - 1)
-    obtained = widen(narrow(array), array.dtype)
+    obtained = widen(narrow(array), array.dtype, array.ndim)
     assert (obtained.dtype, obtained.shape, obtained.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
@@ -35,8 +35,10 @@ def test_integers_come_back(array, shift):
         ([0, 255], np.int64, np.uint8),
         ([0, 256], np.int64, np.uint16),
         ([32_000, 65_535], np.int32, np.uint16),
-        ([151_936], np.int32, np.int32),  # unsigned ones of the same size save nothing
-        ([151_936], np.int64, np.uint32),
+        ([151_936], np.int32, np.uint8),  # three of them
+        ([2**24 - 1], np.int64, np.uint8),
+        ([2**24], np.int32, np.int32),  # unsigned ones of the same size save nothing
+        ([2**24], np.int64, np.uint32),
         ([-1, 3], np.int64, np.int64),
         ([1.5, -np.inf, 3.0e38], np.float32, np.float32),
         ([1.5, -np.inf, 2.0**127], np.float32, np.uint16),
@@ -53,4 +55,4 @@ def test_the_narrowest_type_is_taken(values, dtype, stored):
 def test_what_cannot_have_been_narrowed_is_left_alone():
     """A wrong dtype in a file stays wrong, to be refused."""
     for array, dtype in ((np.ones(2, np.uint8), np.bool_), (np.ones(2, np.uint32), np.float32), (np.ones(2), np.int64)):
-        assert widen(array, dtype) is array
+        assert widen(array, dtype, 1) is array

@@ -6,7 +6,7 @@ import json
 import msgspec
 
 from pytest_quantcheck.records import SCHEMA
-from pytest_quantcheck.storage.layout import ACTIVATIONS, ANSWERS, ROUTES, SALIENCY, Document
+from pytest_quantcheck.storage.layout import ACTIVATIONS, ANSWERS, ROUTES, SALIENCY, SCORED, Document
 
 
 def test_another_layout_has_another_number():
@@ -15,11 +15,10 @@ def test_another_layout_has_another_number():
     The hash is of the document's JSON schema, descriptions left out, and of the arrays' names and types.
     """
     schema = json.dumps(plain(msgspec.json.schema(Document)), sort_keys=True)
-    arrays = repr(
-        [sorted((name, str(kind)) for name, kind in part.items()) for part in (ANSWERS, ACTIVATIONS, ROUTES, SALIENCY)]
-    )
+    layouts = (ANSWERS, SCORED, ACTIVATIONS, ROUTES, SALIENCY)
+    arrays = repr([sorted((name, str(kind)) for name, kind in part.items()) for part in layouts])
     found = hashlib.sha256((schema + arrays).encode()).hexdigest()[:16]
-    assert (SCHEMA, found) == (8, "901159c3fb3f8300")
+    assert (SCHEMA, found) == (9, "e1e6ad548b3e4ffb")
 
 
 def plain(schema):

@@ -21,14 +21,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
+from scipy.stats import norm
 
 from pytest_quantcheck.analyses import resampling
 from pytest_quantcheck.analyses.calibration import adaptive_calibration_error
 from pytest_quantcheck.analyses.saliency import jaccard
 from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.comparing.answer_estimates import prompt_estimates
+from pytest_quantcheck.comparing.token_estimates import token_estimates
 from pytest_quantcheck.metrics import METRICS
-from pytest_quantcheck.records import Activations, Answers, Correlations, Estimate, Measurement, Saliency
+from pytest_quantcheck.records import Activations, Answers, Correlations, Estimate, Measurement, Saliency, ScoredTokens
 from pytest_quantcheck.storage import load_measurement
 from tests.provenance import ANY
 
@@ -43,6 +45,9 @@ EXTREMES, PAIRS = 0, 1
 """The two layers of a simulated model: one for its dead neurons, one for its correlations."""
 
 GROUPS, TOKENS, NEURONS, FOLLOWED = 16, 12, 48, 24
+
+MOST = 16
+"""Scored tokens after a prompt at most."""
 
 SHARED = 0.9
 """How often a neuron that fires on a prompt in one model is driven by the same thing in the other."""
@@ -102,9 +107,17 @@ def pair(effect: Effect, n: int, random: Random) -> tuple[Measurement, Measureme
     """Draw n prompts, and what the reference and the candidate do on them."""
     answers, saliency = answered(effect, n, random), salient(effect, ATTRIBUTED.get(n, n // 2), random)
     dead, moved = extremes(effect, n, random), correlated(effect, n, random)
-    golds = tuple(map(str, range(n)))
+    tokens, golds = written(effect, n, random), tuple(map(str, range(n)))
     reference, candidate = (
-        Measurement(PROVENANCE, answers[i], {EXTREMES: dead[i], PAIRS: moved[i]}, {PAIRS: saliency[i]}, golds, n)
+        Measurement(
+            PROVENANCE,
+            answers[i],
+            {EXTREMES: dead[i], PAIRS: moved[i]},
+            {PAIRS: saliency[i]},
+            golds,
+            n,
+            scored=tokens[i],
+        )
         for i in (0, 1)
     )
     return reference, candidate
@@ -138,6 +151,38 @@ def _answers(token: NDArray[np.int64], confidence: Floats, correct: NDArray[np.b
     n = len(token)
     support, rest = np.tile(np.int32([0, 1]), (n, 1)), np.full(n, -np.inf, dtype=np.float32)
     return Answers(np.arange(n), token, confidence, correct, support, log_probs.astype(np.float32), rest, exact=True)
+
+
+def written(effect: Effect, n: int, random: Random) -> tuple[ScoredTokens, ScoredTokens]:
+    """Draw one to sixteen scored tokens after each prompt; three tenths of what moves them is their prompt's.
+
+    KL is lognormal, as of answers; the most probable token is another one where it is large; the log-probability of
+    what is written falls by a normal amount, of the same mean.
+    """
+    lengths = random.integers(1, MOST + 1, n)
+    z = np.sqrt(0.3) * np.repeat(random.normal(size=n), lengths) + np.sqrt(0.7) * random.normal(size=lengths.sum())
+    divergence = np.exp(np.log(effect.divergence) - effect.tail**2 / 2 + effect.tail * z)
+    other = (z > norm.isf(effect.lost)).astype(np.int32)
+    fallen = np.log(0.5) - effect.divergence * (1 + z)
+    even = np.full((len(z), 2), np.log(0.5))
+    return (
+        _scored(lengths, even[:, 0], np.zeros_like(other), even),
+        _scored(lengths, fallen, other, diverging(divergence)),
+    )
+
+
+def _scored(lengths: NDArray[np.int64], log_prob: Floats, top: NDArray[np.int32], log_probs: Floats) -> ScoredTokens:
+    t = len(top)
+    return ScoredTokens(
+        index=np.arange(len(lengths)),
+        lengths=lengths,
+        token=np.zeros(t, dtype=np.int32),
+        log_prob=log_prob.astype(np.float32),
+        top=top,
+        support=np.tile(np.int32([0, 1]), (t, 1)),
+        log_probs=log_probs.astype(np.float16),
+        rest=np.full(t, -np.inf, dtype=np.float32),
+    )
 
 
 def salient(effect: Effect, m: int, random: Random) -> tuple[Saliency, Saliency]:
@@ -255,6 +300,10 @@ def population(effect: Effect) -> dict[str, float]:
         "ace_drift": abs(ace[1] - ace[0]),
         "kl_divergence": effect.divergence,
         "flip_rate": effect.lost * right + (effect.won + effect.other) * (1 - right),
+        "token_kl": effect.divergence,
+        "token_kl_p99": effect.divergence * float(np.exp(effect.tail * norm.isf(0.01) - effect.tail**2 / 2)),
+        "same_top": 1 - effect.lost,
+        "perplexity_ratio": float(np.exp(effect.divergence)),
         "dead_neuron_delta": abs(int(dead[1].sum()) - int(dead[0].sum())) / 400,
         "dead_neuron_churn": float((dead[0] != dead[1]).mean()),
         "faint_neuron_churn": float((dead[0] != dead[1]).mean()),  # neurons are at 0 or at the median here
@@ -334,34 +383,49 @@ def _of(metric: str, estimates: Iterable[Estimate]) -> Estimate:
 
 
 def tally(estimates: Sequence[Estimate], truth: float) -> Coverage:
-    """Gather many estimates of one thing."""
-    columns = (np.array([getattr(e, name) for e in estimates], dtype=np.float64) for name in ("value", "low", "high"))
+    """Gather many estimates of one thing; those without a value, as of too few tokens, claim nothing."""
+    made = [estimate for estimate in estimates if estimate.value is not None]
+    columns = (np.array([getattr(e, name) for e in made], dtype=np.float64) for name in ("value", "low", "high"))
     return Coverage(estimates[0].metric, truth, *columns)
 
 
 def resample(
     reference: Measurement, candidate: Measurement, n: int, repeats: int, sampling: IntervalSettings
 ) -> Iterator[Coverage]:
-    """Draw so many samples of n prompts from measured ones and estimate the metrics of the answers on each.
+    """Draw so many samples of n prompts from measured ones and estimate metrics of answers and tokens on each.
 
     Prompts are drawn with replacement: what was measured is the whole population, and drawing does not use it up.
     """
-    whole = list(prompt_estimates(reference, candidate, sampling))
+    whole = _of_prompts((reference, candidate), sampling)
     random = np.random.default_rng(n)
     found = []
     with remembered_draws():
         for _ in range(repeats):
             rows = random.integers(0, len(reference.answers.index), n)
-            pair = (replace(model, answers=_rows(model.answers, rows)) for model in (reference, candidate))
-            found.append(list(prompt_estimates(*pair, sampling)))
+            found.append(_of_prompts([_drawn(model, rows) for model in (reference, candidate)], sampling))
     for true, estimates in zip(whole, zip(*found, strict=True), strict=True):
         assert true.value is not None
         yield tally(estimates, true.value)
 
 
-def _rows(answers: Answers, rows: NDArray[np.int64]) -> Answers:
+def _of_prompts(models: Sequence[Measurement], sampling: IntervalSettings) -> list[Estimate]:
+    return [*prompt_estimates(*models, sampling), *token_estimates(*models, sampling)]
+
+
+def _drawn(model: Measurement, rows: NDArray[np.int64]) -> Measurement:
+    """Take the answers of some rows, and the tokens that were scored after them."""
+    answers, scored = model.answers, model.scored
     picked = {f.name: getattr(answers, f.name)[rows] for f in fields(answers) if f.name != "exact"}
-    return Answers(**picked, exact=answers.exact)
+    if scored is not None:
+        starts = np.cumsum(scored.lengths) - scored.lengths
+        tokens = np.concatenate([starts[row] + np.arange(scored.lengths[row]) for row in rows])
+        scored = ScoredTokens(
+            **{
+                f.name: getattr(scored, f.name)[rows if f.name in {"index", "lengths"} else tokens]
+                for f in fields(scored)
+            }
+        )
+    return replace(model, answers=Answers(**picked, exact=answers.exact), scored=scored)
 
 
 def cell(found: Coverage) -> str:
@@ -389,7 +453,7 @@ def simulated_table(sizes: Sequence[int], repeats: int, sampling: IntervalSettin
 def resampled_table(
     models: Sequence[Path], sizes: Sequence[int], repeats: int, sampling: IntervalSettings
 ) -> Iterator[str]:
-    """Yield a Markdown table of the answers' metrics of two saved measurements by size."""
+    """Yield a Markdown table of two saved measurements' metrics of answers and tokens by size."""
     reference, candidate = map(load_measurement, models)
     found = [list(resample(reference, candidate, n, repeats, sampling)) for n in sizes]
     yield "| metric | value | " + " | ".join(f"{n} prompts" for n in sizes) + " |"

@@ -1,0 +1,127 @@
+"""What is estimated of scored tokens is what plain code says of their distributions."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pytest_quantcheck.comparing import IntervalSettings
+from pytest_quantcheck.comparing.token_estimates import token_estimates
+from pytest_quantcheck.records import ScoredTokens
+
+INTERVALS = IntervalSettings(draws=200)
+WORDS = 12
+
+
+def log_probs(random, tokens, spread=1.0):
+    """Random distributions over a dozen words."""
+    logits = spread * random.standard_normal((tokens, WORDS))
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def scored(lengths, token, whole):
+    """A record of whole distributions."""
+    every = np.arange(len(token))
+    return ScoredTokens(
+        index=np.arange(len(lengths)),
+        lengths=np.array(lengths),
+        token=token.astype(np.int32),
+        log_prob=whole[every, token].astype(np.float32),
+        top=whole.argmax(axis=1).astype(np.int32),
+        support=np.tile(np.arange(WORDS, dtype=np.int32), (len(token), 1)),
+        log_probs=whole.astype(np.float16),
+        rest=np.full(len(token), -np.inf, dtype=np.float32),
+    )
+
+
+@pytest.fixture
+def pair():
+    """Two models on what the first finds most probable, after forty prompts."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 30, 40)
+    one = log_probs(random, lengths.sum(), 2.0)
+    other = log_probs(random, lengths.sum(), 0.5) + one
+    other -= np.log(np.exp(other).sum(axis=1, keepdims=True))
+    return (one, other), tuple(scored(lengths, one.argmax(axis=1), whole) for whole in (one, other))
+
+
+def found(before, after):
+    """Estimates by metric."""
+    both = (SimpleNamespace(scored=one) for one in (before, after))
+    return {estimate.metric: estimate for estimate in token_estimates(*both, INTERVALS)}
+
+
+def test_values_are_those_of_plain_code(pair):
+    """Divergences, agreement and perplexities, over tokens."""
+    (one, other), (before, after) = pair
+    divergence = (np.exp(one) * (one - other)).sum(axis=1)
+    written = one.max(axis=1), other[np.arange(len(one)), one.argmax(axis=1)]
+    values = {name: estimate.value for name, estimate in found(before, after).items()}
+    assert values == pytest.approx(
+        {
+            "token_kl": divergence.mean(),
+            "token_kl_p99": np.quantile(divergence, 0.99, method="inverted_cdf"),
+            "same_top": np.mean(one.argmax(axis=1) == other.argmax(axis=1)),
+            "perplexity_ratio": math.exp(np.mean(written[0] - written[1])),
+        },
+        rel=1e-3,
+    )
+
+
+def test_intervals_hold_their_values(pair):
+    """And are of prompts, not of tokens: ten times the same tokens of each prompt are not ten times the sample."""
+    _, (before, after) = pair
+    estimates = found(before, after)
+    order = np.concatenate([np.tile(np.arange(before.of(i).start, before.of(i).stop), 10) for i in range(40)])
+    more = [
+        ScoredTokens(
+            **{name: value[order] if len(value) == len(order) / 10 else value for name, value in vars(one).items()}
+            | {"lengths": 10 * one.lengths}
+        )
+        for one in (before, after)
+    ]
+    for name, estimate in found(*more).items():
+        assert estimate.low < estimate.value < estimate.high
+        same = estimates[name]
+        few = 0.1 if name == "token_kl_p99" else 1e-3  # its ends are values that were seen
+        assert (estimate.low, estimate.high) == pytest.approx((same.low, same.high), rel=few), name
+
+
+def test_equal_models(pair):
+    """No divergence, every token the same."""
+    _, (before, _) = pair
+    values = {name: estimate.value for name, estimate in found(before, before).items()}
+    assert values == {"token_kl": 0, "token_kl_p99": 0, "same_top": 1, "perplexity_ratio": 1}
+
+
+def test_first_divergence_is_the_median_place():
+    """Of three prompts: at once, at the third token, never in two."""
+    one = np.log(np.full((8, WORDS), 1e-3) + np.eye(WORDS)[[0] * 8])
+    other = one.copy()
+    other[[0, 5]] = np.log(np.full(WORDS, 1e-3) + np.eye(WORDS)[1])
+    token = np.zeros(8, dtype=int)
+    before, after = (scored([3, 3, 2], token, whole) for whole in (one, other))
+    assert found(before, after)["same_top"].details["first_divergence"] == 3.0
+    after = replace(after, top=np.array([0, 0, 0, 0, 0, 0, 0, 0], dtype=np.int32))
+    assert found(before, after)["same_top"].details["first_divergence"] == 4.0
+
+
+def test_what_cannot_be_estimated_says_why(pair):
+    """One prompt, few tokens, or a token that the candidate holds impossible."""
+    (one, other), _ = pair
+    token = one.argmax(axis=1)
+    alone = scored([5], token[:5], one[:5]), scored([5], token[:5], other[:5])
+    assert {estimate.reason for estimate in found(*alone).values()} == {"it takes 2 prompts or more"}
+    few = scored([5] * 4, token[:20], one[:20]), scored([5] * 4, token[:20], other[:20])
+    assert "take more prompts" in found(*few)["token_kl_p99"].reason
+    impossible = other.copy()
+    impossible[3, token[3]] = -np.inf
+    impossible[3] -= np.log(np.exp(impossible[3]).sum())
+    reasons = {
+        name: estimate.reason for name, estimate in found(few[0], scored([5] * 4, token[:20], impossible[:20])).items()
+    }
+    assert reasons["perplexity_ratio"].startswith("infinite")
+    assert reasons["token_kl"].startswith("infinite")
+    assert not list(token_estimates(SimpleNamespace(scored=None), SimpleNamespace(scored=None), INTERVALS))
