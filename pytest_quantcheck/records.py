@@ -144,6 +144,10 @@ class ScoredTokens:
         first = int(self.lengths[:row].sum())
         return slice(first, first + int(self.lengths[row]))
 
+    def after(self, prompt: int) -> list[int]:
+        """List the tokens after the prompt at a position."""
+        return [int(token) for token in self.token[self.of(prompt)]]
+
 
 @dataclass(frozen=True, eq=False)
 class Correlations:

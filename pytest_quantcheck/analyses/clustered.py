@@ -26,8 +26,8 @@ def mean_by_prompt(values: Floats, lengths: Lengths) -> Floats:
         (n,) float64; their mean is that of `values`.
 
     Example:
-        >>> mean_by_prompt(np.array([1.0, 3.0, 5.0]), np.array([2, 1])).tolist()
-        [2.0, 4.0]
+        >>> mean_by_prompt(np.array([1.0, 4.0, 4.0]), np.array([2, 1])).tolist()
+        [2.3333333333333335, 3.6666666666666665]
     """
     sums = _sums(values, lengths)
     mean = sums.sum() / lengths.sum()
@@ -76,7 +76,7 @@ def clustered_quantile(
     Example:
         >>> value, interval = clustered_quantile(np.arange(100.0), np.full(50, 2), 0.5)
         >>> value, interval.low, interval.high
-        (49.0, 39.0, 60.0)
+        (49.0, 35.0, 65.0)
     """
     ordered = np.sort(values)
     value = float(ordered[_rank(probability, len(values))])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -23,17 +23,27 @@ from pytest_quantcheck.measuring.tokenized import TokenizedPrompts
 from pytest_quantcheck.models.encoding import Batch, batches, collate
 from pytest_quantcheck.models.experts import Mixture
 from pytest_quantcheck.models.gradients import float32_bytes, float32_gradients, float32_gradients_in_pieces
-from pytest_quantcheck.models.greedy import continue_greedily
+from pytest_quantcheck.models.greedy import continue_greedily, end_tokens
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.memory import usable_memory
 from pytest_quantcheck.models.neurons import choose_layers, is_rectified
 from pytest_quantcheck.models.placement import fetched_share
 from pytest_quantcheck.models.pretrained import context_of
+from pytest_quantcheck.models.prompt_cache import PromptCache, new_cache, read_prompts
 from pytest_quantcheck.models.scored_logits import scored_logits
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Activations, Answers, Experts, Measurement, Saliency, ScoredTokens
 
 _R = TypeVar("_R")
+
+
+class Forward(NamedTuple):
+    """What the forward pass of a shard gives; `activations` and `experts` are by layer."""
+
+    answers: Answers
+    activations: dict[int, Activations]
+    experts: dict[int, Experts]
+    scored: ScoredTokens | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,55 +92,27 @@ class Passes:
             )
         return cut(parts, count)
 
-    def forward(self, shard: Shard, where: str) -> tuple[Answers, dict[int, Activations], dict[int, Experts]]:
-        """Run a shard's prompts once, and collect answers and activations.
+    def forward(self, shard: Shard, where: str) -> Forward:
+        """Run a shard's prompts once, and collect answers, activations and scored tokens.
 
+        The reference continues the prompts, where that is asked for; a candidate reads what the reference wrote.
         `where`: what progress is called before the name of the phase.
         """
         n = sum(map(len, shard))
-        neurons, collected = self.loaded.neurons, self._new_collected(n)
+        collected = self._new_collected(n)
         self.progress.start(f"{where}measuring", n)
-        with torch.no_grad(), ExitStack() as hooks:
-            # let each layer's activations flow into its stream
-            for layer, stream in collected.streams.items():
-                handle = neurons.activation(layer).register_forward_hook(stream.hook)
-                hooks.callback(handle.remove)
-            for layer, streams in collected.experts.items():
-                hooks.enter_context(neurons.mixtures[layer].watch(streams.see, streams.route))
+        with torch.no_grad():
             for part in shard:
                 batch = self._batch(part)
-                tokens = RealTokens.of(batch)
-                collected.expect(tokens)
-                collected.answers.add(batch, self._logits(batch))
+                collected.expect(RealTokens.of(batch))
+                with self._watched(collected):
+                    read = self._read(batch)
+                collected.answers.add(batch, read.logits if isinstance(read, PromptCache) else read)
+                if collected.scored is not None:
+                    self._score(collected.scored, batch, read)
                 self.progress.advance(len(part))
         self.progress.finish()
-        return (
-            collected.answers.result(),
-            {layer: _result(layer, stream.result) for layer, stream in collected.streams.items()},
-            {layer: _result(layer, streams.result) for layer, streams in collected.experts.items()},
-        )
-
-    def scored(self, shard: Shard, where: str) -> ScoredTokens | None:
-        """Let the reference continue a shard's prompts, and score its tokens; None where that is off.
-
-        A candidate reads what the reference wrote.
-        """
-        n, most = sum(map(len, shard)), self.plan.continuation
-        if not most:
-            return None
-        told = None if self.reference is None else self.reference.scored
-        collector = ScoredCollector(self.prompts, n, most, reference=told)
-        self.progress.start(f"{where}scoring", n)
-        for part in shard:
-            batch = self._batch(part)
-            written = self._continued(batch) if told is None else [told.token[told.of(i)].tolist() for i in part]
-            # the last token is scored and not read
-            read = {i: [*self.tokenized.encoded[i], *tokens[:-1]] for i, tokens in zip(part, written, strict=True)}
-            batch = collate(read, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
-            collector.add(part, written, scored_logits(self.loaded.model, batch, list(map(len, written))))
-            self.progress.advance(len(part))
-        self.progress.finish()
-        return collector.result()
+        return collected.result()
 
     def targets(self, answers: Answers) -> dict[int, int]:
         """Choose the token to attribute for each sampled prompt: the reference's answer, or the model's own.
@@ -177,25 +159,36 @@ class Passes:
             with float32_gradients_in_pieces(loaded.model, loaded.neurons.blocks, int8_kernels=kernels):
                 yield True
 
-    def _continued(self, batch: Batch) -> list[list[int]]:
-        """Continue a batch's prompts, no further than the model's context."""
-        context = context_of(self.loaded.model.config)
-        most = self.plan.continuation
-        if context is not None:
-            most = min(most, context + 1 - max(batch.lengths))
-        return continue_greedily(self.loaded.model, batch, most, pad=self.loaded.tokenizer.pad_token_id)
-
     def _batch(self, part: Sequence[int]) -> Batch:
         return collate(self.tokenized.encoded, part, pad=self.loaded.tokenizer.pad_token_id, device=self.loaded.device)
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        """Compute the logits of the answer position, (prompts, vocabulary).
+    @contextmanager
+    def _watched(self, collected: _Collected) -> Iterator[None]:
+        """Let each layer's activations flow into its stream."""
+        neurons = self.loaded.neurons
+        with ExitStack() as hooks:
+            for layer, stream in collected.streams.items():
+                handle = neurons.activation(layer).register_forward_hook(stream.hook)
+                hooks.callback(handle.remove)
+            for layer, streams in collected.experts.items():
+                hooks.enter_context(neurons.mixtures[layer].watch(streams.see, streams.route))
+            yield
+
+    def _read(self, batch: Batch) -> PromptCache | torch.Tensor:
+        """Read a batch once.
+
+        Returns the logits of the answer position, (prompts, vocabulary); with what was read, if tokens follow and the
+        model can go on from there.
 
         Raises:
             MeasurementError: a library cannot run the quantized model here, as a kernel that lacks its shapes.
         """
+        model = self.loaded.model
         try:
-            logits: torch.Tensor = self.loaded.model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+            cache = new_cache(model) if self.plan.continuation else None
+            if cache is not None:
+                return read_prompts(model, batch, cache)
+            logits: torch.Tensor = model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
         except (AssertionError, RuntimeError) as error:
             own = self.loaded.quantization is None or isinstance(error, QuantcheckError)
             if own or is_out_of_memory(error):
@@ -206,6 +199,34 @@ class Passes:
             ) from error
         return logits
 
+    def _score(self, collector: ScoredCollector, batch: Batch, read: PromptCache | torch.Tensor) -> None:
+        """Score the tokens after a batch of prompts.
+
+        They are read after what was kept of the prompts, or with them, once more.
+        """
+        model, pad = self.loaded.model, self.loaded.tokenizer.pad_token_id
+        kept = read if isinstance(read, PromptCache) else None
+        if collector.reference is not None:
+            written = [collector.reference.after(i) for i in batch.index]
+        elif kept is not None:
+            written = kept.write(self._most(batch), ends=end_tokens(model), pad=pad)
+        else:
+            written = continue_greedily(model, batch, self._most(batch), pad=pad)
+        if kept is not None:
+            parts = kept.scored(written, pad=pad)
+        else:
+            # the last token is scored and not read
+            read_too = zip(batch.index, written, strict=True)
+            encoded = {i: [*self.tokenized.encoded[i], *tokens[:-1]] for i, tokens in read_too}
+            longer = collate(encoded, batch.index, pad=pad, device=self.loaded.device)
+            parts = scored_logits(model, longer, list(map(len, written)))
+        collector.add(batch.index, written, parts)
+
+    def _most(self, batch: Batch) -> int:
+        """Count the tokens by which a batch's prompts are continued: no further than the model's context."""
+        context, most = context_of(self.loaded.model.config), self.plan.continuation
+        return most if context is None else min(most, context + 1 - max(batch.lengths))
+
     def _new_collected(self, n: int) -> _Collected:
         neurons = self.loaded.neurons
         mixed = [layer for layer in self.layers if layer in neurons.mixtures]
@@ -214,6 +235,7 @@ class Passes:
             self._collector(n),
             {layer: self._stream(layer) for layer in shared},
             {layer: self._expert_streams(neurons.mixtures[layer]) for layer in mixed},
+            self._scored_collector(n) if self.plan.continuation else None,
         )
 
     def _stream(self, layer: int) -> LayerStream:
@@ -239,6 +261,10 @@ class Passes:
         saliency = self.reference.saliency.get(layer)
         return saliency is not None and attributable(saliency.converged)
 
+    def _scored_collector(self, n: int) -> ScoredCollector:
+        told = None if self.reference is None else self.reference.scored
+        return ScoredCollector(self.prompts, n, self.plan.continuation, reference=told)
+
     def _collector(self, n: int) -> AnswerCollector:
         loaded, prompts = self.loaded, self.prompts
         return AnswerCollector(
@@ -258,12 +284,21 @@ class _Collected:
     answers: AnswerCollector
     streams: dict[int, LayerStream]
     experts: dict[int, ExpertStreams]
+    scored: ScoredCollector | None
 
     def expect(self, tokens: RealTokens) -> None:
         for stream in self.streams.values():
             stream.expect(tokens)
         for streams in self.experts.values():
             streams.expect(tokens)
+
+    def result(self) -> Forward:
+        return Forward(
+            self.answers.result(),
+            {layer: _result(layer, stream.result) for layer, stream in self.streams.items()},
+            {layer: _result(layer, streams.result) for layer, streams in self.experts.items()},
+            None if self.scored is None else self.scored.result(),
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pytest_quantcheck.analyses.divergence import log_probs_at, token_log_probs, top_log_probs
 from pytest_quantcheck.errors import NonFiniteError
+from pytest_quantcheck.models.scored_logits import ScoredPart
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import ScoredTokens
 
@@ -26,28 +27,24 @@ class ScoredCollector:
     """
 
     def __init__(self, prompts: PromptSet, n: int, most: int, *, reference: ScoredTokens | None) -> None:
-        self._prompts, self._n, self._most, self._reference = prompts, n, most, reference
+        self._prompts, self._n, self._most, self.reference = prompts, n, most, reference
         self._columns: dict[str, NDArray[Any]] = {}
         self._index: list[int] = []
         self._lengths: list[int] = []
 
-    def add(self, index: Sequence[int], written: Sequence[Sequence[int]], logits: Iterable[torch.Tensor]) -> None:
-        """Take the logits of one batch, in parts (tokens, vocabulary).
+    def add(self, index: Sequence[int], written: Sequence[Sequence[int]], parts: Iterable[ScoredPart]) -> None:
+        """Take one batch.
 
-        They come row after row. `index`: the batch's prompts; `written`: the tokens that are scored after each.
+        `index`: its prompts; `written`: the tokens that are scored after each; `parts`: all their logits, in any order.
         """
-        lengths = [len(tokens) for tokens in written]
-        token = torch.tensor([token for tokens in written for token in tokens])
-        support = self._support(index)
-        rows = np.repeat(np.arange(len(self._index), len(self._index) + len(index)), lengths)
-        places = np.concatenate([np.arange(length) for length in lengths])
-        done = 0
-        for part in logits:
-            chosen = slice(done, done + len(part))
-            self._keep(rows[chosen], places[chosen], self._scored(part, token[chosen], support, chosen))
-            done += len(part)
+        done, supports = len(self._index), self._supports(index)
+        for part in parts:
+            where = list(zip(part.rows.tolist(), part.places.tolist(), strict=True))
+            token = torch.tensor([written[row][place] for row, place in where], device=part.logits.device)
+            support = None if supports is None else torch.stack([supports[row][place] for row, place in where])
+            self._keep(part.rows.numpy() + done, part.places.numpy(), _reduced(part.logits, token, support))
         self._index.extend(index)
-        self._lengths.extend(lengths)
+        self._lengths.extend(map(len, written))
 
     def result(self) -> ScoredTokens:
         """Sort the scored tokens by the order of the prompt set.
@@ -63,32 +60,11 @@ class ScoredCollector:
         self._refuse_non_finite(np.repeat(index, lengths)[~columns.pop("finite")])
         return ScoredTokens(index=index, lengths=lengths, **columns)
 
-    def _scored(
-        self, logits: torch.Tensor, token: torch.Tensor, support: torch.Tensor | None, chosen: slice
-    ) -> dict[str, NDArray[Any]]:
-        """Reduce logits (tokens, vocabulary) to what is kept of them."""
-        token = token.to(logits.device)
-        if support is None:
-            kept, log_probs, rest = top_log_probs(logits, SUPPORT)
-        else:
-            kept = support[chosen].to(logits.device)
-            log_probs, rest = log_probs_at(logits, kept)
-        found = {
-            "token": token.int(),
-            "log_prob": token_log_probs(logits, token),
-            "top": logits.argmax(dim=-1).int(),
-            "support": kept.int(),
-            "log_probs": log_probs.half(),
-            "rest": rest,
-            "finite": torch.isfinite(logits).all(dim=-1),
-        }
-        return {name: values.cpu().numpy() for name, values in found.items()}
-
-    def _support(self, index: Sequence[int]) -> torch.Tensor | None:
-        """Look up the reference's support after each prompt, (tokens, k)."""
-        if self._reference is None:
+    def _supports(self, index: Sequence[int]) -> list[torch.Tensor] | None:
+        """Look up the reference's support after each prompt, (tokens, k) each."""
+        if self.reference is None:
             return None
-        return torch.from_numpy(np.concatenate([self._reference.support[self._reference.of(i)] for i in index]))
+        return [torch.from_numpy(self.reference.support[self.reference.of(i)]) for i in index]
 
     def _keep(self, rows: NDArray[np.intp], places: NDArray[np.intp], values: dict[str, NDArray[Any]]) -> None:
         if not self._columns:
@@ -106,3 +82,22 @@ class ScoredCollector:
                 f"the logits of {len(bad)} scored tokens of {self._prompts.name} are NaN or infinite (first in rows "
                 f"{rows}): the model overflows or its weights are damaged; nothing can be measured"
             )
+
+
+def _reduced(logits: torch.Tensor, token: torch.Tensor, support: torch.Tensor | None) -> dict[str, NDArray[Any]]:
+    """Reduce logits (tokens, vocabulary) to what is kept of them."""
+    if support is None:
+        kept, log_probs, rest = top_log_probs(logits, SUPPORT)
+    else:
+        kept = support.to(logits.device)
+        log_probs, rest = log_probs_at(logits, kept)
+    found = {
+        "token": token.int(),
+        "log_prob": token_log_probs(logits, token),
+        "top": logits.argmax(dim=-1).int(),
+        "support": kept.int(),
+        "log_probs": log_probs.half(),
+        "rest": rest,
+        "finite": torch.isfinite(logits).all(dim=-1),
+    }
+    return {name: values.cpu().numpy() for name, values in found.items()}

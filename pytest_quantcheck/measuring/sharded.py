@@ -83,11 +83,9 @@ class ShardedMeasurement:
         """Measure a shard up to attribution; errors are those of `measure`."""
         passes, prompts = self.passes, self.passes.prompts
         with _memory_errors(passes.plan):
-            answers, activations, experts = passes.forward(self.shards[number - 1], self._where(number))
+            answers, activations, experts, scored = passes.forward(self.shards[number - 1], self._where(number))
         texts = {token: passes.loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
         available = max(prompts.available, len(prompts))
-        with _memory_errors(passes.plan):
-            scored = passes.scored(self.shards[number - 1], self._where(number))
         measured = Measurement(
             self.provenance, answers, activations, {}, prompts.golds, available, texts, experts, scored
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,7 @@ def continue_greedily(model: Any, batch: Batch, most: int, *, pad: int) -> list[
             f"transformers cannot continue prompts with {type(model).__name__}: {type(error).__name__}: "
             f"{str(error)[:200]}; gate it without continuations: --quantcheck-continuation=0"
         ) from error
-    return [_up_to_end(row, ends) for row in written[:, batch.input_ids.shape[1] :].tolist()]
+    return [up_to_end(row, ends) for row in written[:, batch.input_ids.shape[1] :].tolist()]
 
 
 def end_tokens(model: Any) -> frozenset[int]:
@@ -67,7 +67,7 @@ def _nothing_recommended(model: Any) -> Iterator[None]:
         model.generation_config = recommended
 
 
-def _up_to_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
+def up_to_end(tokens: list[int], ends: Collection[int]) -> list[int]:
     """Leave out what follows the first end token."""
     length = next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:length]

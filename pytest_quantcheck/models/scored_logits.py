@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,11 +11,22 @@ from torch import nn
 from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.models.neurons import head_logits
 
-_LOGITS = 2**24
+LOGITS = 2**24
 """Logits that are made at a time, about: 64 MiB in float32."""
 
 
-def scored_logits(model: Any, batch: Batch, scored: Sequence[int], *, logits: int = _LOGITS) -> Iterator[torch.Tensor]:
+class ScoredPart(NamedTuple):
+    """The logits (tokens, vocabulary) of some scored tokens.
+
+    `rows` and `places` (tokens,) say which they are: the row of the batch, and which of its scored tokens.
+    """
+
+    rows: torch.Tensor
+    places: torch.Tensor
+    logits: torch.Tensor
+
+
+def scored_logits(model: Any, batch: Batch, scored: Sequence[int], *, logits: int = LOGITS) -> Iterator[ScoredPart]:
     """Run a batch once, and yield the logits of its scored tokens.
 
     They come part by part: memory is bounded by `logits`, whatever the vocabulary and the number of tokens. Where the
@@ -27,31 +38,24 @@ def scored_logits(model: Any, batch: Batch, scored: Sequence[int], *, logits: in
         batch: the sequences.
         scored: how many of each row's last positions are scored, at least one.
         logits: the most logits of a part, but at least those of one token, or of one row.
-
-    Yields:
-        (tokens, vocabulary): row after row, each from its first scored position on.
     """
-    width, rows = max(scored), torch.tensor(scored)
-    wanted = torch.arange(width)[None, :] >= width - rows[:, None]
+    width, counts = max(scored), torch.tensor(scored)[:, None]
+    wanted = torch.arange(width) >= width - counts
     with torch.no_grad():
-        hidden, last = _head_input(model, batch, width)
-        vocabulary = last.shape[-1]
-        if hidden is not None and torch.equal(head_logits(model, hidden[:, -1:])[:, 0], last):
-            for part in torch.split(hidden[wanted.to(hidden.device)], max(logits // vocabulary, 1)):
-                yield head_logits(model, part)
-            return
-        del hidden
-        for some in torch.split(torch.arange(len(scored)), max(logits // (vocabulary * width), 1)):
-            inputs = batch.select(some.tolist()).inputs()
-            made = model(**inputs, logits_to_keep=width).logits[:, -width:]
-            yield made[wanted[some].to(made.device)]
+        hidden, last = head_input(model, batch.inputs(), width)
+        if hidden is None:
+            parts = _own_logits(model, batch, wanted, max(logits // (last.shape[-1] * width), 1))
+        else:
+            parts = logits_of(model, hidden, wanted, max(logits // last.shape[-1], 1))
+        for part in parts:
+            yield part._replace(places=part.places - (width - counts[part.rows, 0]))
 
 
-def _head_input(model: Any, batch: Batch, width: int) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Run a batch, its head on the last position alone.
+def head_input(model: Any, inputs: dict[str, Any], width: int) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Run a model, its head on the last position alone.
 
     Returns what the head would be called with at the last `width` positions, (rows, width, hidden), and the logits of
-    the last one, (rows, vocabulary). The first is None where the head is not called as expected.
+    the last one, (rows, vocabulary). The first is None where `head_logits` does not make of it what the model does.
     """
     kept: list[torch.Tensor] = []
 
@@ -59,14 +63,39 @@ def _head_input(model: Any, batch: Batch, width: int) -> tuple[torch.Tensor | No
         if not args or not isinstance(args[0], torch.Tensor) or args[0].dim() != 3:
             return None
         kept.append(args[0])
-        return (args[0][:, -1:], *args[1:])
+        return (args[0][:, -1:].contiguous(), *args[1:])
 
     head = model.get_output_embeddings()
     handle = None if head is None else head.register_forward_pre_hook(keep)
     try:
-        last = model(**batch.inputs(), logits_to_keep=width).logits[:, -1]
+        last: torch.Tensor = model(**inputs, logits_to_keep=width).logits[:, -1]
     finally:
         if handle is not None:
             handle.remove()
     hidden = kept[0][:, -width:] if len(kept) == 1 and kept[0].shape[1] >= width else None
-    return hidden, last
+    known = hidden is not None and torch.equal(head_logits(model, hidden[:, -1:])[:, 0], last)
+    return hidden if known else None, last
+
+
+def logits_of(model: Any, hidden: torch.Tensor, wanted: torch.Tensor, n: int) -> Iterator[ScoredPart]:
+    """Run a model's head on some positions, `n` at a time.
+
+    Args:
+        model: a causal language model of transformers.
+        hidden: the input, (rows, positions, hidden).
+        wanted: (rows, positions) bool; places are positions.
+        n: positions.
+    """
+    where = wanted.nonzero(as_tuple=True)
+    for rows, places in zip(*(torch.split(part, n) for part in where), strict=True):
+        chosen = (part.to(hidden.device) for part in (rows, places))
+        yield ScoredPart(rows, places, head_logits(model, hidden[tuple(chosen)]))
+
+
+def _own_logits(model: Any, batch: Batch, wanted: torch.Tensor, n: int) -> Iterator[ScoredPart]:
+    """Let a model make logits, of `n` rows at a time."""
+    width = wanted.shape[1]
+    for some in torch.split(torch.arange(len(wanted)), n):
+        made = model(**batch.select(some.tolist()).inputs(), logits_to_keep=width).logits[:, -width:]
+        rows, places = wanted[some].nonzero(as_tuple=True)
+        yield ScoredPart(some[rows], places, made[wanted[some].to(made.device)])

@@ -10,6 +10,9 @@ from pytest_quantcheck.analyses.divergence import kl_on_support
 from pytest_quantcheck.errors import ComparisonError, NonFiniteError
 from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.measuring.scored import SUPPORT, ScoredCollector
+from pytest_quantcheck.models.encoding import collate
+from pytest_quantcheck.models.prompt_cache import PromptCache, new_cache, read_prompts
+from pytest_quantcheck.models.scored_logits import ScoredPart, head_input
 from tests.bits import bits_of
 
 MOST = 5
@@ -101,9 +104,22 @@ def test_shards_merge_into_the_whole(run, loaded, prompts, reference):
         merge([parts[0], replace(parts[1], scored=None)])
 
 
-def test_without_a_continuation_nothing_is_scored(run, loaded, prompts):
-    """It is off at 0."""
-    assert run(loaded, prompts, layers=(2,), samples=1, continuation=0, index=range(16)).scored is None
+@torch.no_grad()
+def test_loaded_model_reads_its_prompts_once(loaded, quantized, prompts):
+    """And its head runs on parts: what is hooked into a loaded model does not hide the head's input."""
+    encoded = loaded.tokenizer(list(prompts.texts))["input_ids"]
+    batch = collate(encoded, range(4), pad=loaded.tokenizer.pad_token_id, device=loaded.device)
+    for model in (loaded.model, *(one.model for one in quantized.values())):
+        assert isinstance(read_prompts(model, batch, new_cache(model)), PromptCache)
+        assert head_input(model, batch.inputs(), 3)[0] is not None
+
+
+def test_continuation_changes_nothing_else(run, loaded, prompts, reference):
+    """Answers and activations are those without, to the last bit; at 0 nothing is scored."""
+    without = run(loaded, prompts, layers=(2,), samples=1, continuation=0)
+    assert without.scored is None
+    assert bits_of(without.answers) == bits_of(reference.answers)
+    assert bits_of(without.activations) == bits_of(reference.activations)
 
 
 def test_continuation_ends_with_the_context(run, damaged, prompts, monkeypatch):
@@ -122,6 +138,6 @@ def test_logits_that_are_no_numbers_are_refused(prompts):
     collector = ScoredCollector(prompts, 2, MOST, reference=None)
     logits = torch.zeros(3, 100)
     logits[2, 7] = torch.inf
-    collector.add([4, 9], [[1, 2], [3]], iter(logits.split(2)))
+    collector.add([4, 9], [[1, 2], [3]], [ScoredPart(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), logits)])
     with pytest.raises(NonFiniteError, match=f"1 scored tokens of builtin .* in rows {prompts.rows[9]}\\)"):
         collector.result()
