@@ -135,7 +135,8 @@ def _same_tokens(reference: Measurement, candidate: Measurement) -> bool:
     before, after = reference.scored, candidate.scored
     if before is None or after is None:
         return before is after
-    return all(np.array_equal(getattr(before, name), getattr(after, name)) for name in ("index", "token", "support"))
+    told = ("index", "lengths", "token", "support")
+    return all(np.array_equal(getattr(before, name), getattr(after, name)) for name in told)
 
 
 def _array_differences(reference: Measurement, candidate: Measurement) -> Iterator[str]:
@@ -196,3 +197,9 @@ def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:
     if not reference.answers.exact:
         kept = reference.answers.support.shape[1]
         yield f"KL divergence is a lower bound: over the reference's {kept} most probable tokens and the rest"
+    if (scored := reference.scored) is not None:
+        tokens, kept = scored.support.shape
+        yield (
+            f"{tokens:,} tokens that the reference wrote are scored; token KL and its percentile are lower bounds: "
+            f"over the reference's {kept} most probable tokens at each and the rest"
+        )

@@ -105,11 +105,12 @@ class Passes:
             for part in shard:
                 batch = self._batch(part)
                 collected.expect(RealTokens.of(batch))
-                with self._watched(collected):
+                with self._watched(collected), self._kernel_errors():
                     read = self._read(batch)
                 collected.answers.add(batch, read.logits if isinstance(read, PromptCache) else read)
                 if collected.scored is not None:
-                    self._score(collected.scored, batch, read)
+                    with self._kernel_errors():
+                        self._score(collected.scored, batch, read)
                 self.progress.advance(len(part))
         self.progress.finish()
         return collected.result()
@@ -174,21 +175,15 @@ class Passes:
                 hooks.enter_context(neurons.mixtures[layer].watch(streams.see, streams.route))
             yield
 
-    def _read(self, batch: Batch) -> PromptCache | torch.Tensor:
-        """Read a batch once.
-
-        Returns the logits of the answer position, (prompts, vocabulary); with what was read, if tokens follow and the
-        model can go on from there.
+    @contextmanager
+    def _kernel_errors(self) -> Iterator[None]:
+        """Say which model a library cannot run.
 
         Raises:
             MeasurementError: a library cannot run the quantized model here, as a kernel that lacks its shapes.
         """
-        model = self.loaded.model
         try:
-            cache = new_cache(model) if self.plan.continuation else None
-            if cache is not None:
-                return read_prompts(model, batch, cache)
-            logits: torch.Tensor = model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
+            yield
         except (AssertionError, RuntimeError) as error:
             own = self.loaded.quantization is None or isinstance(error, QuantcheckError)
             if own or is_out_of_memory(error):
@@ -197,6 +192,18 @@ class Passes:
                 f"the model as {self.loaded.bits} cannot be run on {self.loaded.device}: {type(error).__name__}: "
                 f"{str(error)[:400]}; gate it at another bit-width, or on another device"
             ) from error
+
+    def _read(self, batch: Batch) -> PromptCache | torch.Tensor:
+        """Read a batch once.
+
+        Returns the logits of the answer position, (prompts, vocabulary); with what was read, if tokens follow and the
+        model can go on from there.
+        """
+        model = self.loaded.model
+        cache = new_cache(model) if self.plan.continuation else None
+        if cache is not None:
+            return read_prompts(model, batch, cache)
+        logits: torch.Tensor = model(**batch.inputs(), logits_to_keep=1).logits[:, -1]
         return logits
 
     def _score(self, collector: ScoredCollector, batch: Batch, read: PromptCache | torch.Tensor) -> None:

@@ -16,6 +16,9 @@ from pytest_quantcheck.models.encoding import Batch
 from pytest_quantcheck.models.greedy import up_to_end
 from pytest_quantcheck.models.scored_logits import LOGITS, ScoredPart, head_input, logits_of
 
+_GOES_ON_OTHERWISE = {"git", "moshi"}
+"""Types that continue what they keep as another text than the prompt, by transformers' own code."""
+
 
 @dataclass(frozen=True, eq=False)
 class PromptCache:
@@ -75,7 +78,8 @@ class PromptCache:
 
 def new_cache(model: Any) -> DynamicCache | None:
     """Make an empty cache; None for a model that keeps more, or cannot be told places."""
-    if not {"past_key_values", "position_ids"} <= inspect.signature(model.forward).parameters.keys():
+    told = {"past_key_values", "position_ids"} <= inspect.signature(model.forward).parameters.keys()
+    if not told or model.config.model_type in _GOES_ON_OTHERWISE:
         return None
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     known = {DynamicLayer, DynamicSlidingWindowLayer}

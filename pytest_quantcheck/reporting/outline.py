@@ -39,7 +39,9 @@ class Outline(NamedTuple):
         yield printable(f"quantcheck: {reference} against {candidates}{controls}; profile {self.profile.label}")
         room = " and ".join(f"{size / 1e6:,.1f} MB of {device}" for device, size in settings.max_memory or ())
         device = f"device {settings.device}{f' with weights in {room}' if room else ''}"
-        yield printable(f"quantcheck: {prompts}; {device}, batch size {settings.batch_size}{_engine(settings)}")
+        continued = f", continued by up to {settings.continuation} tokens" if settings.continuation else ""
+        how = f"{device}, batch size {settings.batch_size}{_engine(settings)}"
+        yield printable(f"quantcheck: {prompts}{continued}; {how}")
         yield printable(f"quantcheck: {versions}")
 
     def dry_run_lines(self, *, new_profile: str, report: str) -> Iterator[str]:
@@ -59,6 +61,8 @@ class Outline(NamedTuple):
         yield f"candidates: {', '.join(self.candidates)}"
         yield from (f"prompts: {_counted(p)} of {name} from {p.source}" for name, p in self.prompt_sets.items())
         yield f"attribution: {settings.attribution}{on}; layers: {layers}"
+        if settings.continuation:
+            yield f"continuation: up to {settings.continuation} tokens after each prompt, written by the reference"
         yield f"verdicts: {', '.join(self.metrics)} by {self.profile.label}"
         yield from self._ungated()
         if self.controls:

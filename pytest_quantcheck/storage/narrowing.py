@@ -15,9 +15,9 @@ _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 def narrow(array: Array) -> Array:
     """Store the same values in fewer bytes if nothing is lost.
 
-    Integers become the smallest unsigned type that holds all of them, or three bytes each, in a last dimension of their
-    own, least first. float32 values that are exact in bfloat16, as
-    those of a bfloat16 model, become their upper halves, uint16; values that are exact in float16 become float16.
+    Integers become the smallest unsigned type that holds all of them, or three bytes each in a last dimension of their
+    own, lowest first. float32 values that are exact in bfloat16, as those of a bfloat16 model, become their upper
+    halves, uint16; values that are exact in float16 become float16.
     """
     if array.dtype.kind == "i":
         return _narrow_integers(array)

@@ -18,7 +18,7 @@ from tests.upcycled import upcycle
 SMALL = (("cpu", 2_000_000),)
 """Holds the embedding and some blocks of the built-in model, of 2.7 MB in bf16."""
 
-PLAN = Plan(layers=(2, 5), samples=4, batch_size=8)
+PLAN = Plan(layers=(2, 5), samples=4, batch_size=8, continuation=3)
 
 
 @pytest.fixture(scope="module")

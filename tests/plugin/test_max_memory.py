@@ -9,6 +9,7 @@ ALL = (
     "--quantcheck-only",
     "--quantcheck-samples=12",
     "--quantcheck-attribution-samples=6",
+    "--quantcheck-continuation=4",
 )
 
 
@@ -19,7 +20,7 @@ def test_reference_that_is_partly_on_disk_gives_the_same_comparisons(gate, tmp_p
     for name, room in (("here", ()), ("disk", ("--quantcheck-max-memory=cpu:2MB",))):
         found = gate(*ALL, "--quantcheck-bits=8,fp16", *room, f"--quantcheck-report={tmp_path / name}")
         compared[name] = json.loads((tmp_path / name / "report.json").read_text())["comparisons"]
-    assert "device auto with weights in 2.0 MB of cpu, batch size 16" in found.text
+    assert "continued by up to 4 tokens; device auto with weights in 2.0 MB of cpu, batch size 16" in found.text
     assert "% of its weights do not fit and are fetched whenever a layer is called" in found.text
     assert compared["disk"] == compared["here"]
 

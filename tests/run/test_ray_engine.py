@@ -35,7 +35,7 @@ from pytest_quantcheck.run import ray_cluster, ray_engine, ray_workers
 
 WORKS = re.compile(r"worker (\d), .+ \(process (\d+)\): shard (\d) of (\d), (measuring|attributing) (\d+)/")
 ADAPTIVE = AttributionMethod()
-ATTRIBUTED = {"attribution": ADAPTIVE, "attribution_samples": 96}
+ATTRIBUTED = {"attribution": ADAPTIVE, "attribution_samples": 96, "continuation": 4}
 
 
 class Listener(NoProgress):
@@ -140,7 +140,8 @@ def test_every_number_is_that_of_one_process(gate_of, monkeypatch):
         begin(worker, task, request, *arguments)
 
     monkeypatch.setattr(ray_workers.Hired, "begin", spied)
-    asked, control = {"layers": (0, 2), "attribution": ADAPTIVE, "attribution_samples": 40}, "wrong-scales"
+    asked = {"layers": (0, 2), "attribution": ADAPTIVE, "attribution_samples": 40, "continuation": 4}
+    control = "wrong-scales"
     found, listener = {}, Listener()
     for engine in ("local", "ray"):
         gate = gate_of(engine, listener, **asked)
