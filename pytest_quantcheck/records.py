@@ -240,7 +240,8 @@ class Measurement:
     passes; `experts`: by layer, of those that some tokens are routed to; a layer may have both. `golds`: the gold
     answer of every prompt of the set, also of those that this shard, or a prompt of the same tokens, leaves out;
     `available`: prompts of its source, of which the set may be a sample; `texts`: the text of each token that was an
-    answer; `scored`: the reference's continuations, None where none were made.
+    answer, was written by the reference or is most probable there; `scored`: the reference's continuations, None where
+    none were made.
     """
 
     provenance: Provenance
@@ -257,6 +258,10 @@ class Measurement:
         """List what each FFN of a layer did: its routed experts, then the FFN that every token passes."""
         experts, shared = self.experts.get(layer), self.activations.get(layer)
         return (*(experts.neurons if experts else ()), *((shared,) if shared else ()))
+
+    def text_of(self, token: int) -> str:
+        """Write a token as text; where that is not known, by its id."""
+        return self.texts.get(int(token), f"token {token}")
 
     def with_ffns(self, layer: int, ffns: Sequence[Activations]) -> Measurement:
         """Put others in the place of a layer's FFNs, in their order."""
@@ -308,6 +313,51 @@ class Flip(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Answer
 
 
+class ScoredToken(msgspec.Struct, frozen=True, kw_only=True):
+    """One scored token: the text that the reference wrote, and the candidate's most probable one.
+
+    `divergence`: token KL there, in nats.
+    """
+
+    written: str
+    top: str
+    divergence: float
+
+
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """The scored tokens after the prompt at position `index`; `divergence`: their mean token KL, in nats."""
+
+    index: int
+    divergence: float
+    tokens: tuple[ScoredToken, ...]
+
+
+class PlaceDivergence(msgspec.Struct, frozen=True, kw_only=True):
+    """Token KL at some places of all passages.
+
+    `first` and `last`: these places, counted from 1; `count`: tokens there; `mean` and `p95`: their mean and 95th
+    percentile, in nats.
+    """
+
+    first: int
+    last: int
+    count: int
+    mean: float
+    p95: float
+
+
+class TokenDivergence(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a candidate is far from its reference on scored tokens.
+
+    `percentiles`: of token KL over all of them in nats, by percentage as text, `100` the largest; `places`: from the
+    first token of a passage to the last; `worst`: the passages with the largest mean, worst first.
+    """
+
+    percentiles: dict[str, float]
+    places: tuple[PlaceDivergence, ...]
+    worst: tuple[Passage, ...]
+
+
 class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True):
     """A bin of the ACE: number of prompts, mean confidence and accuracy."""
 
@@ -357,7 +407,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     the bins of both, least confident first, none where there are fewer prompts than bins; `convergence` maps a layer
     to that of each model that was attributed there; `flips` are in the order of the prompt set. `profile` is what the
     gate that made the comparison judges it by. `conditions`: versions of libraries, device or batches in
-    which the two measurements differ. `evidence` is None in a record that `compare` did not make.
+    which the two measurements differ. `evidence` is None in a record that `compare` did not make. `token_divergence`
+    is None where no tokens were scored, or where token KL is infinite.
     """
 
     candidate: str
@@ -375,6 +426,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = None
+    token_divergence: TokenDivergence | None = None
 
     def of(self, metric: MetricName) -> tuple[Estimate, ...]:
         """Return the estimates of one metric, one for each layer.

@@ -44,8 +44,8 @@ def _bins(answers: Answers) -> tuple[ReliabilityBin, ...]:
 
 
 def _answer(model: Measurement, i: int) -> Answer:
-    answers, token = model.answers, int(model.answers.token[i])
-    text = model.texts.get(token, f"token {token}")
+    answers = model.answers
+    text = model.text_of(answers.token[i])
     return Answer(text=text, confidence=float(answers.confidence[i]), correct=bool(answers.correct[i]))
 
 

@@ -12,6 +12,7 @@ from pytest_quantcheck.comparing.answer_estimates import flips, prompt_estimates
 from pytest_quantcheck.comparing.intervals import IntervalSettings
 from pytest_quantcheck.comparing.judged_ffns import expert_notes
 from pytest_quantcheck.comparing.layer_estimates import convergence, histograms, layer_estimates
+from pytest_quantcheck.comparing.passages import token_divergence
 from pytest_quantcheck.comparing.permutations import align
 from pytest_quantcheck.comparing.token_estimates import token_estimates
 from pytest_quantcheck.compatibility import conditions, refusals
@@ -80,6 +81,7 @@ def compare(
             *notes,
         ),
         evidence=evidence,
+        token_divergence=token_divergence(reference, candidate),
     )
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_quantcheck.analyses.clustered import clustered_quantile, clustered_share, mean_by_prompt
-from pytest_quantcheck.analyses.divergence import kl_on_support
 from pytest_quantcheck.analyses.resampling import Floats, Interval
 from pytest_quantcheck.comparing.estimators import estimates, estimators
 from pytest_quantcheck.comparing.intervals import IntervalSettings
+from pytest_quantcheck.comparing.passages import token_divergences
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.records import Estimate, Measurement, ScoredTokens
 
@@ -96,7 +96,7 @@ def _divergence(
 ) -> Floats | Estimate:
     """Measure the divergence at each token; an estimate without a value where that cannot be."""
     try:
-        return kl_on_support(before.log_probs, before.rest, after.log_probs, after.rest)
+        return token_divergences(before, after)
     except ValueError as error:
         return intervals.undefined(metric, f"infinite, or no distributions: {error}", len(before.index))
 

@@ -16,7 +16,7 @@ from pytest_quantcheck.measuring.passes import Passes, is_out_of_memory
 from pytest_quantcheck.measuring.plan import NoProgress, Plan, ProgressReporter
 from pytest_quantcheck.measuring.shards import Shard
 from pytest_quantcheck.measuring.tokenized import TokenizedPrompts, tokenize
-from pytest_quantcheck.models.encoding import encoding_hash
+from pytest_quantcheck.models.encoding import encoding_hash, token_texts
 from pytest_quantcheck.models.gradients import gradient_path
 from pytest_quantcheck.models.loaded import LoadedModel
 from pytest_quantcheck.models.pretrained import context_of
@@ -84,7 +84,8 @@ class ShardedMeasurement:
         passes, prompts = self.passes, self.passes.prompts
         with _memory_errors(passes.plan):
             answers, activations, experts, scored = passes.forward(self.shards[number - 1], self._where(number))
-        texts = {token: passes.loaded.tokenizer.decode(token) for token in np.unique(answers.token).tolist()}
+        told = [answers.token, *((scored.token, scored.top) if scored else ())]
+        texts = token_texts(passes.loaded.tokenizer, np.unique(np.concatenate(told)).tolist())
         available = max(prompts.available, len(prompts))
         measured = Measurement(
             self.provenance, answers, activations, {}, prompts.golds, available, texts, experts, scored

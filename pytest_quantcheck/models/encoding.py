@@ -62,6 +62,19 @@ def encode(tokenizer: Any, texts: Sequence[str], *, chat: bool) -> list[list[int
     return encoded
 
 
+def token_texts(tokenizer: Any, tokens: Sequence[int]) -> dict[int, str]:
+    """Write each token as it reads after another.
+
+    Some tokenizers drop the space before the first one.
+    """
+    alone = tokenizer.batch_decode([[token] for token in tokens])
+    twice = tokenizer.batch_decode([[token, token] for token in tokens])
+    return {
+        token: pair.removeprefix(text) if pair.startswith(text) else text
+        for token, text, pair in zip(tokens, alone, twice, strict=True)
+    }
+
+
 def encoding_hash(encoded: Sequence[Sequence[int]]) -> str:
     """Hash the token ids of all prompts by SHA-256.
 

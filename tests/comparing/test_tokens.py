@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pytest_quantcheck.analyses.divergence import kl_on_support
 from pytest_quantcheck.comparing import IntervalSettings
+from pytest_quantcheck.comparing.passages import PERCENTILES, SHOWN, token_divergence
 from pytest_quantcheck.comparing.token_estimates import token_estimates
 from pytest_quantcheck.records import ScoredTokens
 
@@ -125,3 +127,72 @@ def test_what_cannot_be_estimated_says_why(pair):
     assert reasons["perplexity_ratio"].startswith("infinite")
     assert reasons["token_kl"].startswith("infinite")
     assert not list(token_estimates(SimpleNamespace(scored=None), SimpleNamespace(scored=None), INTERVALS))
+
+
+def divergence_of(before, after):
+    """Where two models differ, whose token 7 reads w7."""
+    return token_divergence(*(SimpleNamespace(scored=one, text_of="w{}".format) for one in (before, after)))
+
+
+def by_prompt(before, after):
+    """Token KL of each passage."""
+    divergence = kl_on_support(before.log_probs, before.rest, after.log_probs, after.rest)
+    return [divergence[before.of(i)].tolist() for i in range(len(before.index))]
+
+
+def test_percentiles_are_shares_of_tokens(pair):
+    """No more than the share lies above; that of 99 is the metric's value."""
+    _, models = pair
+    every = np.concatenate(by_prompt(*models))
+    told = divergence_of(*models).percentiles
+    assert list(told) == [f"{share:g}" for share in PERCENTILES]
+    for share, value in told.items():
+        assert np.mean(every > value) <= 1 - float(share) / 100 + 1e-12
+        assert value in every
+    assert told["99"] == found(*models)["token_kl_p99"].value
+    assert told["100"] == every.max()
+
+
+def test_places_hold_every_token_once(pair):
+    """Two places each, where passages have up to 29 tokens; means and percentiles are theirs."""
+    _, models = pair
+    passages = by_prompt(*models)
+    places = divergence_of(*models).places
+    assert [(place.first, place.last) for place in places] == [(first, min(first + 1, 29)) for first in range(1, 30, 2)]
+    assert sum(place.count for place in places) == sum(map(len, passages))
+    for place in places:
+        there = [value for passage in passages for value in passage[place.first - 1 : place.last]]
+        assert (place.count, place.mean) == (len(there), pytest.approx(np.mean(there)))
+        assert place.p95 == np.quantile(there, 0.95, method="inverted_cdf")
+
+
+def test_worst_passages_come_first(pair):
+    """By mean token KL, each token with what was written, the candidate's most probable one and its own number."""
+    _, (before, after) = pair
+    passages = by_prompt(before, after)
+    order = sorted(range(40), key=lambda i: -np.mean(passages[i]))[:SHOWN]
+    worst = divergence_of(before, after).worst
+    assert [passage.index for passage in worst] == order
+    for passage in worst:
+        tokens = before.of(passage.index)
+        assert passage.divergence == pytest.approx(np.mean(passages[passage.index]))
+        assert [token.divergence for token in passage.tokens] == passages[passage.index]
+        assert [token.written for token in passage.tokens] == [f"w{token}" for token in before.token[tokens]]
+        assert [token.top for token in passage.tokens] == [f"w{token}" for token in after.top[tokens]]
+
+
+def test_equal_models_have_no_worst_passage(pair):
+    """All percentiles are zero, and no passage is accused."""
+    _, (before, _) = pair
+    told = divergence_of(before, before)
+    assert set(told.percentiles.values()) == {0.0}
+    assert told.worst == ()
+
+
+def test_infinite_divergence_is_not_drawn(pair):
+    """The metric says why; there is nothing to show by place."""
+    _, (before, after) = pair
+    none = after.log_probs.copy()
+    none[0, 0] = -np.inf
+    assert divergence_of(before, replace(after, log_probs=none)) is None
+    assert divergence_of(None, None) is None

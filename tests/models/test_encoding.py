@@ -4,9 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace, WordPiece
+from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from pytest_quantcheck.models.encoding import batches, collate, encode
+from pytest_quantcheck.models.encoding import batches, collate, encode, token_texts
 
 CPU = torch.device("cpu")
 
@@ -87,6 +90,21 @@ def test_shuffled_batches_mix_lengths():
     assert sorted(flat) == list(range(20))
     assert flat != sorted(flat, reverse=True)
     assert parts == batches(encoded, range(20), 4, shuffle=0) != batches(encoded, range(20), 4, shuffle=1)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "texts"),
+    [
+        (Metaspace(), {"\u2581True": " True", "th": "th", "\N{REPLACEMENT CHARACTER}": "\N{REPLACEMENT CHARACTER}"}),
+        (WordPiece(), {"True": " True", "##th": "th"}),
+    ],
+)
+def test_token_reads_as_it_does_after_another(decoder, texts):
+    """With its space, which both decoders drop at the start of a text, or joined to what stands before."""
+    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(texts)}, unk_token="True"))
+    backend.decoder = decoder
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert list(token_texts(tokenizer, range(len(texts))).values()) == list(texts.values())
 
 
 def test_encoding_adds_the_start_token(tokenizer):

@@ -7,7 +7,16 @@ import numpy as np
 
 from pytest_quantcheck.controls.certificate import certify, judge_control, without_verdicts
 from pytest_quantcheck.prompts.promptset import PromptSet
-from pytest_quantcheck.records import Answer, Convergence, Flip, ReliabilityBin
+from pytest_quantcheck.records import (
+    Answer,
+    Convergence,
+    Flip,
+    Passage,
+    PlaceDivergence,
+    ReliabilityBin,
+    ScoredToken,
+    TokenDivergence,
+)
 from pytest_quantcheck.reporting import Report
 from pytest_quantcheck.reporting.html import html_report
 
@@ -77,6 +86,21 @@ def drawn(make, comparison, layers=(0, 14, 29), flips=()):
         histograms=dict.fromkeys(layers, pairs),
         flips=tuple(flips),
     )
+
+
+def written(*passages):
+    """Where a candidate is off on what the reference wrote: (prompt, tokens), each (written, top, token KL)."""
+    worst = [
+        Passage(
+            index=index,
+            divergence=float(np.mean([divergence for *_, divergence in tokens])),
+            tokens=tuple(ScoredToken(written=text, top=top, divergence=own) for text, top, own in tokens),
+        )
+        for index, tokens in passages
+    ]
+    places = [PlaceDivergence(first=n, last=n, count=512 // n, mean=0.01 * n, p95=0.05) for n in range(1, 17)]
+    percentiles = {"99.9": 2.5, "50": 0.0011, "100": 7.0}
+    return TokenDivergence(percentiles=percentiles, places=tuple(places), worst=tuple(worst))
 
 
 def damaged(make, flips=()):

@@ -10,7 +10,7 @@ from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Serie
 from pytest_quantcheck.reporting.html.figures import DRAWN, group_figures, paper_figures
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, scale_of
 from pytest_quantcheck.reporting.rows import Group
-from tests.reporting.runs import damaged, drawn
+from tests.reporting.runs import damaged, drawn, written
 
 
 @pytest.fixture
@@ -78,6 +78,19 @@ def test_summary_says_what_is_to_be_seen(figures):
         "Redundancy change over 3 layers, with intervals. Worst at layer 14: 0.0653, limit 0.0200"
     )
     assert figures["Salient-neuron overlap"].summary.endswith("Worst at layer 14: 0.5211, limit 0.5000")
+
+
+def test_token_divergence_is_drawn_by_place(make):
+    """Every place in the table; the largest mean in the text alternative; nothing where no tokens were scored."""
+    _, comparison = damaged(make)
+    group = Group("nf4", "boolq", {}, make.replace(comparison, token_divergence=written()))
+    figure = {one.title: one for one in group_figures(group, "s1")}["Token KL by place"]
+    assert figure.rows[1] == ("2", "256", "0.0200", "0.0500")
+    assert len(figure.rows) == 16
+    assert figure.summary.endswith("Largest mean at 16: 0.1600")
+    assert "token KL" in figure.svg
+    without = group_figures(Group("nf4", "boolq", {}, comparison), "s1")
+    assert "Token KL by place" not in {one.title for one in without}
 
 
 def test_all_layers_are_counted_where_few_are_drawn(make):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reporting.runs import Page, damaged, flip, prompts_of, run_of
+from tests.reporting.runs import Page, damaged, flip, prompts_of, run_of, written
 
 pytestmark = pytest.mark.ci
 
@@ -43,6 +43,7 @@ def page_with(make, text):
         reference_provenance=origin,
         candidate_provenance=make.replace(origin, bits=text),
         notes=(text,),
+        token_divergence=written((0, [(text, text, 0.6), (text, "other", 0.0)])),
     )
     report = run_of(verdicts, comparison, model=text, revision=text, prompts=(text,))
     return Page(make.replace(report, profile=text), [prompts_of([text], [text], name=text)])

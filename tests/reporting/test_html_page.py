@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pytest_quantcheck.metrics import METRICS
-from tests.reporting.runs import Page, certificate_of, damaged, drawn, flip, prompts_of, run_of
+from tests.reporting.runs import Page, certificate_of, damaged, drawn, flip, prompts_of, run_of, written
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,25 @@ def test_flips_that_lost_an_answer_come_first(red):
     assert first in red.words
     assert red.words.index("Is it so?") < red.words.index("word word")
     assert re.search(r"<details><summary><bdi>(word ){16}</bdi>…</summary>", red.source)
+
+
+def test_worst_passages_are_marked_token_by_token(make):
+    """Percentiles ascending; the number beside tokens that are far off, the candidate's own where it is another."""
+    verdicts, comparison = damaged(make)
+    tokens = [(" True", " True", 0.0), ("\n", " False", 0.02), (" so", " so", 0.1), (" it", " not", 1.5)]
+    divergence = written((1, tokens), (9, [("x", "x", 0.2)]))
+    report = run_of(verdicts, make.replace(comparison, token_divergence=divergence))
+    page = Page(report, [prompts_of(["Is it so?", "word " * 60])])
+    assert "Token KL in nats: median 0.0011, 99.9th percentile 2.500, largest 7.000." in page.words
+    assert "Show the 2 prompts with the largest mean" in page.words
+    assert r"row 2 mean token KL 0.4050" in page.words
+    assert r" True\ncandidate “ False” so0.1000 it1.500 candidate “ not”" in page.text
+    assert re.search(r"<details><summary><bdi>(word ){16}</bdi>…</summary>", page.source)
+    assert "row 10 mean token KL 0.2000 x0.2000" in page.words
+    strengths = [own["class"] for own in page.having("class") if own["class"].startswith("token ")]
+    assert strengths == [f"token strength-{strength}" for strength in (0, 1, 3, 1)]
+    without = Page(run_of(verdicts, comparison))
+    assert "Token KL in nats" not in without.words
 
 
 def test_certificate_is_there_when_controls_ran(red):

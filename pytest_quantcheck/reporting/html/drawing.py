@@ -96,14 +96,16 @@ def reliability_diagram(name: str, series: Sequence[Series]) -> str:
     return svg[0]
 
 
-def layers(name: str, series: Sequence[Series], *, quantity: str, limit: float | None = None) -> str:
-    """Draw a quantity over the layers, with its limit if any."""
+def layers(
+    name: str, series: Sequence[Series], *, quantity: str, limit: float | None = None, along: str = "layer"
+) -> str:
+    """Draw a quantity over the layers or `along` something else."""
     with _drawn(name) as (axes, svg):
         if limit is not None:
             axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="-.", label="limit")
         for curve in series:
             _plot(axes, curve)
-        axes.set(xlabel="layer", ylabel=quantity)
+        axes.set(xlabel=along, ylabel=quantity)
         axes.set_ylim(*_range(series, limit))
         axes.set_xlim(*_around([layer for curve in series for layer in curve.x]))
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pytest_quantcheck.metric_names import MetricName
 from pytest_quantcheck.metrics import METRICS, Metric, ModelsFigure
-from pytest_quantcheck.records import Comparison, Convergence, Estimate, Verdict
+from pytest_quantcheck.records import Comparison, Convergence, Estimate, PlaceDivergence, Verdict
 from pytest_quantcheck.reporting.html import drawing
 from pytest_quantcheck.reporting.html.drawing import CANDIDATE, REFERENCE, Series
 from pytest_quantcheck.reporting.rows import Group, worst_estimate
@@ -158,6 +158,32 @@ def _change(metric: Metric, estimates: Sequence[Estimate], verdict: Verdict | No
     )
 
 
+def _places(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
+    """Yield token KL along what the reference wrote."""
+    if comparison.token_divergence is None:
+        return
+    places = comparison.token_divergence.places
+    x = [(place.first + place.last) / 2 for place in places]
+    series = [
+        Series("mean", CANDIDATE, x, [place.mean for place in places]),
+        Series("95th percentile", REFERENCE, x, [place.p95 for place in places]),
+    ]
+    most = max(places, key=lambda place: place.mean)
+    yield Figure(
+        "Token KL by place",
+        "in nats, from the first token that the reference wrote to the last",
+        f"Mean and 95th percentile of token KL over {len(places)} places. Largest mean at {_place(most)}: "
+        f"{number(most.mean)}",
+        Markup(drawing.layers(f"{name}-places", series, quantity="token KL", along="token")),  # noqa: S704 - none outside
+        ("place", "tokens", "mean", "95th percentile"),
+        tuple((_place(place), f"{place.count:,}", number(place.mean), number(place.p95)) for place in places),
+    )
+
+
+def _place(place: PlaceDivergence) -> str:
+    return str(place.first) if place.first == place.last else f"{place.first} to {place.last}"
+
+
 def _convergence_figure(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
     convergence, x = comparison.convergence, sorted(comparison.convergence)
     if not convergence:
@@ -267,6 +293,7 @@ def _cell(value: float | None) -> str:
 
 _FIGURES: tuple[Callable[[Comparison, Verdicts, str], Iterator[Figure]], ...] = (
     _reliability,
+    _places,
     _metrics,
     _convergence_figure,
     _strong_pairs,

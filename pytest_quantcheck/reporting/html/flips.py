@@ -7,7 +7,7 @@ from markupsafe import escape
 
 from pytest_quantcheck.prompts import PromptSet
 from pytest_quantcheck.records import Answer, Flip
-from pytest_quantcheck.reporting.html.texts import FOLDED, answer, visible, without_middle
+from pytest_quantcheck.reporting.html.texts import ShownPrompt, answer, shown_prompt, visible, without_middle
 from pytest_quantcheck.reporting.wording import number
 
 BUDGET = 1_000_000
@@ -27,13 +27,11 @@ class ModelAnswer(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """One flipped prompt; `beginning` is set if the text is folded, `text` is None if unknown."""
+    """One flipped prompt; the gold answer is None if unknown."""
 
-    row: int
+    asked: ShownPrompt
     kind: str
     gold: str | None
-    text: str | None
-    beginning: str | None
     reference: ModelAnswer
     candidate: ModelAnswer
 
@@ -66,7 +64,7 @@ def flips_of(flips: Sequence[Flip], prompts: PromptSet | None, *, budget: int) -
 def _affordable(flips: Sequence[Flip], prompts: PromptSet | None, budget: int) -> Iterator[Prompt]:
     for flip in flips:
         prompt = _flipped_prompt(flip, prompts)
-        texts = (prompt.text, prompt.beginning, prompt.gold, prompt.reference.text, prompt.candidate.text)
+        texts = (prompt.asked.text, prompt.asked.beginning, prompt.gold, prompt.reference.text, prompt.candidate.text)
         budget -= _MARKUP_BYTES + sum(len(escape(text or "").encode()) for text in texts)
         if budget < 0:
             return
@@ -81,14 +79,11 @@ def _flip_kind(flip: Flip) -> str:
 
 
 def _flipped_prompt(flip: Flip, prompts: PromptSet | None) -> Prompt:
-    prompt_set = prompts if prompts and flip.index < len(prompts) else None
-    text = without_middle(visible(prompt_set.prompts[flip.index])) if prompt_set else None
+    known = prompts if prompts and flip.index < len(prompts) else None
     return Prompt(
-        row=prompt_set.rows[flip.index] if prompt_set else flip.index + 1,
+        asked=shown_prompt(prompts, flip.index),
         kind=_flip_kind(flip),
-        gold=without_middle(visible(prompt_set.golds[flip.index])) if prompt_set else None,
-        text=text,
-        beginning=None if text is None or len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " "),
+        gold=without_middle(visible(known.golds[flip.index])) if known else None,
         reference=_model_answer(flip.reference),
         candidate=_model_answer(flip.candidate),
     )

@@ -17,6 +17,7 @@ from pytest_quantcheck.reporting.html.figures import Figure, group_figures, pape
 from pytest_quantcheck.reporting.html.flips import BUDGET, Flips, flips_of
 from pytest_quantcheck.reporting.html.scales import MARGIN, WIDTH, Scale, scale_of
 from pytest_quantcheck.reporting.html.texts import visible
+from pytest_quantcheck.reporting.html.worst_passages import WrittenTokens, written_tokens
 from pytest_quantcheck.reporting.outcomes import cautions
 from pytest_quantcheck.reporting.prompt_sets import evidence_sentences
 from pytest_quantcheck.reporting.report import Report
@@ -60,6 +61,7 @@ class Section(NamedTuple):
     lines: tuple[MetricLine, ...]
     notes: tuple[str, ...]
     figures: tuple[Figure, ...]
+    written: WrittenTokens | None
     flips: Flips | None
 
 
@@ -138,6 +140,9 @@ def _section(group: Group, name: str, prompts: Mapping[str, PromptSet], n_groups
         lines=tuple(map(_line, rows)),
         notes=tuple(visible(note) for note in group.notes()),
         figures=tuple(group_figures(group, name)),
+        written=written_tokens(comparison.token_divergence, prompts.get(group.prompt_set))
+        if comparison and comparison.token_divergence
+        else None,
         flips=flips_of(comparison.flips, prompts.get(group.prompt_set), budget=BUDGET // n_groups)
         if comparison
         else None,

@@ -1,5 +1,9 @@
 """Text from outside made safe to show; the template escapes the markup in it."""
 
+from typing import NamedTuple
+
+from pytest_quantcheck.prompts import PromptSet
+
 LONGEST = 1_000
 """Most characters of a prompt that are shown, as a page may have thousands of prompts."""
 
@@ -9,6 +13,27 @@ FOLDED = 160
 _TAIL = 300  # a prompt's question usually stands at its end
 _KEPT = frozenset("\n\t\u200c\u200d\u200e\u200f\U000e007f") | {chr(code) for code in range(0xE0020, 0xE007F)}
 """Characters that are not printable, but parts of lines, of emoji or of right-to-left text."""
+
+
+class ShownPrompt(NamedTuple):
+    """A prompt and its row; `beginning` is set if the text is folded, `text` is None if unknown."""
+
+    row: int
+    text: str | None
+    beginning: str | None
+
+
+def shown_prompt(prompts: PromptSet | None, index: int) -> ShownPrompt:
+    """Find the prompt at a position of its prompt set.
+
+    It is not known without the set; a long text lacks its middle.
+    """
+    if prompts is None or index >= len(prompts):
+        return ShownPrompt(index + 1, None, None)
+    text = without_middle(visible(prompts.prompts[index]))
+    return ShownPrompt(
+        prompts.rows[index], text, None if len(text) <= FOLDED else text[: FOLDED // 2].replace("\n", " ")
+    )
 
 
 def visible(text: str) -> str:
@@ -26,8 +51,12 @@ def answer(text: str) -> str:
     >>> answer(" True\n")
     '“ True\\n”'
     """
-    shown = visible(text).replace("\n", r"\n").replace("\t", r"\t")
-    return f"“{shown}”"
+    return f"“{on_one_line(text)}”"
+
+
+def on_one_line(text: str) -> str:
+    """Write line ends and tabs as escapes, too."""
+    return visible(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def without_middle(text: str) -> str:
