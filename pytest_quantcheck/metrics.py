@@ -152,7 +152,7 @@ _ALL = (
     ),
     Metric(
         "token_kl_p99",
-        "99th percentile of token KL",
+        "token KL p99",
         "how far the probabilities moved at one token in a hundred",
         "99th percentile of KL(reference, candidate) over the tokens that the reference writes after the prompts",
         "max",

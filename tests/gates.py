@@ -34,5 +34,6 @@ def settings(**changes):
         "samples": 12,
         "layers": (2,),
         "attribution": AttributionMethod("off"),
+        "continuation": 0,
     }
     return Settings(**{option.field: option._value(option._default) for option in OPTIONS} | quick | changes)

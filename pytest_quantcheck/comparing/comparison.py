@@ -205,3 +205,9 @@ def _notes(reference: Measurement, evidence: Evidence) -> Iterator[str]:
             f"{tokens:,} tokens that the reference wrote are scored; token KL and its percentile are lower bounds: "
             f"over the reference's {kept} most probable tokens at each and the rest"
         )
+        if reference.provenance.continuation > 1 and scored.lengths.max() == 1:
+            yield (
+                f"warning: after each of {len(scored.index):,} prompts the reference wrote one token and ended, so "
+                "that metrics of scored tokens see no text: look at the template "
+                f"({reference.provenance.template!r:.60})"
+            )

@@ -212,7 +212,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "continuation",
         "let the reference continue each prompt by up to so many tokens, and score both models on them; 0 for none",
-        "0",
+        "16",
         late("values.parse_whole", 0),
         "N",
     ),

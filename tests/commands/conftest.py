@@ -8,7 +8,7 @@ import pytest
 
 from pytest_quantcheck.commands import main
 
-QUICK = ("--samples", "16", "--layers", "2", "--attribution", "off")
+QUICK = ("--samples", "16", "--layers", "2", "--attribution", "off", "--continuation", "0")
 
 
 @pytest.fixture(scope="session")

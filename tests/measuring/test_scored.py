@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from pytest_quantcheck.analyses.divergence import kl_on_support
+from pytest_quantcheck.comparing import IntervalSettings, compare
 from pytest_quantcheck.errors import ComparisonError, NonFiniteError
 from pytest_quantcheck.measuring.merging import merge
 from pytest_quantcheck.measuring.scored import SUPPORT, ScoredCollector
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.prompt_cache import PromptCache, new_cache, read_prompts
 from pytest_quantcheck.models.scored_logits import ScoredPart, head_input
+from pytest_quantcheck.options import AttributionMethod
 from tests.bits import bits_of
 
 MOST = 5
@@ -131,6 +133,20 @@ def test_continuation_ends_with_the_context(run, damaged, prompts, monkeypatch):
     found = run(damaged, prompts, layers=(2,), samples=1, continuation=MOST).scored
     reads = {i: lengths[i] + int(n) - 1 for i, n in zip(found.index.tolist(), found.lengths, strict=True)}
     assert max(reads.values()) == max(lengths) + 1
+
+
+def test_reference_that_ends_at_once_is_named(run, damaged, quantized, prompts):
+    """Every token ends its text, as with a template that lets a model end: there is no text to compare."""
+    damaged.model.generation_config.eos_token_id = list(range(damaged.model.config.vocab_size))
+    asked = {"layers": (2,), "samples": 1, "attribution": AttributionMethod("off"), "continuation": MOST}
+    ended = run(damaged, prompts, **asked)
+    candidate = run(quantized["nf4"], prompts, **asked, reference=ended)
+    assert set(ended.scored.lengths.tolist()) == {1}
+    says = (
+        "warning: after each of 40 prompts the reference wrote one token and ended, so that metrics of scored tokens "
+    )
+    notes = compare(ended, candidate, IntervalSettings(draws=20)).notes
+    assert any(note == says + "see no text: look at the template ('raw:{prompt}')" for note in notes)
 
 
 def test_logits_that_are_no_numbers_are_refused(prompts):

@@ -4,13 +4,17 @@ import tomllib
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_quantcheck.errors import ModelError
+from pytest_quantcheck.measuring.scored import ScoredCollector
 from pytest_quantcheck.models import scored_logits as scoring
 from pytest_quantcheck.models.encoding import collate
 from pytest_quantcheck.models.greedy import continue_greedily, end_tokens
 from pytest_quantcheck.models.prompt_cache import PromptCache, new_cache, read_prompts
-from pytest_quantcheck.models.scored_logits import scored_logits
+from pytest_quantcheck.models.scored_logits import LOGITS, scored_logits
+from pytest_quantcheck.prompts import read_prompts as prompts_of
 from tests.causal_models import FOUND, TYPES, make
 
 RECORDED = tomllib.loads(FOUND.read_text(encoding="utf-8"))["types"]
@@ -189,3 +193,49 @@ def test_model_without_a_separate_head(monkeypatch):
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     (found,) = scored_logits(model, batch, SCORED)
     assert torch.equal(found.logits, expected.logits)
+
+
+class Largest(TorchDispatchMode):
+    """Sees the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, _types, arguments=(), named=None):
+        made = function(*arguments, **(named or {}))
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, torch.Tensor):
+                self.elements = max(self.elements, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("tokens", [40, 160])
+def test_memory_does_not_grow_with_sequence_times_vocabulary(tokens):
+    """With 262,144 words, as Gemma has: two rows of 160 tokens would have 84 million logits; 16.8 are made at a time.
+
+    Written tokens alone are read after kept prompts too, and what the collector makes of logits is no larger.
+    """
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=2**18,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ).eval()
+    written = [[7] * tokens, [8] * tokens]
+    with Largest() as seen, torch.no_grad():
+        kept = read_prompts(model, batch_of(PROMPTS), new_cache(model))
+        collector = ScoredCollector(prompts_of("builtin", samples=10), 2, tokens, reference=None)
+        collector.add([0, 1], written, kept.scored(written, pad=0))
+        longer = batch_of([prompt + tokens[:-1] for prompt, tokens in zip(PROMPTS, written, strict=True)])
+        for part in scored_logits(model, longer, [tokens, tokens]):
+            assert part.logits.numel() <= LOGITS
+    assert seen.elements <= LOGITS
+    assert len(collector.result().token) == 2 * tokens

@@ -156,13 +156,14 @@ def _warm():
 
 @pytest.fixture
 def gate(pytester):
-    """Runs pytest in this process, with these arguments, in an empty directory.
+    """Runs pytest in this process, with these arguments, in an empty directory, without scored tokens unless told.
 
     Warnings are what they are for users: these tests' own rule, that each is an error, would reach into the run.
     """
 
     def run(*arguments, **options):
-        result = pytester.runpytest_inprocess("-W", "default", *arguments, **options)
+        quick = ("-W", "default", "-o", "quantcheck_continuation=0")
+        result = pytester.runpytest_inprocess(*quick, *arguments, **options)
         return Run(int(result.ret), result.outlines + result.errlines, pytester.path)
 
     return run

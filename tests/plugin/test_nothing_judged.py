@@ -47,6 +47,7 @@ QUICK = (
     "--quantcheck-samples=12",
     "--quantcheck-layers=2",
     "--quantcheck-bits=8",
+    "--quantcheck-continuation=0",
     "--quantcheck-profile=trial.toml",
 )
 ALLOWED = "--quantcheck-allow-unmeasured=salient_overlap"

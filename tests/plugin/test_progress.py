@@ -9,7 +9,13 @@ from pytest_quantcheck.measuring import NoProgress
 from pytest_quantcheck.run.gate import Gate
 from tests.gates import settings
 
-QUICK = ("--quantcheck-model=builtin", "--quantcheck-samples=12", "--quantcheck-layers=2", "--quantcheck-bits=8")
+QUICK = (
+    "--quantcheck-model=builtin",
+    "--quantcheck-samples=12",
+    "--quantcheck-layers=2",
+    "--quantcheck-bits=8",
+    "--quantcheck-continuation=0",
+)
 ONE = ("quantcheck::test_kl_divergence", "--quantcheck-attribution=off")
 PRINTING = """
 def test_prints(quantcheck, {capture}):

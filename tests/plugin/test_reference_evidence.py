@@ -9,6 +9,7 @@ QUICK = (
     "--quantcheck-model=builtin",
     "--quantcheck-bits=8",
     "--quantcheck-layers=2",
+    "--quantcheck-continuation=0",
     "--quantcheck-profile=default@1",
     "--quantcheck-attribution-samples=5",
     "--quantcheck-report=out",

@@ -55,7 +55,13 @@ ENDED, FINISHED = "quantcheck: ended by SIGTERM", "quantcheck: SIGTERM came afte
 STARTING, RUNNING = ("import", "configure"), ("sessionstart", "collection", "call", "logreport")
 FINISHING = ("sessionfinish", "terminal_summary", "unconfigure")
 USERS = ("--quantcheck-model=builtin", "-m", "not quantcheck", "test_users.py")
-QUICK = ("--quantcheck-only", "--quantcheck-bits=8", "--quantcheck-samples=12", "--quantcheck-attribution=off")
+QUICK = (
+    "--quantcheck-only",
+    "--quantcheck-bits=8",
+    "--quantcheck-samples=12",
+    "--quantcheck-attribution=off",
+    "--quantcheck-continuation=0",
+)
 
 
 @pytest.fixture(autouse=True)

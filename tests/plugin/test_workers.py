@@ -31,6 +31,7 @@ QUICK = (
     "--quantcheck-controls",
     "--quantcheck-samples=12",
     "--quantcheck-layers=2",
+    "--quantcheck-continuation=2",
     "--quantcheck-attribution-samples=5",
     "-k",
     "not control or null-batches",

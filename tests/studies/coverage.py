@@ -1,6 +1,6 @@
 """Do the intervals hold the truth as often as they say? Simulated pairs of models whose true changes are known.
 
-    python -m tests.studies.coverage [--repeats N] [--sizes 32 64 128 512] [--real REFERENCE CANDIDATE]
+    python -m tests.studies.coverage [--repeats N] [--sizes 32 64 128 512] [--tokens] [--real REFERENCE CANDIDATE]
 
 Records are drawn from a generative model and handed to `compare`, as a gate does. The tables stand in
 docs/evidence/coverage.md. With `--real` the prompts of two saved measurements are the population, and samples of them
@@ -368,13 +368,21 @@ class Coverage:
         return float(self.value.mean() - self.truth)
 
 
-def simulate(effect: Effect, n: int, repeats: int, sampling: IntervalSettings) -> Iterator[Coverage]:
-    """Compare so many pairs of models on n prompts each."""
+def simulate(
+    effect: Effect, n: int, repeats: int, sampling: IntervalSettings, *, tokens: bool = False
+) -> Iterator[Coverage]:
+    """Compare so many pairs of models on n prompts each; by metrics of scored tokens alone if `tokens`."""
     seeds = np.random.SeedSequence([EFFECTS.index(effect), n]).spawn(repeats)
+    pairs = (pair(effect, n, np.random.default_rng(seed)) for seed in seeds)
     with remembered_draws():
-        compared = [compare(*pair(effect, n, np.random.default_rng(seed)), sampling).estimates for seed in seeds]
-    expected = truth(effect, n)
-    yield from (tally([_of(metric, estimates) for estimates in compared], expected[metric]) for metric in expected)
+        compared = [
+            list(token_estimates(*models, sampling)) if tokens else compare(*models, sampling).estimates
+            for models in pairs
+        ]
+    estimated = {estimate.metric for estimate in compared[0]}
+    for metric, expected in truth(effect, n).items():
+        if metric in estimated:
+            yield tally([_of(metric, estimates) for estimates in compared], expected)
 
 
 def _of(metric: str, estimates: Iterable[Estimate]) -> Estimate:
@@ -429,15 +437,17 @@ def _drawn(model: Measurement, rows: NDArray[np.int64]) -> Measurement:
 
 
 def cell(found: Coverage) -> str:
-    """Coverage in per cent, the mean half width, and the bias in half widths."""
+    """Coverage in per cent, the mean half width, and the bias in half widths; a dash where nothing was estimated."""
+    if not len(found.value):
+        return "-"
     bias = found.bias / found.half_width if found.half_width else 0.0
     return f"{100 * found.share:.1f} (±{found.half_width:.3g}, {bias:+.2f})"
 
 
-def simulated_table(sizes: Sequence[int], repeats: int, sampling: IntervalSettings) -> Iterator[str]:
-    """Yield a Markdown table of every metric by size and effect, line by line."""
+def simulated_table(sizes: Sequence[int], repeats: int, sampling: IntervalSettings, *, tokens: bool) -> Iterator[str]:
+    """Yield a Markdown table of every metric, or those of `tokens`, by size and effect, line by line."""
     found = {
-        (effect.name, n): {one.metric: one for one in simulate(effect, n, repeats, sampling)}
+        (effect.name, n): {one.metric: one for one in simulate(effect, n, repeats, sampling, tokens=tokens)}
         for effect in EFFECTS
         for n in sizes
     }
@@ -468,6 +478,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--draws", type=int, default=400, help="a gate makes 2000")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--tokens", action="store_true", help="metrics of scored tokens alone: minutes, not hours")
     parser.add_argument("--real", type=Path, nargs=2, metavar=("REFERENCE", "CANDIDATE"))
     return parser.parse_args(words)
 
@@ -477,7 +488,7 @@ def main() -> None:
     asked = parse()
     sampling = IntervalSettings(draws=asked.draws)
     resampled = asked.real and resampled_table(asked.real, asked.sizes, asked.repeats, sampling)
-    for line in resampled or simulated_table(asked.sizes, asked.repeats, sampling):
+    for line in resampled or simulated_table(asked.sizes, asked.repeats, sampling, tokens=asked.tokens):
         print(line, flush=True)
 
 
