@@ -87,7 +87,7 @@ def test_token_divergence_is_drawn_by_place(make):
     figure = {one.title: one for one in group_figures(group, "s1")}["Token KL by place"]
     assert figure.rows[1] == ("2", "256", "0.0200", "0.0500")
     assert len(figure.rows) == 16
-    assert figure.summary.endswith("Largest mean at 16: 0.1600")
+    assert figure.summary.endswith("Largest at 16: 0.1600")
     assert "token KL" in figure.svg
     without = group_figures(Group("nf4", "boolq", {}, comparison), "s1")
     assert "Token KL by place" not in {one.title for one in without}

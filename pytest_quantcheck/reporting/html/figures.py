@@ -164,17 +164,13 @@ def _places(comparison: Comparison, _: Verdicts, name: str) -> Iterator[Figure]:
         return
     places = comparison.token_divergence.places
     x = [(place.first + place.last) / 2 for place in places]
-    series = [
-        Series("mean", CANDIDATE, x, [place.mean for place in places]),
-        Series("95th percentile", REFERENCE, x, [place.p95 for place in places]),
-    ]
+    series = Series("mean", CANDIDATE, x, [place.mean for place in places])
     most = max(places, key=lambda place: place.mean)
     yield Figure(
         "Token KL by place",
         "in nats, from the first token that the reference wrote to the last",
-        f"Mean and 95th percentile of token KL over {len(places)} places. Largest mean at {_place(most)}: "
-        f"{number(most.mean)}",
-        Markup(drawing.layers(f"{name}-places", series, quantity="token KL", along="token")),  # noqa: S704 - none outside
+        f"Mean token KL over {len(places)} places. Largest at {_place(most)}: {number(most.mean)}",
+        Markup(drawing.layers(f"{name}-places", [series], quantity="token KL", along="token")),  # noqa: S704 - none outside
         ("place", "tokens", "mean", "95th percentile"),
         tuple((_place(place), f"{place.count:,}", number(place.mean), number(place.p95)) for place in places),
     )
