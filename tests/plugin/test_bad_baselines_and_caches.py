@@ -323,6 +323,6 @@ def test_measure_says_it(cache, tmp_path, capsys):
 
     place, _, reference = cache
     flip(reference / FILE, -1)
-    options = ["--model=builtin", "--samples=12", "--layers=2", "--attribution=off"]
+    options = ["--model=builtin", "--samples=12", "--layers=2", "--attribution=off", "--continuation=0"]
     assert main(["measure", *options, f"--cache={place}", f"--out={tmp_path / 'out'}"]) == 0
     assert "reference on builtin: a damaged entry of the cache was set aside" in capsys.readouterr().out
