@@ -16,7 +16,7 @@ TOKENS = 16
 def test_continuation(model, prompts, race, full):
     """A reference that writes 16 tokens after each of 256 prompts, and a candidate that reads them.
 
-    Both are the same unquantized model: that of a quantized one takes longer, and `generate` most. The first peer
+    Both are one unquantized model, as a quantized one would be slower in every step of `generate`. The first peer
     writes with both models, from the prompts on; the second is our own pass over the prompts of both, without scored
     tokens. `added` is what scored tokens add to that, as a share of the first peer.
     """

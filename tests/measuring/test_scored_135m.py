@@ -62,8 +62,10 @@ def test_metrics_are_those_of_the_whole_vocabulary(smollm2_file, record_property
     record_property("found", found)
     record_property("expected", expected)
     assert len(one) > 100
+    # float32 with kept keys and values against float64 or without: 2e-7 of a perplexity was measured, on one processor
     assert found["reference"] == pytest.approx(expected["reference"], rel=1e-4)
     assert found["perplexity_ratio"] == pytest.approx(expected["perplexity_ratio"], rel=1e-3)
-    assert found["same_top"] == pytest.approx(expected["same_top"], abs=2.5 / len(one))
-    assert 0.8 * expected["token_kl"] < found["token_kl"] < 1.01 * expected["token_kl"]
     assert found["candidate"] == pytest.approx(expected["candidate"], rel=1e-3)
+    assert found["same_top"] == pytest.approx(expected["same_top"], abs=2.5 / len(one))  # two near ties may be lost
+    # what 64 tokens keep (0.94 here, 0.86 at least in docs/decisions/0013-scored-tokens.md), and float16's 0.5 %
+    assert 0.8 * expected["token_kl"] < found["token_kl"] < 1.01 * expected["token_kl"]

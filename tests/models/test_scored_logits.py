@@ -212,9 +212,9 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("tokens", [40, 160])
 def test_memory_does_not_grow_with_sequence_times_vocabulary(tokens):
-    """With 262,144 words, as Gemma has: two rows of 160 tokens would have 84 million logits; 16.8 are made at a time.
+    """With 262,144 words, as Gemma has: two rows of 160 tokens have 84 million logits; 16.8 million are made at a time.
 
-    Written tokens alone are read after kept prompts too, and what the collector makes of logits is no larger.
+    Of tokens that are read after kept prompts, and with their prompts; what is collected of them is no larger.
     """
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -234,7 +234,7 @@ def test_memory_does_not_grow_with_sequence_times_vocabulary(tokens):
         kept = read_prompts(model, batch_of(PROMPTS), new_cache(model))
         collector = ScoredCollector(prompts_of("builtin", samples=10), 2, tokens, reference=None)
         collector.add([0, 1], written, kept.scored(written, pad=0))
-        longer = batch_of([prompt + tokens[:-1] for prompt, tokens in zip(PROMPTS, written, strict=True)])
+        longer = batch_of([prompt + own[:-1] for prompt, own in zip(PROMPTS, written, strict=True)])
         for part in scored_logits(model, longer, [tokens, tokens]):
             assert part.logits.numel() <= LOGITS
     assert seen.elements <= LOGITS
